@@ -1,0 +1,1 @@
+"""Molecules: SMILES, fingerprints and embedding tables."""

@@ -1,0 +1,67 @@
+"""Molecules as text: parsing, parent structures and the names of things that are not molecules."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+from rdkit import Chem, RDLogger
+from rdkit.Chem.MolStandardize import rdMolStandardize
+
+from ldm_ray.errors import QueryError
+
+MAX_SMILES_LENGTH = 2_000
+NOT_A_SMILES = frozenset({"", "-666", "-666.0", "restricted", "nan", "none", "na", "n/a"})
+
+
+@dataclass(frozen=True)
+class Compound:
+    """A parsed molecule: its canonical form and its parent structure's."""
+
+    smiles: str
+    parent_smiles: str
+    inchikey: str
+
+
+@lru_cache(maxsize=65_536)
+def parse_compound(smiles: str) -> Compound | None:
+    """Return a molecule's canonical and parent forms, or None if RDKit cannot parse it.
+
+    The parent is the largest fragment, neutralised, written as canonical isomeric SMILES: a drug and its
+    salts share one parent.
+    """
+    text = smiles.strip()
+    if text.lower() in NOT_A_SMILES or len(text) > MAX_SMILES_LENGTH:
+        return None
+    with _quiet_rdkit():
+        molecule = Chem.MolFromSmiles(text)
+        if molecule is None or molecule.GetNumAtoms() == 0:
+            return None
+        try:
+            parent = rdMolStandardize.ChargeParent(molecule, skipStandardize=True)
+            canonical, parent_smiles = Chem.MolToSmiles(molecule), Chem.MolToSmiles(parent)
+            inchikey = Chem.MolToInchiKey(parent)
+        except (ValueError, RuntimeError):
+            return None
+    return Compound(canonical, parent_smiles, inchikey) if parent_smiles else None
+
+
+def parent_smiles(smiles: str) -> str:
+    """Return the parent structure of a molecule.
+
+    Raises:
+        QueryError: If RDKit cannot parse it.
+    """
+    compound = parse_compound(smiles)
+    if compound is None:
+        shown = smiles if len(smiles) <= 60 else smiles[:57] + "..."
+        raise QueryError(f"smiles must be a molecule that RDKit can parse; got {shown!r}")
+    return compound.parent_smiles
+
+
+class _quiet_rdkit:  # noqa: N801
+    """Keep RDKit's parse errors off standard error: what fails is counted and reported by us."""
+
+    def __enter__(self) -> None:
+        RDLogger.DisableLog("rdApp.*")
+
+    def __exit__(self, *_: object) -> None:
+        RDLogger.EnableLog("rdApp.*")

@@ -1,0 +1,105 @@
+"""A paired dataset that is already there: its manifest and tables."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as pads
+
+from ldm_ray.data.store import Store, matrix
+from ldm_ray.data.world import World
+from ldm_ray.errors import DataError
+from ldm_ray.schema import BASAL, CELLS, COMPOUNDS, MANIFEST, PROFILES, SCHEMA_VERSION, TRUTH
+
+
+@dataclass(frozen=True)
+class PairedDataset:
+    """The tables under one root; the profiles are read on demand."""
+
+    store: Store
+    manifest: dict[str, Any]
+
+    @property
+    def url(self) -> str:
+        """Where the dataset lies."""
+        return self.store.url
+
+    @property
+    def gene_symbols(self) -> list[str]:
+        """Symbols in the order of every expression vector."""
+        return [gene["symbol"] for gene in self.manifest["genes"]]
+
+    @property
+    def n_genes(self) -> int:
+        """Length of an expression vector."""
+        return len(self.manifest["genes"])
+
+    @cached_property
+    def compounds(self) -> pa.Table:
+        """The compound table; row i is compound i."""
+        return self.store.read_table(COMPOUNDS)
+
+    @cached_property
+    def cells(self) -> list[str]:
+        """Names of the cell lines; position i is `cell_id` i."""
+        return [str(name) for name in self.store.read_table(CELLS)["name"].to_pylist()]
+
+    @cached_property
+    def basal(self) -> pa.Table:
+        """The control profiles; row i is `basal_id` i."""
+        return self.store.read_table(BASAL)
+
+    @cached_property
+    def basal_expression(self) -> np.ndarray:
+        """Control profiles, shape (n_basal, n_genes), float32, log2; row i is `basal_id` i."""
+        return matrix(self.basal["expression"])
+
+    @cached_property
+    def parent_smiles(self) -> np.ndarray:
+        """Parent structure of each compound, shape (n_compounds,)."""
+        return np.array(self.compounds["parent_smiles"].to_pylist(), dtype=object)
+
+    @property
+    def profile_paths(self) -> list[str]:
+        """Full paths of the profile files, each once, on `store.arrow()`'s file system."""
+        _, root = self.store.arrow()
+        return [f"{root}/{entry['path']}" for entry in self.manifest["files"]]
+
+    def profiles(self, columns: list[str], split: str | None = None, split_column: str = "split") -> pa.Table:
+        """Read treated wells into memory, in the dataset's order.
+
+        Args:
+            columns: Columns of `schema.profiles_schema`.
+            split: Keep only this side of `split_column`.
+            split_column: `split`, `cell_split` or `plate_split`.
+        """
+        fs, _ = self.store.arrow()
+        data = pads.dataset(self.profile_paths, format="parquet", filesystem=fs)
+        keep = None if split is None else pc.field(split_column) == split
+        return data.to_table(columns=columns, filter=keep)
+
+    def truth(self) -> World | None:
+        """Return the planted truth of a simulated dataset, None for a real one."""
+        return World.from_bytes(self.store.read_bytes(TRUTH)) if self.manifest["simulated"] else None
+
+
+def open_dataset(url: str) -> PairedDataset:
+    """Open a paired dataset.
+
+    Raises:
+        DataError: If there is none, it is incomplete, or another schema version wrote it.
+    """
+    store = Store(url)
+    if not store.exists(MANIFEST):
+        hint = "its prepare did not finish" if store.exists(PROFILES) else "run `ldm-ray prepare` first"
+        raise DataError(f"{url} is not a paired dataset (no {MANIFEST}): {hint}")
+    manifest = store.read_json(MANIFEST)
+    if manifest.get("schema_version") != SCHEMA_VERSION:
+        raise DataError(
+            f"{url} has schema version {manifest.get('schema_version')}; this version of ldm-ray reads"
+            f" {SCHEMA_VERSION}: prepare it again"
+        )
+    return PairedDataset(store, manifest)

@@ -1,0 +1,54 @@
+"""A release of L1000 profiles as `prepare` sees it, whatever file it came from."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pandas as pd
+
+WELL_COLUMNS = (
+    "profile_id", "plate", "well", "source_id", "name", "kind", "smiles", "cell", "dose_um", "time_h", "row",
+)  # fmt: skip
+"""Columns of `Release.wells`. `kind` is the case-folded pert_type; `row` the position in the matrix;
+`dose_um` and `time_h` are NaN where the file says none; `smiles` is the file's own text."""
+
+
+class ProfileReader(Protocol):
+    """Reads the expression of wells in blocks."""
+
+    def blocks(
+        self, rows: np.ndarray, genes: np.ndarray, block_mb: int
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield (positions into `rows`, values of shape (block, len(genes)), float32), rows increasing."""
+
+
+@dataclass(frozen=True)
+class Genes:
+    """The genes of a dataset, in order.
+
+    Attributes:
+        symbols: Gene symbols, shape (G,).
+        entrez_ids: Entrez ids, shape (G,), int64; 0 where the source gives none.
+        columns: Their positions in the source's matrix, shape (G,).
+        missing: Symbols of landmark genes that the matrix lacks.
+    """
+
+    symbols: np.ndarray
+    entrez_ids: np.ndarray
+    columns: np.ndarray
+    missing: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Release:
+    """Wells, genes and a reader for their expression."""
+
+    wells: pd.DataFrame
+    genes: Genes
+    reader: ProfileReader
+    sources: tuple[Path, ...]
+    counts: dict[str, int]
+    notes: tuple[str, ...] = ()
+    extra: dict[str, Any] | None = None

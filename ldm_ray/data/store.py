@@ -1,0 +1,160 @@
+"""Files at any URL that fsspec understands: local paths, s3://, gs:// and the like."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import fsspec
+import fsspec.implementations.local
+import numpy as np
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+from ldm_ray.errors import DataError, StoreError
+
+
+@dataclass(frozen=True)
+class Store:
+    """One folder at a URL; every path given to it is relative to that folder."""
+
+    url: str
+
+    def __post_init__(self) -> None:
+        if not self.url:
+            raise StoreError("a folder URL is wanted; got an empty string")
+
+    @property
+    def _fs_and_root(self) -> tuple[Any, str]:
+        with _one_line(self.url):
+            fs, root = fsspec.core.url_to_fs(self.url)
+        return fs, root.rstrip("/")
+
+    def path(self, name: str) -> str:
+        """Return the full URL of a file in this folder."""
+        return f"{self.url.rstrip('/')}/{name}" if name else self.url
+
+    def arrow(self) -> tuple[pafs.FileSystem, str]:
+        """Return pyarrow's view of the file system, and the folder's path on it."""
+        fs, root = self._fs_and_root
+        if isinstance(fs, fsspec.implementations.local.LocalFileSystem):
+            return pafs.LocalFileSystem(), root
+        return pafs.PyFileSystem(pafs.FSSpecHandler(fs)), root
+
+    def exists(self, name: str = "") -> bool:
+        """Tell whether a file or folder is there."""
+        fs, root = self._fs_and_root
+        with _one_line(self.path(name)):
+            fs.invalidate_cache()
+            return bool(fs.exists(f"{root}/{name}" if name else root))
+
+    def names(self, folder: str = "") -> list[str]:
+        """Return the sorted names of the files in a folder; empty when it does not exist."""
+        fs, root = self._fs_and_root
+        with _one_line(self.path(folder)):
+            fs.invalidate_cache()
+            if not fs.exists(f"{root}/{folder}"):
+                return []
+            return sorted(str(path).rsplit("/", 1)[-1] for path in fs.ls(f"{root}/{folder}", detail=False))
+
+    def remove(self, name: str) -> None:
+        """Remove a file or folder if it is there."""
+        fs, root = self._fs_and_root
+        with _one_line(self.path(name)):
+            fs.invalidate_cache()
+            if fs.exists(f"{root}/{name}"):
+                fs.rm(f"{root}/{name}", recursive=True)
+
+    def read_bytes(self, name: str) -> bytes:
+        """Read a file whole."""
+        fs, root = self._fs_and_root
+        with _one_line(self.path(name)):
+            return bytes(fs.cat_file(f"{root}/{name}"))
+
+    def write_bytes(self, name: str, content: bytes) -> None:
+        """Write a file so that a reader sees the old content or the new one, never half of it."""
+        fs, root = self._fs_and_root
+        path = f"{root}/{name}"
+        with _one_line(self.path(name)):
+            fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
+            if isinstance(fs, fsspec.implementations.local.LocalFileSystem):
+                fs.pipe_file(path + ".tmp", content)
+                fs.mv(path + ".tmp", path)
+            else:
+                fs.pipe_file(path, content)
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """Read a JSON object."""
+        try:
+            values = json.loads(self.read_bytes(name))
+        except ValueError as error:
+            if isinstance(error, StoreError):
+                raise
+            raise DataError(f"{self.path(name)} is not JSON: {error}") from None
+        if not isinstance(values, dict):
+            raise DataError(f"{self.path(name)} must hold a JSON object; got {type(values).__name__}")
+        return values
+
+    def write_json(self, name: str, values: Any) -> None:
+        """Write a JSON document; NaN and infinity are refused."""
+        self.write_bytes(name, (json.dumps(values, indent=2, allow_nan=False) + "\n").encode())
+
+    def read_table(self, name: str, columns: list[str] | None = None) -> pa.Table:
+        """Read a Parquet file."""
+        fs, root = self.arrow()
+        with _one_line(self.path(name)):
+            return pq.read_table(f"{root}/{name}", columns=columns, filesystem=fs, partitioning=None)
+
+    def write_table(self, name: str, table: pa.Table) -> None:
+        """Write a Parquet file."""
+        fs, root = self.arrow()
+        path = f"{root}/{name}"
+        with _one_line(self.path(name)):
+            fs.create_dir(path.rsplit("/", 1)[0], recursive=True)
+            pq.write_table(table, path, filesystem=fs, compression="zstd", use_dictionary=_text_columns(table))
+
+
+def split_url(url: str) -> tuple[Store, str]:
+    """Split the URL of a file into its folder and its name."""
+    folder, _, name = url.rstrip("/").rpartition("/")
+    return Store(folder or ("/" if url.startswith("/") else ".")), name
+
+
+def list_column(values: np.ndarray) -> pa.FixedSizeListArray:
+    """Return a float32 matrix as an Arrow column of fixed-size lists, without copying.
+
+    Args:
+        values: Shape (rows, width), float32, C-contiguous.
+    """
+    flat = pa.array(np.ascontiguousarray(values, dtype=np.float32).reshape(-1))
+    return pa.FixedSizeListArray.from_arrays(flat, values.shape[1])
+
+
+def matrix(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
+    """Return a column of fixed-size lists as a float32 matrix, shape (rows, width)."""
+    combined = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    if isinstance(combined, pa.ChunkedArray):
+        combined = pa.concat_arrays(combined.chunks)
+    width = combined.type.list_size
+    return np.asarray(combined.flatten(), dtype=np.float32).reshape(-1, width)
+
+
+def _text_columns(table: pa.Table) -> list[str]:
+    return [field.name for field in table.schema if pa.types.is_string(field.type)]
+
+
+@contextmanager
+def _one_line(url: str) -> Iterator[None]:
+    """Turn the many errors of file systems and Parquet into one line with the URL in it."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise StoreError(f"{url} does not exist") from None
+    except (OSError, pa.ArrowException) as error:
+        raise StoreError(f"{url}: {' '.join(str(error).split())}") from error
+    except (ValueError, ImportError) as error:
+        if isinstance(error, StoreError):
+            raise
+        raise StoreError(f"{url} is not a URL that can be opened: {' '.join(str(error).split())}") from error

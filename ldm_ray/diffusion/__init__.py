@@ -1,0 +1,1 @@
+"""The diffusion process in closed form. Knows no network."""

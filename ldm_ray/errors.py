@@ -1,0 +1,33 @@
+"""The errors that a user can cause; each names what, got and wanted in one line."""
+
+
+class LdmRayError(ValueError):
+    """A mistake in the input; the shell prints its one line and exits with code 2."""
+
+
+class SettingsError(LdmRayError):
+    """A settings key or value that does not exist or does not fit."""
+
+
+class DataError(LdmRayError):
+    """A release, table or dataset that cannot be used as it is."""
+
+
+class BundleError(LdmRayError):
+    """A model bundle that is missing, damaged or made for other genes or another encoder."""
+
+
+class QueryError(LdmRayError):
+    """A query (cell line, SMILES, dose, time) that cannot be answered."""
+
+
+class ShapeError(LdmRayError):
+    """An array or tensor whose shape or dtype is not the documented one."""
+
+
+class StoreError(LdmRayError):
+    """A file or object store that cannot be read or written."""
+
+
+class NonFiniteError(LdmRayError):
+    """A NaN or infinite value where only finite ones are meaningful."""

@@ -1,0 +1,1 @@
+"""Loss modules, optimisation state and model bundles."""
