@@ -30,12 +30,12 @@ class SimulateSettings(Settings):
     """The simulated release (`ldm-ray simulate`)."""
 
     n_profiles: Annotated[int, Field(ge=500)] = 12_000
-    n_cell_lines: Annotated[int, Field(ge=2, le=500)] = 8
+    n_cell_lines: Annotated[int, Field(ge=2, le=500)] = 6
     n_compounds: Annotated[int, Field(ge=20)] | None = Field(None, description="default: n_profiles / 25")
     n_mechanisms: Annotated[int, Field(ge=2, le=16)] = 16
     replicates: Annotated[int, Field(ge=1, le=9)] = 3
-    treated_wells_per_plate: Annotated[int, Field(ge=24, le=320)] = 96
-    dmso_wells_per_plate: Annotated[int, Field(ge=1, le=32)] = 10
+    treated_wells_per_plate: Annotated[int, Field(ge=24, le=320)] = 192
+    dmso_wells_per_plate: Annotated[int, Field(ge=1, le=32)] = 12
     well_noise_sd_log2: Annotated[float, Field(gt=0)] = 0.85
     plate_effect_sd_log2: Annotated[float, Field(ge=0)] = 0.35
     treated_plate_effect_sd_log2: Annotated[float, Field(ge=0)] = 0.12
@@ -88,6 +88,7 @@ class VaeSettings(Settings):
     latent_dim: Width = 64
     encoder_widths: tuple[Width, ...] = (512, 256, 256)
     decoder_widths: tuple[Width, ...] = (256, 512)
+    residual_decoder: bool = Field(False, description="the paper's decoder; decoder_widths are then unused")
     kl_weight: Annotated[float, Field(ge=0)] = 0.05
     reduction: Literal["mean", "sum"] = "mean"
     standardise: bool = True
@@ -126,6 +127,7 @@ class OptimiserSettings(Settings):
     global_batch_size: Annotated[int, Field(ge=1)] = 256
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     warmup_steps: Annotated[int, Field(ge=0)] = 50
+    learning_rate_shape: Literal["cosine", "triangle"] = "cosine"
     final_learning_rate_share: Annotated[float, Field(ge=0, le=1)] = 0.05
     weight_decay: Annotated[float, Field(ge=0)] = 1e-2
     gradient_clip_norm: Annotated[float, Field(gt=0)] = 1.0
@@ -187,10 +189,16 @@ class Config(Settings):
 
 
 # Kim & Yoo with the values of their public code where the paper is silent (DESIGN.md section 5).
+TRIANGLE = {
+    "epochs": 200,
+    "weight_decay": 0.0,
+    "learning_rate_shape": "triangle",
+    "final_learning_rate_share": 0.1,
+}
 PAPER: dict[str, Any] = {
     "target": "absolute",
     "pairing": {"basal_mode": "well"},
-    "vae": {"latent_dim": 256, "kl_weight": 1.0, "standardise": False},
+    "vae": {"latent_dim": 256, "kl_weight": 1.0, "standardise": False, "residual_decoder": True},
     "denoiser": {
         "head": "mean",
         "loss": "nll",
@@ -202,8 +210,8 @@ PAPER: dict[str, Any] = {
         "compound_dropout": 0.0,
         "raw_inputs": True,
     },
-    "train_vae": {"epochs": 200, "weight_decay": 0.0},
-    "train_ldm": {"epochs": 200, "weight_decay": 0.0},
+    "train_vae": TRIANGLE,
+    "train_ldm": TRIANGLE,
 }
 PRESETS: dict[str, dict[str, Any]] = {"default": {}, "paper": PAPER}
 

@@ -81,3 +81,9 @@ def load_embeddings(store: Store, encoder: CompoundEncoder) -> EmbeddingTable:
     return EmbeddingTable(
         encoder.name, encoder.revision, table["compound_id"].to_numpy(), matrix(table["embedding"])
     )
+
+
+def encode_table(table: pa.Table, settings: EncoderSettings) -> pa.Table:
+    """Encode a block of the compound table; columns `compound_id` and `embedding`."""
+    vectors = build_encoder(settings).encode(table["parent_smiles"].to_pylist())
+    return pa.table({"compound_id": table["compound_id"], "embedding": list_column(vectors)})

@@ -49,7 +49,7 @@ class MorganEncoder:
         invariants = (
             rdFingerprintGenerator.GetMorganFeatureAtomInvGen()
             if self.kind == "fcfp"
-            else rdFingerprintGenerator.GetMorganAtomInvGen()
+            else rdFingerprintGenerator.GetMorganAtomInvGen(includeRingMembership=True)
         )
         return rdFingerprintGenerator.GetMorganGenerator(
             radius=self.radius, fpSize=self.dim, atomInvariantsGenerator=invariants

@@ -1,0 +1,91 @@
+"""The condition: basal profile, compound, dose and time, encoded to one vector."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ldm_ray.config import DenoiserSettings
+from ldm_ray.errors import ShapeError
+from ldm_ray.models.blocks import Mlp
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What a prediction is asked for, one row a query.
+
+    Attributes:
+        x_basal: Matched control, log2, (batch, n_genes).
+        compound: Compound embedding, (batch, embedding_dim).
+        dose_um: Micromolar, (batch,).
+        time_h: Hours, (batch,).
+    """
+
+    x_basal: Tensor
+    compound: Tensor
+    dose_um: Tensor
+    time_h: Tensor
+
+    def rows(self, index: slice | Tensor) -> "Condition":
+        """Pick rows."""
+        return Condition(self.x_basal[index], self.compound[index], self.dose_um[index], self.time_h[index])
+
+
+class ConditionEncoder(nn.Module):
+    """Encodes a condition to (batch, width).
+
+    Each part goes through its own network; the four are concatenated and compressed.
+
+    Source: Kim & Yoo, section 2.4, with the layers of the authors' public code.
+
+    Note:
+        As published dose and time enter raw. Otherwise (`raw_inputs` false) they enter as log10 dose in um
+        and as time / 24 h, and the basal profile is centred and scaled by the training controls' moments.
+    """
+
+    basal_mean: Tensor
+    basal_scale: Tensor
+
+    def __init__(self, n_genes: int, embedding_dim: int, settings: DenoiserSettings) -> None:
+        super().__init__()
+        self.n_genes, self.embedding_dim, self.raw_inputs = n_genes, embedding_dim, settings.raw_inputs
+        norm, dropout = settings.norm, settings.dropout
+        self.basal = Mlp(n_genes, settings.basal_widths, norm, dropout=dropout, salt=100)
+        self.compound = Mlp(
+            embedding_dim,
+            settings.compound_widths,
+            norm,
+            dropout=dropout,
+            salt=200,
+            input_dropout=settings.compound_dropout,
+        )
+        self.dose = Mlp(1, (settings.scalar_dim,), "none")
+        self.time = Mlp(1, (settings.scalar_dim,), "none")
+        joint = self.basal.width + self.compound.width + self.dose.width + self.time.width
+        self.joint = Mlp(joint, settings.condition_widths, norm, dropout=dropout, salt=300)
+        self.width = self.joint.width
+        self.register_buffer("basal_mean", torch.zeros(n_genes))
+        self.register_buffer("basal_scale", torch.ones(n_genes))
+
+    def set_scaling(self, mean: Tensor, scale: Tensor) -> None:
+        """Store per-gene moments of the training controls, each (n_genes,)."""
+        self.basal_mean.copy_(mean)
+        self.basal_scale.copy_(scale)
+
+    def forward(self, condition: Condition, keys: Tensor | None = None) -> Tensor:
+        """Encode; keys, (batch,), int64, decide dropout in training.
+
+        Raises:
+            ShapeError: If the profile or the embedding has another width than the encoder was built for.
+        """
+        if condition.x_basal.shape[1] != self.n_genes:
+            raise ShapeError(f"x_basal must have {self.n_genes} genes; got {condition.x_basal.shape[1]}")
+        if condition.compound.shape[1] != self.embedding_dim:
+            raise ShapeError(f"compound must have width {self.embedding_dim}; got {condition.compound.shape[1]}")
+        dose, time = condition.dose_um[:, None], condition.time_h[:, None]
+        if not self.raw_inputs:
+            dose, time = torch.log10(dose), time / 24.0
+        basal = (condition.x_basal - self.basal_mean) / self.basal_scale
+        parts = [self.basal(basal, keys), self.compound(condition.compound, keys), self.dose(dose), self.time(time)]
+        out: Tensor = self.joint(torch.cat(parts, dim=1), keys)
+        return out

@@ -1,0 +1,115 @@
+"""The variational autoencoder of expression profiles or of their changes."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from ldm_ray.config import VaeSettings
+from ldm_ray.errors import ShapeError
+from ldm_ray.models.blocks import Mlp, ResidualBlock
+
+
+@dataclass(frozen=True)
+class VaeLoss:
+    """A loss to differentiate and its parts, scalars."""
+
+    loss: Tensor
+    reconstruction: Tensor
+    kl: Tensor
+
+
+class Vae(nn.Module):
+    """Encoder to (mu, log_var) and decoder to the profile's mean.
+
+    Inputs and outputs are profiles in the units of the target (log2 expression or its change); inside, genes
+    are centred and scaled by the training split's moments if the settings say so.
+
+    Source: Kim & Yoo, section 2.3, with the layers of the authors' public code.
+    """
+
+    gene_mean: Tensor
+    gene_scale: Tensor
+
+    def __init__(self, n_genes: int, settings: VaeSettings) -> None:
+        super().__init__()
+        self.n_genes, self.latent_dim = n_genes, settings.latent_dim
+        self.encoder = Mlp(n_genes, settings.encoder_widths, norm="layer")
+        self.mu_head = nn.Linear(self.encoder.width, settings.latent_dim)
+        self.log_var_head = nn.Linear(self.encoder.width, settings.latent_dim)
+        self.decoder = (
+            _paper_decoder(settings.latent_dim, n_genes)
+            if settings.residual_decoder
+            else _plain_decoder(settings.latent_dim, settings.decoder_widths, n_genes)
+        )
+        self.register_buffer("gene_mean", torch.zeros(n_genes))
+        self.register_buffer("gene_scale", torch.ones(n_genes))
+
+    def set_scaling(self, mean: Tensor, scale: Tensor) -> None:
+        """Store per-gene moments of the training split, each (n_genes,)."""
+        self.gene_mean.copy_(mean)
+        self.gene_scale.copy_(scale)
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (mu, log_var) of q(z | x), each (batch, latent_dim), for profiles (batch, n_genes).
+
+        Raises:
+            ShapeError: If x has another number of genes.
+        """
+        if x.ndim != 2 or x.shape[1] != self.n_genes:
+            raise ShapeError(f"x must be (batch, {self.n_genes}); got {tuple(x.shape)}")
+        hidden = self.encoder((x - self.gene_mean) / self.gene_scale)
+        return self.mu_head(hidden), self.log_var_head(hidden).clamp(-20.0, 20.0)
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Return the mean profile of latents (batch, latent_dim), shape (batch, n_genes)."""
+        out: Tensor = self.decoder(z) * self.gene_scale + self.gene_mean
+        return out
+
+
+def reparameterise(mu: Tensor, log_var: Tensor, eps: Tensor) -> Tensor:
+    """Sample z = mu + sigma eps.
+
+    Source: Kingma & Welling 2014 (arXiv:1312.6114), section 2.4.
+    """
+    return mu + torch.exp(0.5 * log_var) * eps
+
+
+def vae_loss(
+    vae: Vae, x: Tensor, eps: Tensor, kl_weight: float, reduction: Literal["mean", "sum"]
+) -> VaeLoss:
+    """Reconstruction plus k times the divergence from N(0, I).
+
+        |x - x_hat|^2 + k (mu^2 + sigma^2 - log sigma^2 - 1)
+
+    Source: Kim & Yoo, Eq. (2), without the usual 1/2.
+
+    Args:
+        vae: The autoencoder.
+        x: Profiles, (batch, n_genes).
+        eps: N(0, 1), (batch, latent_dim).
+        kl_weight: k.
+        reduction: `mean` averages over genes and over latent dimensions, as in common practice; `sum` is the
+            literal equation, divided by the number of genes so that learning rates carry over; it weighs the
+            divergence latent_dim / n_genes times as much as `mean` does.
+    """
+    mu, log_var = vae.encode(x)
+    error = (vae.decode(reparameterise(mu, log_var, eps)) - x) / vae.gene_scale
+    reconstruction = (error**2).mean()
+    divergence = mu**2 + torch.exp(log_var) - log_var - 1.0
+    kl = divergence.mean() if reduction == "mean" else divergence.sum(dim=1).mean() / vae.n_genes
+    return VaeLoss(reconstruction + kl_weight * kl, reconstruction, kl)
+
+
+def _paper_decoder(latent_dim: int, n_genes: int) -> nn.Sequential:
+    layers: list[nn.Module] = [nn.Linear(latent_dim, 512), nn.LeakyReLU(0.01), ResidualBlock(512)]
+    layers += [nn.Linear(512, 512), nn.LeakyReLU(0.01), ResidualBlock(512)]
+    for a, b in ((512, 256), (256, 512)):
+        layers += [nn.Linear(a, b), nn.LeakyReLU(0.01)]
+    return nn.Sequential(*layers, nn.Linear(512, n_genes))
+
+
+def _plain_decoder(latent_dim: int, widths: tuple[int, ...], n_genes: int) -> nn.Sequential:
+    hidden = Mlp(latent_dim, widths, norm="layer")
+    return nn.Sequential(hidden, nn.Linear(hidden.width, n_genes))

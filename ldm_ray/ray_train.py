@@ -1,0 +1,340 @@
+"""Ray Train runs of the autoencoder and of the diffusion model, ending in a model bundle."""
+
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+import ray.train
+import safetensors.torch
+import torch
+from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer, get_device
+from torch import Tensor
+
+from ldm_ray.chem.embedding import build_encoder, load_embeddings
+from ldm_ray.config import Config, OptimiserSettings, dump_config
+from ldm_ray.data.dataset import PairedDataset
+from ldm_ray.data.store import Store
+from ldm_ray.errors import BundleError, LdmRayError, SettingsError
+from ldm_ray.models.ldm import LatentDiffusion
+from ldm_ray.models.vae import Vae
+from ldm_ray.ray_cluster import connect, count_workers, cpus_per_worker
+from ldm_ray.ray_data import PROFILES, LaneDataConfig, collect_rows, read_profiles, sorted_keys
+from ldm_ray.training.bundle import Bundle, bundle_exists, load_bundle, prefixed, save_bundle
+from ldm_ray.training.loop import run_fit, start_fit
+from ldm_ray.training.metadata import cell_table, dataset_metadata
+from ldm_ray.training.moments import fit_observation_noise, latent_moments, target_moments
+from ldm_ray.training.rows import Rows, Tables, plan_epoch
+from ldm_ray.training.steps import LdmTask, Task, VaeTask
+
+RUN = "run"
+SETTINGS = "settings.yaml"
+HISTORY = "history.json"
+STATE, TENSORS = "state.pt", "tensors.safetensors"
+REPORT_EVERY_S = 0.5
+
+Progress = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class WorkerArgs:
+    """What each worker is told; small, or a reference."""
+
+    kind: str
+    config: Config
+    n_lanes: int
+    n_train: int
+    keys: "ray.ObjectRef[dict[str, np.ndarray]]"
+    basal: "ray.ObjectRef[np.ndarray]"
+    train_basal_ids: "ray.ObjectRef[np.ndarray]"
+    embeddings: "ray.ObjectRef[np.ndarray]"
+    vae: "ray.ObjectRef[dict[str, Tensor]] | None"
+    threads: int
+    board: Any
+
+
+def train_vae(
+    dataset: PairedDataset,
+    out: str,
+    config: Config,
+    resume: bool = False,
+    overwrite: bool = False,
+    on_progress: Progress = lambda status: None,
+) -> Bundle:
+    """Train the autoencoder on `split = train`, stop on `valid`, and write its bundle.
+
+    Args:
+        dataset: The paired dataset.
+        out: Folder URL of the bundle.
+        config: Settings `vae`, `train_vae`, `target`, `ray`.
+        resume: Go on with the unfinished run under `out`.
+        overwrite: Replace what is there.
+        on_progress: Called about twice a second with the run's status.
+
+    Raises:
+        BundleError: If something is there and neither flag is given.
+    """
+    return _run("vae", dataset, None, out, config, config.train_vae, resume, overwrite, on_progress)
+
+
+def train_ldm(
+    dataset: PairedDataset,
+    vae: Bundle,
+    out: str,
+    config: Config,
+    resume: bool = False,
+    overwrite: bool = False,
+    on_progress: Progress = lambda status: None,
+) -> Bundle:
+    """Train the diffusion model on the latents of a trained autoencoder and write its bundle.
+
+    Raises:
+        BundleError: If the autoencoder was trained on other genes or another target, or as `train_vae`.
+        DataError: If the dataset has no embeddings of the encoder that the settings name.
+    """
+    vae.check_genes(dataset.manifest["genes"], dataset.url)
+    if vae.config.target != config.target:
+        raise BundleError(f"the autoencoder was trained with target {vae.config.target!r}; got {config.target!r}")
+    config = config.model_copy(update={"vae": vae.config.vae, "train_vae": vae.config.train_vae})
+    return _run("ldm", dataset, vae, out, config, config.train_ldm, resume, overwrite, on_progress)
+
+
+def _run(
+    kind: str,
+    dataset: PairedDataset,
+    vae: Bundle | None,
+    out: str,
+    config: Config,
+    settings: OptimiserSettings,
+    resume: bool,
+    overwrite: bool,
+    on_progress: Progress,
+) -> Bundle:
+    store = Store(os.path.abspath(out) if "://" not in out else out)
+    _check_out(store, config, resume, overwrite)
+    connect(config.ray)
+    num_workers, use_gpu = count_workers(config.ray)
+    keys = {split: sorted_keys(dataset, split) for split in ("train", "valid")}
+    plan_epoch(len(keys["train"]), config.ray.lanes, settings.global_batch_size, num_workers)
+    embeddings = load_embeddings(dataset.store, build_encoder(config.encoder)).vectors if vae else np.zeros((1, 1), np.float32)
+    used_basal = np.unique(dataset.profiles(["basal_id"], "train")["basal_id"].to_numpy())
+    board = _Board.options(num_cpus=0).remote()  # type: ignore[attr-defined]
+    args = WorkerArgs(
+        kind=kind,
+        config=config,
+        n_lanes=config.ray.lanes,
+        n_train=len(keys["train"]),
+        keys=ray.put(keys),
+        basal=ray.put(dataset.basal_expression),
+        train_basal_ids=ray.put(used_basal),
+        embeddings=ray.put(embeddings),
+        vae=ray.put(vae.tensors) if vae else None,
+        threads=max(1, (os.cpu_count() or 1) // num_workers),
+        board=board,
+    )
+    fs, root = store.arrow()
+    trainer = TorchTrainer(
+        _worker,
+        train_loop_config={"args": args},
+        scaling_config=ScalingConfig(
+            num_workers=num_workers, use_gpu=use_gpu, resources_per_worker={"CPU": cpus_per_worker(num_workers)} | ({"GPU": 1} if use_gpu else {})
+        ),
+        datasets={PROFILES: read_profiles(dataset)},
+        dataset_config=LaneDataConfig(keys, config.ray.lanes),
+        run_config=RunConfig(
+            name=RUN,
+            storage_path=root,
+            storage_filesystem=fs,
+            failure_config=FailureConfig(max_failures=config.ray.max_failures),
+            checkpoint_config=CheckpointConfig(num_to_keep=2),
+        ),
+    )
+    with _watch(board, on_progress):
+        result = trainer.fit()
+    if "error" in (result.metrics or {}):
+        raise LdmRayError(result.metrics["error"])
+    bundle = _finish(kind, dataset, vae, config, result.checkpoint)
+    save_bundle(bundle, store.url)
+    store.write_json(HISTORY, bundle.metadata["history"])
+    store.remove(RUN)
+    return bundle
+
+
+def _check_out(store: Store, config: Config, resume: bool, overwrite: bool) -> None:
+    """Settle what happens with what is already under the bundle's folder; save the settings there."""
+    if bundle_exists(store.url) and not overwrite:
+        raise BundleError(f"{store.url} already holds a bundle; --overwrite trains it anew")
+    unfinished = store.exists(RUN)
+    if resume and not unfinished:
+        raise BundleError(f"{store.url} holds no unfinished run to resume")
+    if unfinished and not resume and not overwrite:
+        raise BundleError(f"{store.url} holds an unfinished run; --resume goes on with it, --overwrite starts anew")
+    text = dump_config(config)
+    if resume:
+        if store.read_bytes(SETTINGS).decode() != text:
+            raise SettingsError(f"--resume wants the settings of the run, {store.path(SETTINGS)}; got others")
+        return
+    for name in ("metadata.json", RUN):
+        store.remove(name)
+    store.write_bytes(SETTINGS, text.encode())
+
+
+def _finish(
+    kind: str, dataset: PairedDataset, vae: Bundle | None, config: Config, checkpoint: Checkpoint | None
+) -> Bundle:
+    """Turn the last checkpoint into a bundle."""
+    assert checkpoint is not None
+    with checkpoint.as_directory() as folder:
+        tensors = safetensors.torch.load_file(Path(folder) / TENSORS)
+        state = torch.load(Path(folder) / STATE, weights_only=True)
+    metadata = dataset_metadata(dataset) | {"history": state["history"], "best_epoch": state["best_epoch"]}
+    if kind == "vae":
+        return Bundle("vae", config, metadata, tensors)
+    assert vae is not None
+    entries, basal = cell_table(dataset)
+    encoder = build_encoder(config.encoder)
+    metadata |= {
+        "encoder": {"name": encoder.name, "revision": encoder.revision, "dim": encoder.dim},
+        "cells": entries,
+        "recommended_sampler": {"kind": "ancestral", "steps": config.predict.steps},
+        "vae_history": vae.metadata["history"],
+    }
+    return Bundle("ldm", config, metadata, vae.tensors | tensors | {"cells.basal": torch.from_numpy(basal)})
+
+
+def _worker(arguments: dict[str, Any]) -> None:
+    """What each Ray Train worker runs."""
+    args: WorkerArgs = arguments["args"]
+    torch.set_num_threads(args.threads)
+    device = get_device()
+    config = args.config
+    rows = collect_rows(ray.train.get_dataset_shard(PROFILES), ray.get(args.keys), args.n_lanes, device)
+    basal = torch.from_numpy(ray.get(args.basal).copy()).to(device)
+    tables = Tables(basal, torch.from_numpy(ray.get(args.embeddings).copy()).to(device))
+    torch.manual_seed(config.seed)  # the same first weights on every worker
+    settings = config.train_vae if args.kind == "vae" else config.train_ldm
+    build = _vae_task if args.kind == "vae" else _ldm_task
+    task, extras = build(args, rows, tables, device)
+    context = ray.train.get_context()
+    plan = plan_epoch(args.n_train, args.n_lanes, settings.global_batch_size, context.get_world_size())
+    fit = start_fit(task.module, settings)
+    if checkpoint := ray.train.get_checkpoint():
+        with checkpoint.as_directory() as folder:
+            fit.load_state_dict(torch.load(Path(folder) / STATE, weights_only=True, map_location=device))
+    hooks = _RayHooks(args.board, context.get_world_rank())
+    try:
+        run_fit(fit, task, rows["train"], rows["valid"], plan, settings, config.seed, hooks)
+    except LdmRayError as error:
+        ray.train.report({"error": str(error)})
+        return
+    hooks.report({"finished": True}, fit.state_dict(), extras(task))
+
+
+def _vae_task(
+    args: WorkerArgs, rows: dict[str, Rows], tables: Tables, device: torch.device
+) -> tuple[Task, Callable[[Any], dict[str, Tensor]]]:
+    config = args.config
+    vae = Vae(tables.basal.shape[1], config.vae)
+    if config.vae.standardise:
+        mean, scale = target_moments(rows["train"], tables, config.target)
+        vae.set_scaling(mean.cpu(), scale.cpu())
+    task = VaeTask(vae.to(device), tables, config)
+    return task, lambda task: prefixed("vae.", task.module.vae)
+
+
+def _ldm_task(
+    args: WorkerArgs, rows: dict[str, Rows], tables: Tables, device: torch.device
+) -> tuple[Task, Callable[[Any], dict[str, Tensor]]]:
+    config, n_genes = args.config, tables.basal.shape[1]
+    assert args.vae is not None
+    vae = Vae(n_genes, config.vae)
+    vae.load_state_dict({name.removeprefix("vae."): value for name, value in ray.get(args.vae).items()})
+    vae = vae.to(device).eval()
+    model = LatentDiffusion(n_genes, tables.embeddings.shape[1], config)
+    model.set_latent_scaling(*(v.cpu() for v in latent_moments(vae, rows["train"], tables, config.target, config.seed)))
+    if not config.denoiser.raw_inputs:
+        controls = tables.basal[torch.from_numpy(ray.get(args.train_basal_ids).copy()).long().to(device)]
+        scale = controls.std(dim=0, correction=0).clamp_min(0.1)
+        model.condition_encoder.set_scaling(controls.mean(dim=0).cpu(), scale.cpu())
+    task = LdmTask(model.to_device(device), vae, tables, config)
+
+    def extras(task: LdmTask) -> dict[str, Tensor]:
+        rank = config.evaluate.observation_noise_rank
+        noise = fit_observation_noise(vae, rows["valid"], tables, config.target, config.seed, rank)
+        return prefixed("ldm.", task.model) | {"noise.factor": noise.factor, "noise.sd": noise.sd}
+
+    return task, extras
+
+
+class _RayHooks:
+    """Passes the loop's news on: to the driver's progress bar, and to Ray Train."""
+
+    def __init__(self, board: Any, rank: int) -> None:
+        self._board, self._rank, self._last = board, rank, 0.0
+
+    def on_step(self, step: int, total: int, epoch: int, loss: Tensor) -> None:
+        if self._rank == 0 and time.monotonic() - self._last > REPORT_EVERY_S:
+            self._last = time.monotonic()
+            self._board.put.remote({"step": step, "total": total, "epoch": epoch, "loss": float(loss)})
+
+    def report(
+        self, metrics: dict[str, Any], state: dict[str, Any] | None, tensors: dict[str, Tensor] | None = None
+    ) -> None:
+        if self._rank == 0 and "valid_loss" in metrics:
+            self._board.put.remote({"valid_loss": metrics["valid_loss"], "best_loss": metrics["best_loss"]})
+        if state is None or self._rank != 0:
+            ray.train.report(metrics)
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            torch.save(state, Path(folder) / STATE)
+            if tensors is not None:
+                plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+                safetensors.torch.save_file(plain, Path(folder) / TENSORS)
+            ray.train.report(metrics, checkpoint=Checkpoint.from_directory(folder))
+
+
+@ray.remote
+class _Board:
+    """Holds the latest status of a run for the driver to look at."""
+
+    def __init__(self) -> None:
+        self._status: dict[str, Any] = {}
+
+    def put(self, status: dict[str, Any]) -> None:
+        self._status |= status
+
+    def get(self) -> dict[str, Any]:
+        return self._status
+
+
+class _watch:  # noqa: N801
+    """Polls the board from a thread while the driver waits for the run."""
+
+    def __init__(self, board: Any, on_progress: Progress) -> None:
+        self._board, self._on_progress, self._done = board, on_progress, threading.Event()
+        self._thread = threading.Thread(target=self._poll, daemon=True)
+
+    def _poll(self) -> None:
+        while not self._done.wait(REPORT_EVERY_S):
+            self._look()
+
+    def _look(self) -> None:
+        try:
+            self._on_progress(ray.get(self._board.get.remote(), timeout=5))
+        except ray.exceptions.RayError:
+            return  # the board is gone with the cluster; the run itself will say why
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+        self._look()

@@ -1,0 +1,125 @@
+"""Model bundles: one folder with settings, weights and metadata, at any URL, loaded without unpickling."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from ldm_ray import __version__
+from ldm_ray.config import Config, config_from_dict
+from ldm_ray.data.store import Store
+from ldm_ray.errors import BundleError
+from ldm_ray.models.ldm import LatentDiffusion
+from ldm_ray.models.vae import Vae
+from ldm_ray.training.moments import ObservationNoise
+
+CONFIG, WEIGHTS, METADATA = "config.json", "weights.safetensors", "metadata.json"
+FORMAT_VERSION = 1
+Kind = Literal["vae", "ldm"]
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A trained model and everything that using it needs.
+
+    Attributes:
+        kind: `vae`, or `ldm` (which holds its autoencoder too).
+        config: The settings that built it.
+        metadata: Genes, encoder, cell table, training data, metrics.
+        tensors: Weights by name; the prefix says whose.
+    """
+
+    kind: Kind
+    config: Config
+    metadata: dict[str, Any]
+    tensors: dict[str, Tensor]
+
+    @property
+    def gene_symbols(self) -> list[str]:
+        """Gene symbols in the order of every profile."""
+        return [gene["symbol"] for gene in self.metadata["genes"]]
+
+    @property
+    def n_genes(self) -> int:
+        """Length of a profile."""
+        return len(self.metadata["genes"])
+
+    def build_vae(self) -> Vae:
+        """Rebuild the autoencoder, in eval mode."""
+        vae = Vae(self.n_genes, self.config.vae)
+        vae.load_state_dict(self._part("vae."))
+        return vae.eval()
+
+    def build_ldm(self) -> LatentDiffusion:
+        """Rebuild the diffusion model, in eval mode."""
+        model = LatentDiffusion(self.n_genes, int(self.metadata["encoder"]["dim"]), self.config)
+        model.load_state_dict(self._part("ldm."))
+        return model.eval()
+
+    def observation_noise(self) -> ObservationNoise:
+        """Return the noise that a draw adds to the decoder's mean."""
+        return ObservationNoise(self.tensors["noise.factor"], self.tensors["noise.sd"])
+
+    def check_genes(self, genes: list[dict[str, Any]], where: str) -> None:
+        """Refuse data whose genes are others, or in another order.
+
+        Raises:
+            BundleError: Naming the first difference.
+        """
+        own = self.metadata["genes"]
+        for position, (mine, theirs) in enumerate(zip(own, genes, strict=False)):
+            same = mine["entrez_id"] == theirs["entrez_id"] and (mine["entrez_id"] or mine["symbol"] == theirs["symbol"])
+            if not same:
+                raise BundleError(
+                    f"gene {position} of {where} must be {mine['symbol']} ({mine['entrez_id']}), as in the bundle;"
+                    f" got {theirs['symbol']} ({theirs['entrez_id']})"
+                )
+        if len(own) != len(genes):
+            raise BundleError(f"{where} must have the bundle's {len(own)} genes; got {len(genes)}")
+
+    def _part(self, prefix: str) -> dict[str, Tensor]:
+        return {name.removeprefix(prefix): v for name, v in self.tensors.items() if name.startswith(prefix)}
+
+
+def save_bundle(bundle: Bundle, url: str) -> None:
+    """Write a bundle; its metadata comes last, so that half a bundle is never taken for one."""
+    store = Store(url)
+    store.remove(METADATA)
+    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in bundle.tensors.items()}
+    store.write_json(CONFIG, bundle.config.model_dump(mode="json"))
+    store.write_bytes(WEIGHTS, safetensors.torch.save(tensors))
+    header = {"format_version": FORMAT_VERSION, "kind": bundle.kind, "ldm_ray_version": __version__}
+    store.write_json(METADATA, header | bundle.metadata)
+
+
+def bundle_exists(url: str) -> bool:
+    """Tell whether a complete bundle is at the URL."""
+    return Store(url).exists(METADATA)
+
+
+def load_bundle(url: str, kind: Kind | None = None) -> Bundle:
+    """Read a bundle.
+
+    Raises:
+        BundleError: If there is none, it is damaged, of another format, or not of the wanted kind.
+    """
+    store = Store(url)
+    if not store.exists(METADATA):
+        raise BundleError(f"{url} is not a model bundle (no {METADATA})")
+    metadata = store.read_json(METADATA)
+    if metadata.get("format_version") != FORMAT_VERSION:
+        raise BundleError(f"{url} must have bundle format {FORMAT_VERSION}; got {metadata.get('format_version')}")
+    if kind is not None and metadata["kind"] != kind:
+        raise BundleError(f"{url} must be a bundle of kind {kind!r}; got {metadata['kind']!r}")
+    try:
+        tensors = safetensors.torch.load(store.read_bytes(WEIGHTS))
+    except safetensors.SafetensorError as error:
+        raise BundleError(f"{url}/{WEIGHTS} is damaged: {error}") from None
+    return Bundle(metadata["kind"], config_from_dict(store.read_json(CONFIG)), metadata, tensors)
+
+
+def prefixed(prefix: str, module: torch.nn.Module) -> dict[str, Tensor]:
+    """Return a module's state under names with a prefix."""
+    return {prefix + name: value for name, value in module.state_dict().items()}

@@ -1,0 +1,198 @@
+"""The training loop of one worker: torch only, the same alone or under DDP."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from ldm_ray.config import OptimiserSettings
+from ldm_ray.errors import NonFiniteError
+from ldm_ray.noise import mix
+from ldm_ray.training.ema import Ema
+from ldm_ray.training.rows import EpochPlan, Rows, epoch_batches
+from ldm_ray.training.steps import StepLosses, Task
+
+VALIDATION_EPOCH = -1
+VALIDATION_ROWS = 1024
+
+
+class Hooks(Protocol):
+    """What the loop tells the outside; every worker calls both equally often."""
+
+    def on_step(self, step: int, total: int, epoch: int, loss: Tensor) -> None:
+        """Called after each step; must not synchronise."""
+
+    def report(self, metrics: dict[str, Any], state: dict[str, Any] | None) -> None:
+        """Called at each epoch's end (with metrics) and at each checkpoint (with a state)."""
+
+
+@dataclass
+class Fit:
+    """Everything that changes while training; `state_dict` is what a checkpoint holds."""
+
+    module: nn.Module
+    optimiser: torch.optim.Optimizer
+    ema: Ema
+    best: dict[str, Tensor]
+    epoch: int = 0
+    step_in_epoch: int = 0
+    step: int = 0
+    best_loss: float = math.inf
+    best_epoch: int = -1
+    stopped: bool = False
+    history: list[dict[str, float]] = field(default_factory=list)
+
+    COUNTERS = ("epoch", "step_in_epoch", "step", "best_loss", "best_epoch", "stopped", "history")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return tensors and plain values only, so that it loads without unpickling code."""
+        tensors = {
+            "module": self.module.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "ema": self.ema.state_dict(),
+            "best": self.best,
+        }
+        return tensors | {name: getattr(self, name) for name in self.COUNTERS}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where a checkpoint was taken."""
+        self.module.load_state_dict(state["module"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.ema.load_state_dict(state["ema"])
+        self.best = state["best"]
+        for name in self.COUNTERS:
+            setattr(self, name, state[name])
+
+
+def start_fit(module: nn.Module, settings: OptimiserSettings) -> Fit:
+    """Set up the optimiser and the averages of a fresh run."""
+    optimiser = torch.optim.AdamW(
+        module.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
+    )
+    ema = Ema(module, settings.ema_decay)
+    return Fit(module, optimiser, ema, {name: value.clone() for name, value in ema.values.items()})
+
+
+def run_fit(
+    fit: Fit, task: Task, train: Rows, valid: Rows, plan: EpochPlan, settings: OptimiserSettings, seed: int, hooks: Hooks
+) -> None:
+    """Train until the epochs are over or the validation loss has stopped falling; then load the best weights.
+
+    Args:
+        fit: Fresh or restored from a checkpoint.
+        task: The model; `fit.module` is `task.module`.
+        train: This worker's training rows.
+        valid: This worker's validation rows.
+        plan: Steps an epoch, the same on all workers.
+        settings: Optimiser settings.
+        seed: Decides order and noise.
+        hooks: Told of every step, epoch and checkpoint.
+
+    Raises:
+        NonFiniteError: If the loss becomes NaN or infinite.
+    """
+    wrapped = DistributedDataParallel(fit.module) if _world_size() > 1 else fit.module
+    total = plan.steps * settings.epochs
+    while fit.epoch < settings.epochs and not fit.stopped:
+        wrapped.train()
+        losses = torch.zeros((), dtype=torch.float64, device=train.keys.device)
+        first = fit.step_in_epoch
+        for index in epoch_batches(train, plan, seed, fit.epoch, first):
+            keys = mix(train.keys[index], seed, fit.epoch)
+            learning_rate = learning_rate_at(fit.step, total, settings)
+            loss = _step(fit, wrapped, task.batch(train, index, keys), learning_rate, settings)
+            losses += loss.detach()
+            fit.step += 1
+            fit.step_in_epoch += 1
+            hooks.on_step(fit.step, total, fit.epoch, loss.detach())
+            if fit.step % settings.checkpoint_every_steps == 0 and fit.step_in_epoch < plan.steps:
+                hooks.report({"step": fit.step}, fit.state_dict())
+        train_loss = _mean_over_workers(losses / max(1, plan.steps - first))
+        _end_epoch(fit, task, valid, settings, seed, train_loss, plan)
+        hooks.report(fit.history[-1], fit.state_dict() if _due(fit, plan, settings) else None)
+    fit.module.load_state_dict(fit.best)
+
+
+def learning_rate_at(step: int, total: int, settings: OptimiserSettings) -> float:
+    """Linear warm-up then cosine, or up and down linearly, both ending at the final share."""
+    low, peak = settings.final_learning_rate_share, settings.learning_rate
+    progress = step / max(1, total - 1)
+    if settings.learning_rate_shape == "triangle":
+        return peak * (low + (1 - low) * (1 - abs(2 * progress - 1)))
+    warmup = min(1.0, (step + 1) / (settings.warmup_steps + 1))
+    return peak * warmup * (low + (1 - low) * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+def validation_losses(task: Task, rows: Rows, seed: int) -> dict[str, float]:
+    """Mean losses over all workers' rows, with noise that is the same at every epoch."""
+    task.module.eval()
+    sums: dict[str, Tensor] = {}
+    with torch.no_grad():
+        for index in torch.arange(len(rows), device=rows.keys.device).split(VALIDATION_ROWS):
+            keys = mix(rows.keys[index], seed, VALIDATION_EPOCH)
+            losses: StepLosses = task.module(task.batch(rows, index, keys))
+            for name, value in {"loss": losses.loss, **losses.parts}.items():
+                sums[name] = sums.get(name, torch.zeros((), device=value.device)) + value.double() * len(index)
+    count = float(sum_over_workers(torch.tensor(float(len(rows)), dtype=torch.float64)))
+    return {name: float(sum_over_workers(value)) / count for name, value in sorted(sums.items())}
+
+
+def _step(
+    fit: Fit, wrapped: nn.Module, batch: object, learning_rate: float, settings: OptimiserSettings
+) -> Tensor:
+    for group in fit.optimiser.param_groups:
+        group["lr"] = learning_rate
+    losses: StepLosses = wrapped(batch)
+    fit.optimiser.zero_grad(set_to_none=True)
+    losses.loss.backward()  # type: ignore[no-untyped-call]
+    torch.nn.utils.clip_grad_norm_(fit.module.parameters(), settings.gradient_clip_norm)
+    fit.optimiser.step()
+    fit.ema.update()
+    return losses.loss
+
+
+def _end_epoch(
+    fit: Fit, task: Task, valid: Rows, settings: OptimiserSettings, seed: int, train_loss: float, plan: EpochPlan
+) -> None:
+    """Validate with the averaged weights, keep them if they are the best so far, count patience."""
+    if not math.isfinite(train_loss):
+        raise NonFiniteError(f"the training loss is {train_loss} in epoch {fit.epoch}; lower the learning rate")
+    present = {name: value.clone() for name, value in fit.module.state_dict().items()}
+    fit.module.load_state_dict(fit.ema.values)
+    losses = validation_losses(task, valid, seed)
+    fit.module.load_state_dict(present)
+    if losses["loss"] < fit.best_loss:
+        fit.best_loss, fit.best_epoch = losses["loss"], fit.epoch
+        fit.best = {name: value.clone() for name, value in fit.ema.values.items()}
+    fit.stopped = fit.epoch - fit.best_epoch >= settings.early_stopping_epochs
+    row = {"epoch": float(fit.epoch), "step": float(fit.step), "train_loss": train_loss}
+    row |= {f"valid_{name}": value for name, value in losses.items()}
+    row |= {"best_loss": fit.best_loss, "rows_dropped": float(plan.dropped)}
+    fit.history.append(row)
+    fit.epoch += 1
+    fit.step_in_epoch = 0
+
+
+def _due(fit: Fit, plan: EpochPlan, settings: OptimiserSettings) -> bool:
+    """Tell whether a checkpoint fell due in the epoch's last stretch."""
+    return fit.step // settings.checkpoint_every_steps > (fit.step - 1) // settings.checkpoint_every_steps or fit.stopped
+
+
+def _world_size() -> int:
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def sum_over_workers(value: Tensor) -> Tensor:
+    """Add a tensor up over all workers; itself where there is one."""
+    if _world_size() > 1:
+        value = value.clone()
+        dist.all_reduce(value)
+    return value
+
+
+def _mean_over_workers(value: Tensor) -> float:
+    return float(sum_over_workers(value)) / _world_size()
