@@ -17,6 +17,7 @@ Basal = Literal["mean", "well"]
 Target = Literal["absolute", "delta"]
 Head = Literal["mean", "x0", "v"]
 Loss = Literal["nll", "marginal_nll", "hybrid"]
+BasalInput = Literal["cell_time", "matched"]
 Norm = Literal["none", "layer", "batch"]
 
 
@@ -87,7 +88,7 @@ class VaeSettings(Settings):
 
     latent_dim: Width = 64
     encoder_widths: tuple[Width, ...] = (512, 256, 256)
-    decoder_widths: tuple[Width, ...] = (256, 512)
+    decoder_widths: tuple[Width, ...] = Field((), description="none: a linear decoder, whose mean is exact")
     residual_decoder: bool = Field(False, description="the paper's decoder; decoder_widths are then unused")
     kl_weight: Annotated[float, Field(ge=0)] = 0.05
     reduction: Literal["mean", "sum"] = "mean"
@@ -108,6 +109,7 @@ class DenoiserSettings(Settings):
     head: Head = "v"
     loss: Loss = "hybrid"
     vlb_weight: Annotated[float, Field(ge=0)] = 0.001
+    basal_input: BasalInput = "cell_time"
     basal_widths: tuple[Width, ...] = (256, 128)
     compound_widths: tuple[Width, ...] = (256, 128)
     scalar_dim: Width = 32
@@ -115,15 +117,15 @@ class DenoiserSettings(Settings):
     hidden_widths: tuple[Width, ...] = (512, 512, 512)
     time_dim: Width = 128
     norm: Norm = "layer"
-    dropout: Fraction = 0.1
-    compound_dropout: Fraction = 0.2
+    dropout: Fraction = 0.3
+    compound_dropout: Fraction = 0.5
     raw_inputs: bool = Field(False, description="feed dose, time and t untransformed, as published")
 
 
 class OptimiserSettings(Settings):
     """One training run. The global batch is the same whatever the number of workers."""
 
-    epochs: Annotated[int, Field(ge=1)] = 40
+    epochs: Annotated[int, Field(ge=1)] = 30
     global_batch_size: Annotated[int, Field(ge=1)] = 256
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     warmup_steps: Annotated[int, Field(ge=0)] = 50
@@ -202,6 +204,7 @@ PAPER: dict[str, Any] = {
     "denoiser": {
         "head": "mean",
         "loss": "nll",
+        "basal_input": "matched",
         "basal_widths": [512, 512, 256, 256],
         "compound_widths": [512, 256, 256],
         "condition_widths": [512, 256, 256],

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ldm_ray.chem.embedding import build_encoder, load_embeddings
 from ldm_ray.config import Config, OptimiserSettings, dump_config
+from ldm_ray.data.controls import basal_input, mean_controls, training_controls
 from ldm_ray.data.dataset import PairedDataset
 from ldm_ray.data.store import Store
 from ldm_ray.errors import BundleError, LdmRayError, SettingsError
@@ -29,7 +30,7 @@ from ldm_ray.ray_cluster import connect, count_workers, cpus_per_worker
 from ldm_ray.ray_data import PROFILES, LaneDataConfig, collect_rows, read_profiles, sorted_keys
 from ldm_ray.training.bundle import Bundle, bundle_exists, load_bundle, prefixed, save_bundle
 from ldm_ray.training.loop import run_fit, start_fit
-from ldm_ray.training.metadata import cell_table, dataset_metadata
+from ldm_ray.training.metadata import dataset_metadata
 from ldm_ray.training.moments import fit_observation_noise, latent_moments, target_moments
 from ldm_ray.training.rows import Rows, Tables, plan_epoch
 from ldm_ray.training.steps import LdmTask, Task, VaeTask
@@ -53,7 +54,8 @@ class WorkerArgs:
     n_train: int
     keys: "ray.ObjectRef[dict[str, np.ndarray]]"
     basal: "ray.ObjectRef[np.ndarray]"
-    train_basal_ids: "ray.ObjectRef[np.ndarray]"
+    basal_input: "ray.ObjectRef[np.ndarray]"
+    training_controls: "ray.ObjectRef[np.ndarray]"
     embeddings: "ray.ObjectRef[np.ndarray]"
     vae: "ray.ObjectRef[dict[str, Tensor]] | None"
     threads: int
@@ -124,7 +126,6 @@ def _run(
     keys = {split: sorted_keys(dataset, split) for split in ("train", "valid")}
     plan_epoch(len(keys["train"]), config.ray.lanes, settings.global_batch_size, num_workers)
     embeddings = load_embeddings(dataset.store, build_encoder(config.encoder)).vectors if vae else np.zeros((1, 1), np.float32)
-    used_basal = np.unique(dataset.profiles(["basal_id"], "train")["basal_id"].to_numpy())
     board = _Board.options(num_cpus=0).remote()  # type: ignore[attr-defined]
     args = WorkerArgs(
         kind=kind,
@@ -133,7 +134,8 @@ def _run(
         n_train=len(keys["train"]),
         keys=ray.put(keys),
         basal=ray.put(dataset.basal_expression),
-        train_basal_ids=ray.put(used_basal),
+        basal_input=ray.put(basal_input(dataset, config.denoiser.basal_input)),
+        training_controls=ray.put(training_controls(dataset)),
         embeddings=ray.put(embeddings),
         vae=ray.put(vae.tensors) if vae else None,
         threads=max(1, (os.cpu_count() or 1) // num_workers),
@@ -198,7 +200,7 @@ def _finish(
     if kind == "vae":
         return Bundle("vae", config, metadata, tensors)
     assert vae is not None
-    entries, basal = cell_table(dataset)
+    entries, basal = mean_controls(dataset)
     encoder = build_encoder(config.encoder)
     metadata |= {
         "encoder": {"name": encoder.name, "revision": encoder.revision, "dim": encoder.dim},
@@ -216,8 +218,8 @@ def _worker(arguments: dict[str, Any]) -> None:
     device = get_device()
     config = args.config
     rows = collect_rows(ray.train.get_dataset_shard(PROFILES), ray.get(args.keys), args.n_lanes, device)
-    basal = torch.from_numpy(ray.get(args.basal).copy()).to(device)
-    tables = Tables(basal, torch.from_numpy(ray.get(args.embeddings).copy()).to(device))
+    references = (args.basal, args.basal_input, args.embeddings)
+    tables = Tables(*(torch.from_numpy(ray.get(reference).copy()).to(device) for reference in references))
     torch.manual_seed(config.seed)  # the same first weights on every worker
     settings = config.train_vae if args.kind == "vae" else config.train_ldm
     build = _vae_task if args.kind == "vae" else _ldm_task
@@ -260,7 +262,7 @@ def _ldm_task(
     model = LatentDiffusion(n_genes, tables.embeddings.shape[1], config)
     model.set_latent_scaling(*(v.cpu() for v in latent_moments(vae, rows["train"], tables, config.target, config.seed)))
     if not config.denoiser.raw_inputs:
-        controls = tables.basal[torch.from_numpy(ray.get(args.train_basal_ids).copy()).long().to(device)]
+        controls = tables.basal[torch.from_numpy(ray.get(args.training_controls).copy()).long().to(device)]
         scale = controls.std(dim=0, correction=0).clamp_min(0.1)
         model.condition_encoder.set_scaling(controls.mean(dim=0).cpu(), scale.cpu())
     task = LdmTask(model.to_device(device), vae, tables, config)

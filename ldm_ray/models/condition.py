@@ -15,7 +15,7 @@ class Condition:
     """What a prediction is asked for, one row a query.
 
     Attributes:
-        x_basal: Matched control, log2, (batch, n_genes).
+        x_basal: The untreated cells, log2, (batch, n_genes); which profile, `data/controls.py` says.
         compound: Compound embedding, (batch, embedding_dim).
         dose_um: Micromolar, (batch,).
         time_h: Hours, (batch,).

@@ -49,17 +49,19 @@ class Tables:
 
     Attributes:
         basal: Control profiles, log2, (n_basal, n_genes).
+        basal_input: What the model is conditioned on for each of them, log2, (n_basal, n_genes).
         embeddings: Compound embeddings, (n_compounds, embedding_dim).
     """
 
     basal: Tensor
+    basal_input: Tensor
     embeddings: Tensor
 
 
 def condition_of(rows: Rows, tables: Tables, index: Tensor) -> Condition:
     """Gather the condition of rows, from the tables on the device."""
     return Condition(
-        x_basal=tables.basal[rows.basal[index]],
+        x_basal=tables.basal_input[rows.basal[index]],
         compound=tables.embeddings[rows.compound[index]],
         dose_um=rows.dose_um[index],
         time_h=rows.time_h[index],

@@ -1,0 +1,320 @@
+"""The command line, `ldm-ray`. Each command parses, calls one function and shows what came out."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import click
+import typer
+
+from ldm_ray import __version__
+from ldm_ray.cli_options import ConfigFile, Data, Json, Overrides, Overwrite, Resume, Seed, settings
+from ldm_ray.console import counting, print_json, say, say_error, show_table, spinning, training
+from ldm_ray.errors import LdmRayError, QueryError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    help="Train and query a latent diffusion model of drug-induced gene expression, on Ray.",
+)
+data_app = typer.Typer(no_args_is_help=True, help="Look at a paired dataset.")
+train_app = typer.Typer(no_args_is_help=True, help="Train the autoencoder, then the diffusion model.")
+app.add_typer(data_app, name="data")
+app.add_typer(train_app, name="train")
+
+
+@app.command(epilog="Example: `ldm-ray simulate --out runs/release --profiles 12000`")
+def simulate(
+    out: Annotated[Path, typer.Option(help="Local folder of the release.")],
+    profiles: Annotated[int | None, typer.Option(help="Treated wells that survive cleaning.")] = None,
+    gene_info: Annotated[Path | None, typer.Option(help="Use this table's genes, not made-up ones.")] = None,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    seed: Seed = None,
+    json: Json = False,
+) -> None:
+    """Write a simulated release in the layout of GSE92742, with planted truth."""
+    from ldm_ray.data.simulate import simulate_release
+
+    more = [] if profiles is None else [f"simulate.n_profiles={profiles}"]
+    resolved = settings(config, overrides, seed, *more)
+    with counting("simulating plates") as progress:
+        files = simulate_release(resolved.simulate, out, resolved.seed, gene_info, progress)
+    paths = {name: str(getattr(files, name)) for name in ("gctx", "inst_info", "pert_info", "gene_info", "truth")}
+    if json:
+        print_json(paths)
+    say(f"release of {resolved.simulate.n_profiles:,} treated wells in {out}")
+
+
+@app.command(
+    epilog="Example: `ldm-ray prepare --gctx L3.gctx --inst-info inst.txt --pert-info pert.txt"
+    " --gene-info gene.txt --out runs/data`, or `ldm-ray prepare --h5ad Lincs_L1000.h5ad --out runs/data`"
+)
+def prepare(
+    out: Annotated[str, typer.Option(help="Folder URL of the dataset.")],
+    gctx: Annotated[Path | None, typer.Option(help="Level 3 matrix.")] = None,
+    inst_info: Annotated[Path | None, typer.Option(help="Table of wells.")] = None,
+    pert_info: Annotated[Path | None, typer.Option(help="Table of perturbagens, with SMILES.")] = None,
+    gene_info: Annotated[Path | None, typer.Option(help="Table of genes, 978 of them landmarks.")] = None,
+    h5ad: Annotated[Path | None, typer.Option(help="PRnet-style h5ad, instead of the four files.")] = None,
+    allow_missing_genes: Annotated[bool, typer.Option(help="Go on with the landmarks that are there.")] = False,
+    overwrite: Overwrite = False,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    seed: Seed = None,
+    json: Json = False,
+) -> None:
+    """Clean, pair and split a release into a paired dataset."""
+    from ldm_ray.data.dataset import open_dataset
+    from ldm_ray.data.describe import describe_json
+    from ldm_ray.data.h5ad import read_h5ad
+    from ldm_ray.data.l1000 import read_l1000
+    from ldm_ray.data.prepare import prepare as write_dataset
+
+    resolved = settings(config, overrides, seed)
+    with spinning("reading tables"):
+        if h5ad is not None and gctx is None:
+            release = read_h5ad(h5ad, gene_info, allow_missing_genes)
+        elif h5ad is None and gctx and inst_info and pert_info and gene_info:
+            release = read_l1000(gctx, inst_info, pert_info, gene_info, allow_missing_genes)
+        else:
+            raise LdmRayError("give --h5ad, or all of --gctx, --inst-info, --pert-info and --gene-info")
+    with counting("writing treated wells") as progress:
+        manifest = write_dataset(release, out, resolved, overwrite, progress)
+    dataset = open_dataset(out)
+    if json:
+        print_json(describe_json(dataset))
+    for step in manifest["cleaning"]:
+        say(f"{step['removed']:>9,} wells removed, {step['wells_after']:>9,} left: {step['rule']}")
+    say(f"{manifest['n_profiles']:,} treated wells in {out}; look with: ldm-ray data describe {out}")
+
+
+@data_app.command(epilog="Example: `ldm-ray data describe runs/data`")
+def describe(root: Annotated[str, typer.Argument(help="Folder URL of a dataset.")], json: Json = False) -> None:
+    """Print cells, compounds, doses, times, controls, splits, and what was dropped and why."""
+    from ldm_ray.data.dataset import open_dataset
+    from ldm_ray.data.describe import describe as sections
+    from ldm_ray.data.describe import describe_json
+
+    dataset = open_dataset(root)
+    if json:
+        print_json(describe_json(dataset))
+        return
+    for section in sections(dataset):
+        show_table(section.title, section.columns, section.rows)
+
+
+@app.command(epilog="Example: `ldm-ray embed --data runs/data`")
+def embed(
+    data: Data,
+    overwrite: Overwrite = False,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    seed: Seed = None,
+    json: Json = False,
+) -> None:
+    """Encode a dataset's compounds and keep the embedding table with it."""
+    from ldm_ray.data.dataset import open_dataset
+    from ldm_ray.ray_pipeline import embed as embed_dataset
+
+    with spinning("encoding compounds"):
+        url = embed_dataset(open_dataset(data), settings(config, overrides, seed), overwrite)
+    if json:
+        print_json({"embeddings": url})
+    say(f"embeddings in {url}")
+
+
+@train_app.command("vae", epilog="Example: `ldm-ray train vae --data runs/data --out runs/vae`")
+def train_vae(
+    data: Data,
+    out: Annotated[str, typer.Option(help="Folder URL of the bundle.")],
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    seed: Seed = None,
+    json: Json = False,
+) -> None:
+    """Train the autoencoder."""
+    from ldm_ray.data.dataset import open_dataset
+    from ldm_ray.ray_train import train_vae as run
+
+    resolved = settings(config, overrides, seed)
+    with training("autoencoder") as progress:
+        bundle = run(open_dataset(data), out, resolved, resume, overwrite, progress)
+    _show_training(out, bundle.metadata, json)
+
+
+@train_app.command("ldm", epilog="Example: `ldm-ray train ldm --data runs/data --vae runs/vae --out runs/ldm`")
+def train_ldm(
+    data: Data,
+    vae: Annotated[str, typer.Option(help="Bundle of a trained autoencoder.")],
+    out: Annotated[str, typer.Option(help="Folder URL of the bundle.")],
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    seed: Seed = None,
+    json: Json = False,
+) -> None:
+    """Train the diffusion model on an autoencoder's latents; encodes compounds first if need be."""
+    from ldm_ray.data.dataset import open_dataset
+    from ldm_ray.ray_pipeline import embed as embed_dataset
+    from ldm_ray.ray_train import train_ldm as run
+    from ldm_ray.training.bundle import load_bundle
+
+    resolved = settings(config, overrides, seed)
+    dataset, autoencoder = open_dataset(data), load_bundle(vae, "vae")
+    with spinning("encoding compounds"):
+        embed_dataset(dataset, resolved)
+    with training("latent diffusion") as progress:
+        bundle = run(dataset, autoencoder, out, resolved, resume, overwrite, progress)
+    _show_training(out, bundle.metadata, json)
+
+
+@app.command(
+    epilog="Examples: `ldm-ray predict --bundle runs/ldm --smiles 'CC(=O)Oc1ccccc1C(=O)O' --cell A375 --dose-um 10"
+    " --time-h 24`; `ldm-ray predict --bundle runs/ldm --conditions queries.csv --out predictions.h5ad`"
+)
+def predict(
+    bundle: Annotated[str, typer.Option(help="Bundle of a trained model.")],
+    smiles: Annotated[str | None, typer.Option(help="The compound.")] = None,
+    cell: Annotated[str | None, typer.Option(help="A cell line of the bundle.")] = None,
+    dose_um: Annotated[float | None, typer.Option(help="Micromolar.")] = None,
+    time_h: Annotated[float | None, typer.Option(help="Hours.")] = None,
+    conditions: Annotated[str | None, typer.Option(help="Table of queries: smiles, cell, dose_um, time_h.")] = None,
+    out: Annotated[str | None, typer.Option(help="Where a table's predictions go: .parquet or .h5ad.")] = None,
+    n_samples: Annotated[int | None, typer.Option(help="Latent samples a query.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Sampling steps.")] = None,
+    top: Annotated[int, typer.Option(help="Genes shown up and down.", min=1)] = 10,
+    seed: Seed = None,
+    json: Json = False,
+) -> None:
+    """Predict one condition, or a table of them."""
+    from ldm_ray.bulk import check_out, read_queries, write_predictions
+    from ldm_ray.predictor import Predictor, Query
+
+    single = (smiles, cell, dose_um, time_h)
+    if conditions is not None:
+        if out is None or any(value is not None for value in single):
+            raise QueryError("--conditions wants --out, and no --smiles, --cell, --dose-um or --time-h")
+        check_out(out)
+        queries = read_queries(conditions)
+    elif smiles is not None and cell is not None and dose_um is not None and time_h is not None:
+        queries = [Query(smiles, dose_um, time_h, cell)]
+    else:
+        raise QueryError("give --smiles, --cell, --dose-um and --time-h, or --conditions and --out")
+    predictor = Predictor.from_bundle(bundle)
+    with spinning(f"sampling {len(queries):,} conditions"):
+        predictions = predictor.predict(queries, n_samples, steps, seed or 0)
+    if conditions is not None and out is not None:
+        write_predictions(out, queries, predictions)
+        say(f"{len(queries):,} predictions in {out}")
+        if json:
+            print_json({"predictions": out, "n": len(queries)})
+        return
+    _show_prediction(queries[0], predictions, top, json)
+
+
+@app.command(epilog="Example: `ldm-ray evaluate --data runs/data --bundle runs/ldm --out runs/report`")
+def evaluate(
+    data: Data,
+    bundle: Annotated[str, typer.Option(help="Bundle of a trained model.")],
+    out: Annotated[str, typer.Option(help="Folder URL of the report.")],
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    seed: Seed = None,
+    json: Json = False,
+) -> None:
+    """Judge a model beside its baselines, ablations and ceilings, with intervals and pictures."""
+    from ldm_ray.data.dataset import open_dataset
+    from ldm_ray.evaluation.report import caption, table_rows, write_report
+    from ldm_ray.evaluation.suite import evaluate as judge
+    from ldm_ray.predictor import Predictor
+
+    resolved = settings(config, overrides, seed)
+    dataset, predictor = open_dataset(data), Predictor.from_bundle(bundle)
+    with spinning("scoring") as progress:
+        evaluation = judge(dataset, predictor, resolved.evaluate, resolved.seed, progress)
+        pictures = write_report(out, evaluation, predictor.bundle, dataset, resolved)
+    if json:
+        print_json(evaluation.metrics)
+    head, body = table_rows(evaluation.metrics)
+    show_table(f"{evaluation.metrics['n_profiles']:,} wells of unseen compounds", head, body, caption(evaluation.metrics))
+    say("pictures: " + ", ".join(pictures))
+
+
+@app.command(epilog="Example: `ldm-ray demo --out demo --config jobs/configs/demo.yaml`")
+def demo(
+    out: Annotated[Path, typer.Option(help="Local folder for everything.")] = Path("demo"),
+    overwrite: Overwrite = False,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    seed: Seed = None,
+    json: Json = False,
+) -> None:
+    """Run the whole chain on a simulated release: simulate, prepare, embed, train, evaluate, predict."""
+    from ldm_ray.ray_pipeline import run_demo
+
+    metrics = run_demo(out, settings(config, overrides, seed), overwrite)
+    if json:
+        print_json(metrics)
+
+
+@app.callback(invoke_without_command=True)
+def version(show: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    """Show the version if asked."""
+    if show:
+        sys.stdout.write(f"ldm-ray {__version__}\n")
+        raise typer.Exit()
+
+
+def _show_training(out: str, metadata: dict[str, list[dict[str, float]]], json: bool) -> None:
+    kept = metadata["history"][int(metadata["best_epoch"])]  # type: ignore[call-overload]
+    if json:
+        print_json({"bundle": out, "epochs": len(metadata["history"]), "best": kept})
+    say(f"bundle in {out}: epoch {kept['epoch'] + 1:.0f} kept, validation loss {kept['valid_loss']:.4f}")
+
+
+def _show_prediction(query: "object", predictions: "object", top: int, json: bool) -> None:
+    from ldm_ray.predictor import Predictions, Query
+
+    assert isinstance(query, Query)
+    assert isinstance(predictions, Predictions)
+    delta, std, mean = predictions.delta[0], predictions.std[0], predictions.mean[0]
+    order = delta.argsort()
+    if json:
+        genes = {
+            gene: {"mean": float(mean[i]), "delta": float(delta[i]), "std": float(std[i])}
+            for i, gene in enumerate(predictions.genes)
+        }
+        print_json({"smiles": query.smiles, "cell": query.cell, "dose_um": query.dose_um, "time_h": query.time_h}
+                   | {"note": predictions.notes[0], "genes": genes})  # fmt: skip
+    rows = [
+        [predictions.genes[i], f"{delta[i]:+.3f}", f"{std[i]:.3f}", f"{mean[i]:.2f}"]
+        for i in [*order[::-1][:top], *order[:top][::-1]]
+    ]
+    title = f"{query.smiles} on {query.cell}, {query.dose_um:g} um, {query.time_h:g} h"
+    head = ["gene", "change (log2)", "sd of a well", "expression (log2)"]
+    show_table(title, head, rows, predictions.notes[0])
+
+
+def main() -> None:
+    """Run the command line: what a user did wrong is one line and exit code 2."""
+    try:
+        code = app(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        say_error("interrupted")
+        code = 130
+    except LdmRayError as error:
+        say_error(" ".join(str(error).split()))
+        code = 2
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+if __name__ == "__main__":
+    main()

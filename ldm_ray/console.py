@@ -1,0 +1,84 @@
+"""What people see: progress bars, tables and errors on standard error; JSON on standard output."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+console = Console(stderr=True, highlight=False)
+
+Counter = Callable[[int, int], None]
+
+
+def say(text: str) -> None:
+    """Print a line for people."""
+    console.print(text, soft_wrap=True)
+
+
+def say_error(text: str) -> None:
+    """Print an error as one line, without markup."""
+    console.print(f"error: {text}", style="bold red", markup=False, soft_wrap=True)
+
+
+def print_json(values: Any) -> None:
+    """Print one JSON object on standard output."""
+    sys.stdout.write(json.dumps(values, allow_nan=False) + "\n")
+
+
+@contextmanager
+def counting(what: str) -> Iterator[Counter]:
+    """Show a bar; the yielded function takes how many are done and in all."""
+    with _bar() as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+@contextmanager
+def training(what: str) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """Show a bar of training steps with losses; the yielded function takes the run's status."""
+    with _bar(TextColumn("{task.fields[losses]}")) as bar:
+        task = bar.add_task(what, total=None, losses="starting workers")
+
+        def update(status: dict[str, Any]) -> None:
+            if "step" in status:
+                losses = f"epoch {status['epoch'] + 1}  loss {status['loss']:.3f}"
+                if "valid_loss" in status:
+                    losses += f"  valid {status['valid_loss']:.3f}  best {status['best_loss']:.3f}"
+                bar.update(task, completed=status["step"], total=status["total"], losses=losses)
+
+        yield update
+
+
+@contextmanager
+def spinning(what: str) -> Iterator[Callable[[str], None]]:
+    """Show a spinner; the yielded function takes what is being done."""
+    with console.status(what) as status:
+        yield lambda detail: status.update(f"{what}: {detail}")
+
+
+def show_table(title: str, columns: list[str], rows: list[list[str]], caption: str = "") -> None:
+    """Print a table; the first column is left-aligned, the others right-aligned."""
+    table = Table(title=title, caption=caption or None, title_justify="left", caption_justify="left")
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="left" if number == 0 else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    wide = Console(stderr=True, highlight=False, width=max(console.width, 120)) if not console.is_terminal else console
+    wide.print(table)
+
+
+def _bar(*more: TextColumn) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        *more,
+        console=console,
+    )

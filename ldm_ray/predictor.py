@@ -1,0 +1,214 @@
+"""Predictions from a model bundle, without Ray."""
+
+import difflib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ldm_ray.chem.embedding import build_encoder
+from ldm_ray.chem.smiles import parent_smiles
+from ldm_ray.errors import BundleError, QueryError
+from ldm_ray.keys import key_of
+from ldm_ray.models.condition import Condition
+from ldm_ray.models.generate import ProfileGenerator
+from ldm_ray.training.bundle import Bundle, load_bundle
+
+
+@dataclass(frozen=True)
+class Query:
+    """What would this compound, at this dose, after this time, do to these cells?
+
+    Attributes:
+        smiles: The compound; salts and spellings of one parent structure are one compound.
+        dose_um: Micromolar, above 0.
+        time_h: Hours, above 0.
+        cell: A cell line that the bundle knows; its mean training control at the nearest time is the basal.
+        basal: Or a basal profile, log2, (n_genes,), in the bundle's gene order.
+    """
+
+    smiles: str
+    dose_um: float
+    time_h: float
+    cell: str = ""
+    basal: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Predicted profiles of n queries, log2.
+
+    Attributes:
+        genes: Gene symbols, (n_genes,).
+        basal: The control that each prediction starts from, (n, n_genes).
+        mean: Expected expression, (n, n_genes).
+        std: Standard deviation of draws, (n, n_genes): latent spread plus observation noise. With one sample
+            the latent spread is unknown and only the noise is in it.
+        draws: Simulated wells, (n, n_draws, n_genes).
+        notes: What to know about each query, for instance that another time's control was taken.
+    """
+
+    genes: tuple[str, ...]
+    basal: np.ndarray
+    mean: np.ndarray
+    std: np.ndarray
+    draws: np.ndarray
+    notes: tuple[str, ...]
+
+    @property
+    def delta(self) -> np.ndarray:
+        """Expected change from the control, log2, (n, n_genes)."""
+        return self.mean - self.basal
+
+
+class Predictor:
+    """Answers queries with a trained diffusion model."""
+
+    def __init__(self, bundle: Bundle, device: torch.device | str = "cpu") -> None:
+        if bundle.kind != "ldm":
+            raise BundleError(f"predictions want a bundle of kind 'ldm'; got {bundle.kind!r}")
+        self.bundle, self.device = bundle, torch.device(device)
+        self.encoder = build_encoder(bundle.config.encoder)
+        stored = bundle.metadata["encoder"]
+        if (self.encoder.name, self.encoder.dim) != (stored["name"], stored["dim"]):
+            raise BundleError(f"the bundle's encoder is {stored['name']}; its settings build {self.encoder.name}")
+        self.generator = build_generator(bundle, self.device)
+        self._cells = bundle.metadata["cells"]
+        self._cell_basal = bundle.tensors["cells.basal"].numpy()
+
+    @staticmethod
+    def from_bundle(url: str, device: torch.device | str = "cpu") -> "Predictor":
+        """Load a bundle from any URL.
+
+        Raises:
+            BundleError: If it is not a usable bundle.
+        """
+        return Predictor(load_bundle(url, "ldm"), device)
+
+    @property
+    def cell_lines(self) -> list[str]:
+        """Cell lines that a query may name."""
+        return sorted({entry["cell"] for entry in self._cells})
+
+    def predict(
+        self,
+        queries: Sequence[Query],
+        n_samples: int | None = None,
+        steps: int | None = None,
+        seed: int = 0,
+        n_draws: int = 0,
+    ) -> Predictions:
+        """Predict profiles; the answer to a query does not depend on the others beside it.
+
+        Args:
+            queries: At least one.
+            n_samples: Latent samples a query; more give a steadier mean.
+            steps: Steps of the respaced chain.
+            seed: Same seed, same numbers.
+            n_draws: Simulated wells wanted a query, at most `n_samples`.
+
+        Raises:
+            QueryError: For the first query that cannot be answered, or for numbers out of range.
+        """
+        settings = self.bundle.config.predict
+        n_samples = settings.n_samples if n_samples is None else n_samples
+        steps = settings.steps if steps is None else steps
+        self._check_numbers(len(queries), n_samples, steps, n_draws)
+        prepared = [self._prepare(query) for query in queries]
+        basal = np.stack([item.basal for item in prepared])
+        condition, keys = self._condition(prepared, basal)
+        samples = self.generator.sample(
+            condition, condition.x_basal, keys, n_samples, steps, seed, settings.rows_per_batch, n_draws
+        )
+        std = torch.sqrt(samples.latent_var + self.generator.observation_var())
+        mean, spread, draws = (_checked(value) for value in (samples.mean, std, samples.draws))
+        notes = tuple(item.note for item in prepared)
+        return Predictions(tuple(self.bundle.gene_symbols), basal, mean, spread, draws, notes)
+
+    def _check_numbers(self, n_queries: int, n_samples: int, steps: int, n_draws: int) -> None:
+        longest = self.bundle.config.schedule.num_steps
+        if n_queries == 0:
+            raise QueryError("at least one query is wanted; got none")
+        if n_samples < 1:
+            raise QueryError(f"n_samples must be at least 1; got {n_samples}")
+        if not 2 <= steps <= longest:
+            raise QueryError(f"steps must be between 2 and {longest}; got {steps}")
+        if not 0 <= n_draws <= n_samples:
+            raise QueryError(f"n_draws must be between 0 and n_samples = {n_samples}; got {n_draws}")
+
+    def _condition(self, prepared: "list[_Prepared]", basal: np.ndarray) -> tuple[Condition, Tensor]:
+        parents = [item.parent for item in prepared]
+        unique = sorted(set(parents))
+        vectors = self.encoder.encode(unique)
+        where = {parent: i for i, parent in enumerate(unique)}
+        rows = [where[parent] for parent in parents]
+
+        def tensor(values: object) -> Tensor:
+            return torch.as_tensor(values, dtype=torch.float32, device=self.device)
+
+        condition = Condition(
+            x_basal=tensor(basal),
+            compound=tensor(vectors[rows]),
+            dose_um=tensor([item.dose_um for item in prepared]),
+            time_h=tensor([item.time_h for item in prepared]),
+        )
+        keys = torch.tensor([item.key for item in prepared], dtype=torch.int64, device=self.device)
+        return condition, keys
+
+    def _prepare(self, query: Query) -> "_Prepared":
+        for name, value in (("dose_um", query.dose_um), ("time_h", query.time_h)):
+            if not (math.isfinite(value) and value > 0):
+                raise QueryError(f"{name} must be a number above 0; got {value}")
+        parent = parent_smiles(query.smiles)
+        basal, origin, note = self._basal(query)
+        key = key_of(parent, origin, f"{query.dose_um:.6g}", f"{query.time_h:.6g}")
+        return _Prepared(parent, basal, query.dose_um, query.time_h, key, note)
+
+    def _basal(self, query: Query) -> tuple[np.ndarray, str | bytes, str]:
+        if query.basal is not None:
+            basal = np.asarray(query.basal, dtype=np.float32)
+            if basal.shape != (self.bundle.n_genes,) or not np.isfinite(basal).all():
+                raise QueryError(f"basal must be {self.bundle.n_genes} finite log2 values; got shape {basal.shape}")
+            return basal, basal.tobytes(), ""
+        rows = [i for i, entry in enumerate(self._cells) if entry["cell"] == query.cell]
+        if not rows:
+            near = difflib.get_close_matches(query.cell.upper(), self.cell_lines, n=3, cutoff=0.3)
+            hint = f"; near matches: {', '.join(near)}" if near else f"; known: {', '.join(self.cell_lines[:12])}"
+            raise QueryError(f"cell line {query.cell!r} is not in the bundle{hint}")
+        row = min(rows, key=lambda i: (abs(self._cells[i]["time_h"] - query.time_h), i))
+        time_h = self._cells[row]["time_h"]
+        note = "" if time_h == query.time_h else f"control of {query.cell} taken at {time_h:g} h, the nearest time"
+        return self._cell_basal[row], f"{query.cell}@{time_h:g}", note
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    parent: str
+    basal: np.ndarray
+    dose_um: float
+    time_h: float
+    key: int
+    note: str
+
+
+def build_generator(bundle: Bundle, device: torch.device) -> ProfileGenerator:
+    """Rebuild the networks of a bundle on a device, ready to sample."""
+    noise = bundle.observation_noise()
+    return ProfileGenerator(
+        model=bundle.build_ldm().to_device(device),
+        vae=bundle.build_vae().to(device),
+        noise_factor=noise.factor.to(device),
+        noise_sd=noise.sd.to(device),
+        adds_basal=bundle.config.target == "delta",
+    )
+
+
+def _checked(value: Tensor) -> np.ndarray:
+    """Return a result as numpy; a NaN is an error, never an answer."""
+    array: np.ndarray = value.cpu().numpy()
+    if not np.isfinite(array).all():
+        raise BundleError("the model predicts NaN or infinite values; its bundle is damaged or badly trained")
+    return array

@@ -1,0 +1,139 @@
+"""Whole steps and the whole chain, as the command line and jobs run them."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+from ldm_ray.chem.embedding import build_encoder, load_embeddings, save_embeddings, table_name
+from ldm_ray.config import Config, dump_config
+from ldm_ray.console import counting, say, show_table, spinning, training
+from ldm_ray.data.dataset import PairedDataset, open_dataset
+from ldm_ray.data.l1000 import read_l1000
+from ldm_ray.data.prepare import prepare
+from ldm_ray.data.simulate import ReleaseFiles, release_files, simulate_release
+from ldm_ray.data.store import matrix
+from ldm_ray.errors import DataError
+from ldm_ray.evaluation.report import caption, table_rows, write_report
+from ldm_ray.evaluation.suite import evaluate
+from ldm_ray.predictor import Predictor
+from ldm_ray.ray_cluster import connect
+from ldm_ray.ray_data import embed_compounds
+from ldm_ray.ray_train import train_ldm, train_vae
+from ldm_ray.training.bundle import bundle_exists, load_bundle
+
+
+def embed(dataset: PairedDataset, config: Config, overwrite: bool = False) -> str:
+    """Encode a dataset's compounds unless its table is there already; return the table's URL.
+
+    Raises:
+        DataError: If the table there was made by another revision of the encoder and `overwrite` is false.
+    """
+    encoder = build_encoder(config.encoder)
+    url = dataset.store.path(table_name(encoder))
+    if dataset.store.exists(table_name(encoder)) and not overwrite:
+        load_embeddings(dataset.store, encoder)
+        return url
+    connect(config.ray)
+    table = embed_compounds(dataset, encoder, config.encoder)
+    save_embeddings(dataset.store, encoder, table["compound_id"].to_numpy(), matrix(table["embedding"]))
+    return url
+
+
+def run_demo(out: Path, config: Config, overwrite: bool = False) -> dict[str, Any]:
+    """Simulate, prepare, embed, train, evaluate and predict; steps that are done already are not repeated.
+
+    Args:
+        out: Local folder for everything.
+        config: Settings of all steps.
+        overwrite: Start anew.
+
+    Raises:
+        DataError: If the folder holds a demo with other settings and `overwrite` is false.
+    """
+    started = time.monotonic()
+    _check_settings(out, config, overwrite)
+    files = _simulated(out / "release", config)
+    dataset = _prepared(files, str(out / "data"), config)
+    with spinning("encoding compounds"):
+        embed(dataset, config)
+    _train(dataset, out, config)
+    predictor = Predictor.from_bundle(str(out / "ldm"))
+    with spinning("scoring") as progress:
+        evaluation = evaluate(dataset, predictor, config.evaluate, config.seed, progress)
+        pictures = write_report(str(out / "report"), evaluation, predictor.bundle, dataset, config)
+    head, body = table_rows(evaluation.metrics)
+    title = f"{evaluation.metrics['n_profiles']:,} wells of unseen compounds (simulated data, not biology)"
+    show_table(title, head, body, caption(evaluation.metrics))
+    say("\npictures:")
+    for picture in pictures:
+        say(f"  {picture}")
+    _next_commands(out, dataset, predictor)
+    say(f"\ndone in {time.monotonic() - started:.0f} s")
+    return evaluation.metrics
+
+
+def _check_settings(out: Path, config: Config, overwrite: bool) -> None:
+    """Keep the demo's settings beside it; another demo's folder is not mixed with this one."""
+    saved, text = out / "settings.yaml", dump_config(config)
+    if saved.exists() and not overwrite and saved.read_text(encoding="utf-8") != text:
+        raise DataError(f"{out} holds a demo with other settings; --overwrite replaces it, --out takes another folder")
+    if overwrite:
+        for name in ("release", "data", "vae", "ldm", "report"):
+            _remove_tree(out / name)
+    out.mkdir(parents=True, exist_ok=True)
+    saved.write_text(text, encoding="utf-8")
+
+
+def _remove_tree(folder: Path) -> None:
+    for path in sorted(folder.rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+    if folder.exists():
+        folder.rmdir()
+
+
+def _simulated(folder: Path, config: Config) -> ReleaseFiles:
+    if (folder / "simulation.json").exists():
+        say(f"release: {folder} is there already")
+        return release_files(folder)
+    _remove_tree(folder)
+    with counting("simulating plates") as progress:
+        return simulate_release(config.simulate, folder, config.seed, on_progress=progress)
+
+
+def _prepared(files: ReleaseFiles, root: str, config: Config) -> PairedDataset:
+    if (Path(root) / "manifest.json").exists():
+        say(f"dataset: {root} is there already")
+        return open_dataset(root)
+    release = read_l1000(files.gctx, files.inst_info, files.pert_info, files.gene_info)
+    with counting("writing treated wells") as progress:
+        manifest = prepare(release, root, config, on_progress=progress)
+    for step in manifest["cleaning"]:
+        say(f"  {step['removed']:>7,} wells removed, {step['wells_after']:>7,} left: {step['rule']}")
+    return open_dataset(root)
+
+
+def _train(dataset: PairedDataset, out: Path, config: Config) -> None:
+    vae, ldm = str(out / "vae"), str(out / "ldm")
+    if bundle_exists(vae):
+        say(f"autoencoder: {vae} is there already")
+    else:
+        with training("autoencoder") as progress:
+            train_vae(dataset, vae, config, resume=_unfinished(vae), on_progress=progress)
+    if bundle_exists(ldm):
+        say(f"model: {ldm} is there already")
+        return
+    with training("latent diffusion") as progress:
+        train_ldm(dataset, load_bundle(vae, "vae"), ldm, config, resume=_unfinished(ldm), on_progress=progress)
+
+
+def _unfinished(bundle: str) -> bool:
+    return (Path(bundle) / "run").exists()
+
+
+def _next_commands(out: Path, dataset: PairedDataset, predictor: Predictor) -> None:
+    held_out = dataset.profiles(["compound_id"], "test")["compound_id"][0].as_py()
+    smiles, cell = dataset.parent_smiles[held_out], predictor.cell_lines[0]
+    say("\ntry next:")
+    say(f"  ldm-ray predict --bundle {out / 'ldm'} --smiles '{smiles}' --cell {cell} --dose-um 10 --time-h 24")
+    say(f"  ldm-ray data describe {out / 'data'}")
+    say(f"  ldm-ray evaluate --data {out / 'data'} --bundle {out / 'ldm'} --out {out / 'valid'} --set evaluate.split=valid")
