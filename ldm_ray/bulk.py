@@ -41,7 +41,13 @@ def read_queries(url: str) -> list[Query]:
         if values.isna().any():
             row = int(np.flatnonzero(values.isna())[0])
             raise QueryError(f"{url}, row {row + 1}: {name} must be a number above 0; got {frame[name].iloc[row]!r}")
-    rows = zip(frame["smiles"].astype(str), frame["cell"].astype(str), numbers["dose_um"], numbers["time_h"], strict=True)
+    rows = zip(
+        frame["smiles"].astype(str),
+        frame["cell"].astype(str),
+        numbers["dose_um"],
+        numbers["time_h"],
+        strict=True,
+    )
     return [Query(smiles, float(dose), float(time), cell) for smiles, cell, dose, time in rows]
 
 

@@ -4,7 +4,6 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-import click
 import typer
 
 from ldm_ray import __version__
@@ -15,6 +14,7 @@ from ldm_ray.errors import LdmRayError, QueryError
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
+    pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
     help="Train and query a latent diffusion model of drug-induced gene expression, on Ray.",
 )
@@ -229,9 +229,10 @@ def evaluate(
 ) -> None:
     """Judge a model beside its baselines, ablations and ceilings, with intervals and pictures."""
     from ldm_ray.data.dataset import open_dataset
-    from ldm_ray.evaluation.report import caption, table_rows, write_report
+    from ldm_ray.evaluation.report import write_report
     from ldm_ray.evaluation.suite import evaluate as judge
     from ldm_ray.predictor import Predictor
+    from ldm_ray.ray_pipeline import show_scores
 
     resolved = settings(config, overrides, seed)
     dataset, predictor = open_dataset(data), Predictor.from_bundle(bundle)
@@ -240,8 +241,7 @@ def evaluate(
         pictures = write_report(out, evaluation, predictor.bundle, dataset, resolved)
     if json:
         print_json(evaluation.metrics)
-    head, body = table_rows(evaluation.metrics)
-    show_table(f"{evaluation.metrics['n_profiles']:,} wells of unseen compounds", head, body, caption(evaluation.metrics))
+    show_scores(evaluation.metrics)
     say("pictures: " + ", ".join(pictures))
 
 
@@ -303,17 +303,13 @@ def _show_prediction(query: "object", predictions: "object", top: int, json: boo
 def main() -> None:
     """Run the command line: what a user did wrong is one line and exit code 2."""
     try:
-        code = app(standalone_mode=False)
-    except click.ClickException as error:
-        error.show()
-        code = error.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        say_error("interrupted")
-        code = 130
+        app()
     except LdmRayError as error:
         say_error(" ".join(str(error).split()))
-        code = 2
-    sys.exit(code if isinstance(code, int) else 0)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        say_error("interrupted")
+        sys.exit(130)
 
 
 if __name__ == "__main__":

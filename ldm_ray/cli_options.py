@@ -7,16 +7,12 @@ import typer
 
 from ldm_ray.config import Config, load_config
 
-ConfigFile = Annotated[
-    Path | None, typer.Option("--config", help="YAML file of settings.", rich_help_panel="Settings")
-]
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML file of settings.", rich_help_panel="Settings")]
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", help="One setting, key.path=value; repeatable.", rich_help_panel="Settings"),
 ]
-Seed = Annotated[
-    int | None, typer.Option("--seed", help="Same seed, same numbers.", rich_help_panel="Settings")
-]
+Seed = Annotated[int | None, typer.Option("--seed", help="Same seed, same numbers.", rich_help_panel="Settings")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output, the rest on standard error.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is already there.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")]

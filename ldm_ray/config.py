@@ -32,7 +32,7 @@ class SimulateSettings(Settings):
 
     n_profiles: Annotated[int, Field(ge=500)] = 12_000
     n_cell_lines: Annotated[int, Field(ge=2, le=500)] = 6
-    n_compounds: Annotated[int, Field(ge=20)] | None = Field(None, description="default: n_profiles / 25")
+    n_compounds: Annotated[int, Field(ge=20)] | None = Field(default=None, description="default: n_profiles / 25")
     n_mechanisms: Annotated[int, Field(ge=2, le=16)] = 16
     replicates: Annotated[int, Field(ge=1, le=9)] = 3
     treated_wells_per_plate: Annotated[int, Field(ge=24, le=320)] = 192
@@ -88,8 +88,8 @@ class VaeSettings(Settings):
 
     latent_dim: Width = 64
     encoder_widths: tuple[Width, ...] = (512, 256, 256)
-    decoder_widths: tuple[Width, ...] = Field((), description="none: a linear decoder, whose mean is exact")
-    residual_decoder: bool = Field(False, description="the paper's decoder; decoder_widths are then unused")
+    decoder_widths: tuple[Width, ...] = Field(default=(), description="none: a linear decoder, whose mean is exact")
+    residual_decoder: bool = Field(default=False, description="the paper's decoder; decoder_widths are then unused")
     kl_weight: Annotated[float, Field(ge=0)] = 0.05
     reduction: Literal["mean", "sum"] = "mean"
     standardise: bool = True
@@ -119,7 +119,7 @@ class DenoiserSettings(Settings):
     norm: Norm = "layer"
     dropout: Fraction = 0.3
     compound_dropout: Fraction = 0.5
-    raw_inputs: bool = Field(False, description="feed dose, time and t untransformed, as published")
+    raw_inputs: bool = Field(default=False, description="feed dose, time and t untransformed, as published")
 
 
 class OptimiserSettings(Settings):
@@ -141,7 +141,7 @@ class OptimiserSettings(Settings):
 class RaySettings(Settings):
     """What of the cluster a run uses."""
 
-    num_workers: Annotated[int, Field(ge=0)] = Field(0, description="0: one per GPU, else two on two cores")
+    num_workers: Annotated[int, Field(ge=0)] = Field(default=0, description="0: one per GPU, else two on two cores")
     max_failures: Annotated[int, Field(ge=-1)] = 3
     lanes: Annotated[int, Field(ge=1)] = 16
     object_store_mb: Annotated[int, Field(ge=80)] = 1024
@@ -159,7 +159,7 @@ class EvaluateSettings(Settings):
     """How predictions are judged (EVALUATION in docs/)."""
 
     split: Literal["test", "valid"] = "test"
-    max_profiles: Annotated[int, Field(ge=0)] = Field(0, description="0: all wells; else a seeded sub-sample")
+    max_profiles: Annotated[int, Field(ge=0)] = Field(default=0, description="0: all wells; else a seeded sub-sample")
     n_samples: tuple[Annotated[int, Field(ge=2)], ...] = (16,)
     distribution_wells: Annotated[int, Field(ge=16)] = 512
     bootstrap_draws: Annotated[int, Field(ge=10)] = 200

@@ -7,10 +7,19 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 console = Console(stderr=True, highlight=False)
+
+MIN_TABLE_WIDTH = 116
 
 Counter = Callable[[int, int], None]
 
@@ -68,7 +77,7 @@ def show_table(title: str, columns: list[str], rows: list[list[str]], caption: s
         table.add_column(column, justify="left" if number == 0 else "right", no_wrap=True)
     for row in rows:
         table.add_row(*row)
-    wide = Console(stderr=True, highlight=False, width=max(console.width, 120)) if not console.is_terminal else console
+    wide = Console(stderr=True, highlight=False, width=max(console.width, MIN_TABLE_WIDTH))
     wide.print(table)
 
 

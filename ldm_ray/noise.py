@@ -1,8 +1,9 @@
 """Randomness keyed by what it belongs to, never by position, batch or worker.
 
-A key (`ldm_ray.keys`) is a 64-bit integer mixed from (seed, profile or condition, epoch or draw, step, purpose). Its normals
-are the outputs of the SplitMix64 stream that starts at the key, turned to pairs by Box and Muller. Hence a
-row gets the same noise whoever computes it, in whatever batch, before or after a resumption.
+A key (`ldm_ray.keys`) is a 64-bit integer mixed from (seed, profile or condition, epoch or draw, step,
+purpose). Its normals are the outputs of the SplitMix64 stream that starts at the key, turned to pairs by Box
+and Muller. Hence a row gets the same noise whoever computes it, in whatever batch, before or after a
+resumption.
 
 Source: Steele, Lea & Flood 2014, doi:10.1145/2660193.2660195 (SplitMix64); Box & Muller 1958.
 """

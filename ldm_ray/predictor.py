@@ -61,7 +61,7 @@ class Predictions:
     @property
     def delta(self) -> np.ndarray:
         """Expected change from the control, log2, (n, n_genes)."""
-        return self.mean - self.basal
+        return np.asarray(self.mean - self.basal)
 
 
 class Predictor:

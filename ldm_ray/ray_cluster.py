@@ -18,12 +18,11 @@ def connect(settings: RaySettings) -> None:
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     for name in ("ray.train", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    quiet = {"logging_level": "ERROR", "log_to_driver": False}
     if os.environ.get("RAY_ADDRESS"):
-        ray.init(**quiet)
-    else:
-        memory = settings.object_store_mb * 1024 * 1024
-        ray.init(include_dashboard=False, object_store_memory=memory, **quiet)
+        ray.init(logging_level=logging.ERROR, log_to_driver=False)
+        return
+    memory = settings.object_store_mb * 1024 * 1024
+    ray.init(include_dashboard=False, object_store_memory=memory, logging_level=logging.ERROR, log_to_driver=False)
 
 
 def count_workers(settings: RaySettings) -> tuple[int, bool]:

@@ -66,11 +66,18 @@ class LaneDataConfig(DataConfig):
         **kwargs: Any,
     ) -> list[dict[str, Any]]:
         """Return each worker's iterators."""
-        settings = {"sorted_keys": self._keys, "n_lanes": self._n_lanes, "world_size": world_size}
         return [
             {
                 name: data.map_batches(
-                    partial(keep_lanes, rank=rank, **settings), batch_format="pyarrow", batch_size=None
+                    partial(
+                        keep_lanes,
+                        sorted_keys=self._keys,
+                        n_lanes=self._n_lanes,
+                        rank=rank,
+                        world_size=world_size,
+                    ),
+                    batch_format="pyarrow",
+                    batch_size=None,
                 ).iterator()
                 for name, data in datasets.items()
             }
@@ -78,9 +85,7 @@ class LaneDataConfig(DataConfig):
         ]
 
 
-def collect_rows(
-    shard: Any, sorted_keys: dict[str, np.ndarray], n_lanes: int, device: torch.device
-) -> dict[str, Rows]:
+def collect_rows(shard: Any, sorted_keys: dict[str, np.ndarray], n_lanes: int, device: torch.device) -> dict[str, Rows]:
     """Pull a worker's shard through Ray Data once and keep it on the device, each split in the order of keys.
 
     Raises:
@@ -101,9 +106,7 @@ def embed_compounds(dataset: PairedDataset, encoder: CompoundEncoder, settings: 
         DataError: If not every compound came out.
     """
     data = ray.data.from_arrow(dataset.compounds.select(["compound_id", "parent_smiles"]))
-    encoded = data.map_batches(
-        partial(encode_table, settings=settings), batch_format="pyarrow", batch_size=1024
-    )
+    encoded = data.map_batches(partial(encode_table, settings=settings), batch_format="pyarrow", batch_size=1024)
     tables = list(encoded.iter_batches(batch_format="pyarrow", batch_size=None))
     table = pa.concat_tables(tables).sort_by("compound_id")
     if len(table) != len(dataset.compounds):

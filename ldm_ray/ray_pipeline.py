@@ -13,7 +13,7 @@ from ldm_ray.data.prepare import prepare
 from ldm_ray.data.simulate import ReleaseFiles, release_files, simulate_release
 from ldm_ray.data.store import matrix
 from ldm_ray.errors import DataError
-from ldm_ray.evaluation.report import caption, table_rows, write_report
+from ldm_ray.evaluation.report import caption, score_tables, write_report
 from ldm_ray.evaluation.suite import evaluate
 from ldm_ray.predictor import Predictor
 from ldm_ray.ray_cluster import connect
@@ -61,15 +61,22 @@ def run_demo(out: Path, config: Config, overwrite: bool = False) -> dict[str, An
     with spinning("scoring") as progress:
         evaluation = evaluate(dataset, predictor, config.evaluate, config.seed, progress)
         pictures = write_report(str(out / "report"), evaluation, predictor.bundle, dataset, config)
-    head, body = table_rows(evaluation.metrics)
-    title = f"{evaluation.metrics['n_profiles']:,} wells of unseen compounds (simulated data, not biology)"
-    show_table(title, head, body, caption(evaluation.metrics))
+    show_scores(evaluation.metrics)
     say("\npictures:")
     for picture in pictures:
         say(f"  {picture}")
     _next_commands(out, dataset, predictor)
     say(f"\ndone in {time.monotonic() - started:.0f} s")
     return evaluation.metrics
+
+
+def show_scores(metrics: dict[str, Any]) -> None:
+    """Print the tables of an evaluation."""
+    what = "simulated data, not biology" if metrics["simulated"] else metrics["dataset"]
+    say(f"\n{metrics['n_profiles']:,} wells of {metrics['n_compounds']:,} unseen compounds ({what})")
+    for table in score_tables(metrics):
+        show_table(table.title, table.head, table.body)
+    say(caption(metrics))
 
 
 def _check_settings(out: Path, config: Config, overwrite: bool) -> None:
@@ -136,4 +143,5 @@ def _next_commands(out: Path, dataset: PairedDataset, predictor: Predictor) -> N
     say("\ntry next:")
     say(f"  ldm-ray predict --bundle {out / 'ldm'} --smiles '{smiles}' --cell {cell} --dose-um 10 --time-h 24")
     say(f"  ldm-ray data describe {out / 'data'}")
-    say(f"  ldm-ray evaluate --data {out / 'data'} --bundle {out / 'ldm'} --out {out / 'valid'} --set evaluate.split=valid")
+    paths = f"--data {out / 'data'} --bundle {out / 'ldm'} --out {out / 'valid'}"
+    say(f"  ldm-ray evaluate {paths} --set evaluate.split=valid")

@@ -28,7 +28,7 @@ from ldm_ray.models.ldm import LatentDiffusion
 from ldm_ray.models.vae import Vae
 from ldm_ray.ray_cluster import connect, count_workers, cpus_per_worker
 from ldm_ray.ray_data import PROFILES, LaneDataConfig, collect_rows, read_profiles, sorted_keys
-from ldm_ray.training.bundle import Bundle, bundle_exists, load_bundle, prefixed, save_bundle
+from ldm_ray.training.bundle import Bundle, bundle_exists, prefixed, save_bundle
 from ldm_ray.training.loop import run_fit, start_fit
 from ldm_ray.training.metadata import dataset_metadata
 from ldm_ray.training.moments import fit_observation_noise, latent_moments, target_moments
@@ -125,7 +125,9 @@ def _run(
     num_workers, use_gpu = count_workers(config.ray)
     keys = {split: sorted_keys(dataset, split) for split in ("train", "valid")}
     plan_epoch(len(keys["train"]), config.ray.lanes, settings.global_batch_size, num_workers)
-    embeddings = load_embeddings(dataset.store, build_encoder(config.encoder)).vectors if vae else np.zeros((1, 1), np.float32)
+    embeddings = (
+        load_embeddings(dataset.store, build_encoder(config.encoder)).vectors if vae else np.zeros((1, 1), np.float32)
+    )
     board = _Board.options(num_cpus=0).remote()  # type: ignore[attr-defined]
     args = WorkerArgs(
         kind=kind,
@@ -146,7 +148,9 @@ def _run(
         _worker,
         train_loop_config={"args": args},
         scaling_config=ScalingConfig(
-            num_workers=num_workers, use_gpu=use_gpu, resources_per_worker={"CPU": cpus_per_worker(num_workers)} | ({"GPU": 1} if use_gpu else {})
+            num_workers=num_workers,
+            use_gpu=use_gpu,
+            resources_per_worker={"CPU": cpus_per_worker(num_workers)} | ({"GPU": 1} if use_gpu else {}),
         ),
         datasets={PROFILES: read_profiles(dataset)},
         dataset_config=LaneDataConfig(keys, config.ray.lanes),
@@ -160,8 +164,9 @@ def _run(
     )
     with _watch(board, on_progress):
         result = trainer.fit()
-    if "error" in (result.metrics or {}):
-        raise LdmRayError(result.metrics["error"])
+    metrics = result.metrics or {}
+    if "error" in metrics:
+        raise LdmRayError(metrics["error"])
     bundle = _finish(kind, dataset, vae, config, result.checkpoint)
     save_bundle(bundle, store.url)
     store.write_json(HISTORY, bundle.metadata["history"])
@@ -316,7 +321,7 @@ class _Board:
         return self._status
 
 
-class _watch:  # noqa: N801
+class _watch:
     """Polls the board from a thread while the driver waits for the run."""
 
     def __init__(self, board: Any, on_progress: Progress) -> None:

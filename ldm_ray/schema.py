@@ -81,6 +81,4 @@ CELLS_SCHEMA = pa.schema([("cell_id", pa.int16()), ("name", pa.string()), ("n_pr
 
 def embeddings_schema(dim: int, metadata: dict[str, str]) -> pa.Schema:
     """Return the columns of `embeddings/<encoder>.parquet`, with encoder name and revision as metadata."""
-    return pa.schema(
-        [("compound_id", pa.int32()), ("embedding", pa.list_(pa.float32(), dim))], metadata=metadata
-    )
+    return pa.schema([("compound_id", pa.int32()), ("embedding", pa.list_(pa.float32(), dim))], metadata=metadata)

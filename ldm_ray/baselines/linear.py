@@ -73,9 +73,7 @@ def fit_ridge(train: Wells, valid: Wells, fingerprints: np.ndarray) -> Ridge:
     return at(min(PENALTIES, key=error))
 
 
-def _features(
-    wells: Wells, fingerprints: np.ndarray, components: np.ndarray, basal_mean: np.ndarray
-) -> np.ndarray:
+def _features(wells: Wells, fingerprints: np.ndarray, components: np.ndarray, basal_mean: np.ndarray) -> np.ndarray:
     frame = wells.frame
     scores = (wells.basal - basal_mean) @ components.T
     dose, time = np.log10(frame["dose_um"].to_numpy(float)), frame["time_h"].to_numpy(float) / 24.0

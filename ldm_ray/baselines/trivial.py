@@ -49,4 +49,4 @@ def predict_train_mean(train: Wells, wells: Wells) -> np.ndarray:
 
 def predict_mean_delta(train: Wells, wells: Wells) -> np.ndarray:
     """The control plus the mean training change of the same cell line and time."""
-    return wells.basal + fit_group_means(train, train.y - train.basal).predict(wells)
+    return np.asarray(wells.basal + fit_group_means(train, train.y - train.basal).predict(wells))

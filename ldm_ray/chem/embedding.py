@@ -53,9 +53,7 @@ def table_name(encoder: CompoundEncoder) -> str:
     return f"{EMBEDDINGS}/{encoder.name}.parquet"
 
 
-def save_embeddings(
-    store: Store, encoder: CompoundEncoder, compound_ids: np.ndarray, vectors: np.ndarray
-) -> None:
+def save_embeddings(store: Store, encoder: CompoundEncoder, compound_ids: np.ndarray, vectors: np.ndarray) -> None:
     """Write an embedding table, sorted by compound."""
     order = np.argsort(compound_ids)
     schema = embeddings_schema(encoder.dim, {"encoder": encoder.name, "revision": encoder.revision})
@@ -78,9 +76,7 @@ def load_embeddings(store: Store, encoder: CompoundEncoder) -> EmbeddingTable:
             f"embeddings of {store.url} must come from {encoder.name} revision {encoder.revision}; "
             f"got {metadata.get('revision')}; run `ldm-ray embed --data {store.url} --overwrite`"
         )
-    return EmbeddingTable(
-        encoder.name, encoder.revision, table["compound_id"].to_numpy(), matrix(table["embedding"])
-    )
+    return EmbeddingTable(encoder.name, encoder.revision, table["compound_id"].to_numpy(), matrix(table["embedding"]))
 
 
 def encode_table(table: pa.Table, settings: EncoderSettings) -> pa.Table:

@@ -57,11 +57,11 @@ def parent_smiles(smiles: str) -> str:
     return compound.parent_smiles
 
 
-class _quiet_rdkit:  # noqa: N801
+class _quiet_rdkit:
     """Keep RDKit's parse errors off standard error: what fails is counted and reported by us."""
 
     def __enter__(self) -> None:
-        RDLogger.DisableLog("rdApp.*")
+        RDLogger.DisableLog("rdApp.*")  # type: ignore[attr-defined]  # absent from its stubs
 
     def __exit__(self, *_: object) -> None:
-        RDLogger.EnableLog("rdApp.*")
+        RDLogger.EnableLog("rdApp.*")  # type: ignore[attr-defined]

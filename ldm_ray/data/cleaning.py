@@ -48,7 +48,11 @@ def clean(wells: pd.DataFrame, settings: CleaningSettings, ledger: Ledger) -> pd
     known = usable[usable["smiles"].map(lambda text: parsed[text] is not None)]
     columns = {
         name: known["smiles"].map({text: getattr(c, attribute) for text, c in parsed.items() if c is not None})
-        for name, attribute in (("canonical", "smiles"), ("parent", "parent_smiles"), ("inchikey", "inchikey"))
+        for name, attribute in (
+            ("canonical", "smiles"),
+            ("parent", "parent_smiles"),
+            ("inchikey", "inchikey"),
+        )
     }
     known = known.assign(**columns)
     ledger.note("SMILES that RDKit parses (ii)", len(usable), len(known), known["parent"].nunique())
@@ -91,4 +95,4 @@ def condition_ids(wells: pd.DataFrame) -> np.ndarray:
     doses = doses.assign(dose_group=first)
     frame = frame.merge(doses, on=["parent", "dose_um"], how="left", validate="many_to_one")
     groups = frame.groupby(["cell", "parent", "dose_group", "time_h"], sort=True, observed=True)
-    return groups.ngroup().to_numpy(dtype=np.int32)
+    return np.asarray(groups.ngroup(), dtype=np.int32)

@@ -28,7 +28,12 @@ def describe(dataset: PairedDataset) -> list[Section]:
         ["genes", f"{dataset.n_genes:,}", "978"],
     ]
     dropped = [
-        [step["rule"], f"{step['removed']:,}", f"{step['wells_after']:,}", f"{step['compounds_after'] or 0:,}"]
+        [
+            step["rule"],
+            f"{step['removed']:,}",
+            f"{step['wells_after']:,}",
+            f"{step['compounds_after'] or 0:,}",
+        ]
         for step in manifest["cleaning"]
     ]
     cells = frame.groupby("cell_id").agg(wells=("dose_um", "size"), times=("time_h", lambda t: sorted(set(t))))
@@ -51,7 +56,10 @@ def describe(dataset: PairedDataset) -> list[Section]:
     ]
     pairing.append(["treated wells without reserved control", f"{manifest['wells_without_reserved_control']:,}", ""])
     splits = [
-        [name, *(f"{manifest['splits'][column].get(name, 0):,}" for column in ("split", "cell_split", "plate_split"))]
+        [
+            name,
+            *(f"{manifest['splits'][column].get(name, 0):,}" for column in ("split", "cell_split", "plate_split")),
+        ]
         for name in ("train", "valid", "test")
     ]
     return [

@@ -71,7 +71,10 @@ def read_h5ad(path: Path, gene_info: Path | None = None, allow_missing_genes: bo
         raise DataError(f"{path} is not a readable h5ad: {' '.join(str(error).split())}") from None
     genes, note = _genes(var, path, gene_info, allow_missing_genes)
     wells = _wells(obs, path)
-    counts = {"wells_in_table": len(obs), "duplicate_instance_ids": int(wells["profile_id"].duplicated().sum())}
+    counts = {
+        "wells_in_table": len(obs),
+        "duplicate_instance_ids": int(wells["profile_id"].duplicated().sum()),
+    }
     wells = wells.drop_duplicates("profile_id", ignore_index=True)[list(WELL_COLUMNS)]
     sources = (path,) if gene_info is None else (path, gene_info)
     return Release(wells, genes, H5adReader(path), sources, counts | {"wells_without_profile": 0}, (note,))
@@ -112,9 +115,7 @@ def _wells(obs: pd.DataFrame, path: Path) -> pd.DataFrame:
     )
 
 
-def _genes(
-    var: pd.DataFrame, path: Path, gene_info: Path | None, allow_missing: bool
-) -> tuple[Genes, str]:
+def _genes(var: pd.DataFrame, path: Path, gene_info: Path | None, allow_missing: bool) -> tuple[Genes, str]:
     """Genes keep the file's order; the note says where their Entrez ids come from."""
     symbols = var["pr_gene_symbol"].astype(str) if "pr_gene_symbol" in var else pd.Series(var.index.astype(str))
     ids = next((name for name in ("pr_gene_id", "entrez_id", "gene_id") if name in var), None)
@@ -134,7 +135,6 @@ def _genes(
         columns = columns[var["pr_is_lm"].astype(str).isin(["1", "1.0", "True"]).to_numpy()]
     if len(columns) != N_LANDMARKS and not (allow_missing and 0 < len(columns) < N_LANDMARKS):
         raise DataError(
-            f"{path} must hold {N_LANDMARKS} landmark genes; got {len(columns)}"
-            "; --allow-missing-genes accepts fewer"
+            f"{path} must hold {N_LANDMARKS} landmark genes; got {len(columns)}; --allow-missing-genes accepts fewer"
         )
     return Genes(symbols.to_numpy(dtype=str)[columns], entrez[columns], columns), note

@@ -88,11 +88,16 @@ def _reserved(controls: pd.DataFrame, settings: PairingSettings, seed: int) -> n
     rank = draw.groupby(groups).rank(method="first") - 1
     size = draw.groupby(groups).transform("size")
     marked = (size >= settings.min_dmso_wells_to_reserve) & (rank < size // 2)
-    return marked.to_numpy(dtype=bool)
+    return np.asarray(marked, dtype=bool)
 
 
 def _members(
-    chosen: pd.DataFrame, inputs: pd.DataFrame, keys: list[str], level: str, settings: PairingSettings, seed: int
+    chosen: pd.DataFrame,
+    inputs: pd.DataFrame,
+    keys: list[str],
+    level: str,
+    settings: PairingSettings,
+    seed: int,
 ) -> pd.DataFrame:
     """Return the control wells behind the control profiles that `chosen` needs, one `group` per profile."""
     needed = chosen[keys].drop_duplicates()
@@ -110,9 +115,7 @@ def _group(level: str, wells: pd.DataFrame, keys: list[str]) -> pd.Series:
     return level + "\x1f" + wells[keys].astype(str).agg("\x1f".join, axis=1) if len(wells) else pd.Series(dtype=str)
 
 
-def _picked(
-    chosen: pd.DataFrame, inputs: pd.DataFrame, keys: list[str], level: str, seed: int
-) -> pd.DataFrame:
+def _picked(chosen: pd.DataFrame, inputs: pd.DataFrame, keys: list[str], level: str, seed: int) -> pd.DataFrame:
     """For each treated well, the one control well it gets: a draw keyed on the treated well's own id."""
     options = inputs.sort_values("profile_id").groupby(keys)["profile_id"].agg(list).rename("options")
     merged = chosen[["profile_id", *keys]].merge(options, left_on=keys, right_index=True, how="left")
@@ -158,6 +161,4 @@ def _attach(
         else:
             group[rows] = _group(level, part, KEYS[level])
     reserved = _group("reserved", wells, KEYS["plate"]).map(number).fillna(-1)
-    return wells.assign(
-        basal_id=group.map(number).astype(np.int32), reserved_basal_id=reserved.astype(np.int32)
-    )
+    return wells.assign(basal_id=group.map(number).astype(np.int32), reserved_basal_id=reserved.astype(np.int32))

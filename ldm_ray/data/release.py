@@ -18,9 +18,7 @@ WELL_COLUMNS = (
 class ProfileReader(Protocol):
     """Reads the expression of wells in blocks."""
 
-    def blocks(
-        self, rows: np.ndarray, genes: np.ndarray, block_mb: int
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def blocks(self, rows: np.ndarray, genes: np.ndarray, block_mb: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield (positions into `rows`, values of shape (block, len(genes)), float32), rows increasing."""
 
 

@@ -299,7 +299,10 @@ def _expression(
     values = world.cell_basal[cell] + world.plate_factor @ rng.normal(size=rank)
     part = wells[treated]
     values[treated] += world.delta(
-        part["cell"].to_numpy(), part["compound"].to_numpy(), part["dose_um"].to_numpy(), part["time_h"].to_numpy()
+        part["cell"].to_numpy(),
+        part["compound"].to_numpy(),
+        part["dose_um"].to_numpy(),
+        part["time_h"].to_numpy(),
     ) + world.treated_plate_factor @ rng.normal(size=rank)
     values += rng.standard_normal((n, rank), dtype=np.float32) @ world.noise_factor.T
     values += rng.standard_normal((n, world.n_genes), dtype=np.float32) * world.noise_sd

@@ -57,9 +57,7 @@ class World:
         """Number of landmark genes."""
         return len(self.entrez_ids)
 
-    def delta(
-        self, cell: np.ndarray, compound: np.ndarray, dose_um: np.ndarray, time_h: np.ndarray
-    ) -> np.ndarray:
+    def delta(self, cell: np.ndarray, compound: np.ndarray, dose_um: np.ndarray, time_h: np.ndarray) -> np.ndarray:
         """True delta of conditions, noiseless.
 
         Args:
@@ -73,17 +71,12 @@ class World:
         """
         ratio = (dose_um / self.ec50_um[compound]) ** self.hill[compound]
         onset = 1.0 - np.exp(-time_h[:, None] / self.tau_h)
-        activity = (
-            self.weights[compound]
-            * (ratio / (1 + ratio))[:, None]
-            * onset[:, :-1]
-            * self.sensitivity[cell]
-        )
+        activity = self.weights[compound] * (ratio / (1 + ratio))[:, None] * onset[:, :-1] * self.sensitivity[cell]
         delta = onset[:, -1:] * self.cell_response[cell]
         for index in np.unique(cell):
             rows = cell == index
             delta[rows] += activity[rows] @ self.programmes[index]
-        return delta.astype(np.float32)
+        return np.asarray(delta, dtype=np.float32)
 
     def true_delta(
         self, cell_names: np.ndarray, parent_smiles: np.ndarray, dose_um: np.ndarray, time_h: np.ndarray
@@ -102,7 +95,7 @@ class World:
     ) -> np.ndarray:
         """Noiseless expression of conditions, log2, shape (n, G)."""
         cell = _positions(self.cell_names, cell_names, "cell line")
-        return self.cell_basal[cell] + self.true_delta(cell_names, parent_smiles, dose_um, time_h)
+        return np.asarray(self.cell_basal[cell] + self.true_delta(cell_names, parent_smiles, dose_um, time_h))
 
     def noise_covariance(self) -> np.ndarray:
         """Covariance of a treated well around its plate's mean control, the same for every condition, (G, G)."""
@@ -193,7 +186,7 @@ def _noise(settings: SimulateSettings, n_genes: int, rng: np.random.Generator) -
     def factor(scale: np.ndarray | float) -> np.ndarray:
         loadings = rng.normal(size=(n_genes, NOISE_RANK))
         loadings /= np.linalg.norm(loadings, axis=1, keepdims=True)
-        return (loadings * np.broadcast_to(scale, n_genes)[:, None]).astype(np.float32)
+        return np.asarray(loadings * np.broadcast_to(scale, n_genes)[:, None], dtype=np.float32)
 
     return {
         "noise_factor": factor(sd * np.sqrt(0.5)),

@@ -115,7 +115,9 @@ class GaussianDiffusion:
             ShapeError: If the output is not twice as wide as z_t.
         """
         if output.shape != (z_t.shape[0], 2 * z_t.shape[1]):
-            raise ShapeError(f"output must be (batch, 2 latent_dim) for z_t {tuple(z_t.shape)}; got {tuple(output.shape)}")
+            raise ShapeError(
+                f"output must be (batch, 2 latent_dim) for z_t {tuple(z_t.shape)}; got {tuple(output.shape)}"
+            )
         raw, logit = output.to(z_t.dtype).chunk(2, dim=1)
         s = torch.sigmoid(logit)
         log_var = self.learned_log_var(s, t)
@@ -132,7 +134,9 @@ class GaussianDiffusion:
 
     def x0_from_mean(self, mu: Tensor, z_t: Tensor, t: Tensor) -> Tensor:
         """Invert `posterior_mean`: (mu - B_t z_t) / A_t, combined in float64."""
-        coef_x0, coef_z = (self._at(table, t, z_t, torch.float64) for table in (self.schedule.coef_x0, self.schedule.coef_z))
+        coef_x0, coef_z = (
+            self._at(table, t, z_t, torch.float64) for table in (self.schedule.coef_x0, self.schedule.coef_z)
+        )
         return ((mu.double() - coef_z * z_t.double()) / coef_x0).to(z_t.dtype)
 
     def v_target(self, z_0: Tensor, eps: Tensor, t: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """What the measurements themselves allow: scores of a replicate well, and what a perfect mean could reach."""
 
+import itertools
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -65,7 +66,7 @@ def _replicate_pairs(wells: Wells) -> tuple[np.ndarray, np.ndarray]:
     for rows in wells.frame.groupby("condition_id", sort=True).indices.values():
         plates = wells.frame["plate"].to_numpy()[rows]
         order = rows[np.argsort(plates, kind="stable")]
-        for a, b in zip(order[:-1], order[1:], strict=True):
+        for a, b in itertools.pairwise(order):
             if wells.frame["plate"].iloc[a] != wells.frame["plate"].iloc[b]:
                 first.append(a)
                 second.append(b)

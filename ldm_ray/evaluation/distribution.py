@@ -65,10 +65,10 @@ class DistributionJudge:
             first, second = split_halves(len(rows), self.seed)
             return y[rows[first]], y[rows[second]]
 
-        overlaps = [
-            compare_correlations(*(correlation_matrix(part) for part in self._halves(centre)), 1.0).top30_overlap
-            for centre in (True, False)
-        ]
+        overlaps = []
+        for centre in (True, False):
+            first, second = (correlation_matrix(part) for part in self._halves(centre))
+            overlaps.append(compare_correlations(first, second, half_distance=1.0).top30_overlap)
         return {
             "energy_distance_real": self._over_groups(lambda rows, _: energy_distance(*halves(rows))),
             "mmd_real": self._over_groups(lambda rows, width: mmd_rbf(*halves(rows), width)),

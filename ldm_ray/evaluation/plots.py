@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ldm_ray.evaluation.correlation import centre_within, correlation_matrix, top_genes
-from ldm_ray.evaluation.predictions import Prediction
+from ldm_ray.evaluation.predictions import Prediction, row_name
 from ldm_ray.evaluation.wells import Wells
 
 INK = "#1f3a5f"
@@ -23,7 +23,12 @@ def learning_curves(vae_history: list[dict[str, float]], ldm_history: list[dict[
     ):
         epochs = [row["epoch"] + 1 for row in history]
         axes.plot(epochs, [row["train_loss"] for row in history], color=INK, label="training")
-        axes.plot(epochs, [row["valid_loss"] for row in history], color=ACCENT, label="validation (averaged weights)")
+        axes.plot(
+            epochs,
+            [row["valid_loss"] for row in history],
+            color=ACCENT,
+            label="validation (averaged weights)",
+        )
         best = min(history, key=lambda row: row["valid_loss"])
         axes.axvline(best["epoch"] + 1, color="0.6", linestyle=":", label=f"kept: epoch {best['epoch'] + 1:.0f}")
         axes.set(title=f"{title}: loss by epoch", xlabel="epoch", ylabel="loss")
@@ -35,7 +40,11 @@ def predicted_against_measured(wells: Wells, predictions: list[Prediction], seed
     """Predicted against measured log2 values of wells x genes, as expression and as change from the control."""
     shown = [p for p in predictions if (p.model, p.kind) in (("ldm", "mean_direct"), ("ldm", "one_draw"))]
     shown = [p for p in predictions if p.model == "mean_delta"] + shown
-    names = {"mean_delta": "mean delta (baseline)", "one_draw": "LDM, one draw", "mean_direct": "LDM, direct mean"}
+    names = {
+        "mean_delta": "mean delta (baseline)",
+        "one_draw": "LDM, one draw",
+        "mean_direct": "LDM, direct mean",
+    }
     figure = Figure(figsize=(4 * len(shown), 7.6), layout="constrained")
     grid = figure.subplots(2, len(shown), squeeze=False)
     flat = np.random.default_rng([seed, 8]).permutation(wells.y.size)[:MAX_POINTS]
@@ -84,7 +93,9 @@ def scores_by_model(rows: list[dict[str, Any]], ceiling: dict[str, Any]) -> Figu
         wanted.append(("explained_share", "share of explainable delta, higher is better"))
     figure = Figure(figsize=(3.6 * len(wanted), 0.3 * len(rows) + 1.6), layout="constrained")
     limits = {"rmse": ceiling.get("rmse_floor"), "delta_pcc": ceiling.get("delta_pcc_ceiling")}
-    for number, (axes, (key, title)) in enumerate(zip(figure.subplots(1, len(wanted), sharey=True), wanted, strict=True)):
+    for number, (axes, (key, title)) in enumerate(
+        zip(figure.subplots(1, len(wanted), sharey=True), wanted, strict=True)
+    ):
         for place, row in enumerate(rows):
             if row.get(key) is None:
                 continue
@@ -99,7 +110,7 @@ def scores_by_model(rows: list[dict[str, Any]], ceiling: dict[str, Any]) -> Figu
         axes.grid(axis="x", alpha=0.3)
         _keep_one_draw_from_hiding_the_rest(axes, rows, key)
         if number == 0:
-            axes.set_yticks(range(len(rows)), [f"{r['model']}, {r['prediction'].replace('_', ' ')}" for r in rows])
+            axes.set_yticks(range(len(rows)), [row_name(r) for r in rows])
             axes.invert_yaxis()
     return figure
 

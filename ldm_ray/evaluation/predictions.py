@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,6 +43,13 @@ class Prediction:
     y_hat: np.ndarray
     latent_var: np.ndarray | None = None
     n_samples: int = 1
+
+
+def row_name(row: dict[str, Any]) -> str:
+    """Name a row for people; a plain `mean` needs no saying."""
+    return str(
+        row["model"] if row["prediction"] == "mean" else f"{row['model']}, {row['prediction'].replace('_', ' ')}"
+    )
 
 
 @dataclass(frozen=True)

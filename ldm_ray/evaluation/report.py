@@ -2,30 +2,46 @@
 
 import csv
 import io
+from dataclasses import dataclass
 from typing import Any
 
 from ldm_ray.config import Config, dump_config
 from ldm_ray.data.dataset import PairedDataset
 from ldm_ray.data.store import Store
 from ldm_ray.evaluation import plots
+from ldm_ray.evaluation.predictions import row_name
 from ldm_ray.evaluation.suite import Evaluation
 from ldm_ray.training.bundle import Bundle
 
 METRICS = "metrics.json"
-COLUMNS = {
+EXPRESSION = {
     "rmse": "RMSE",
     "pcc": "PCC",
     "r2": "R2",
+    "mse_gain_over_best_trivial": "MSE gain",
+}
+CHANGE = {
     "delta_pcc": "delta corr",
     "systematic_pcc": "plate-centred",
     "explained_share": "share of delta",
-    "mse_gain_over_best_trivial": "MSE gain",
+}
+DISTRIBUTION = {
     "energy_distance": "energy dist",
     "correlation_error": "corr error",
+    "correlation_spearman": "corr Spearman",
     "top30_overlap": "top-30",
 }
+TABLES = (
+    ("expression", EXPRESSION),
+    ("change from the control", CHANGE),
+    ("distribution over wells: only draws can match it", DISTRIBUTION),
+)
 WITH_INTERVAL = ("rmse", "delta_pcc", "systematic_pcc", "explained_share", "mse_gain_over_best_trivial")
-PAPER_ROWS = (("PRnet", 1.726, 0.751, 0.437, 3), ("PertDiT", 1.370, 0.830, 0.665, 2), ("the paper", 1.340, 0.832, 0.669, 12))
+PAPER_ROWS = (
+    ("PRnet", 1.726, 0.751, 0.437, 3),
+    ("PertDiT", 1.370, 0.830, 0.665, 2),
+    ("the paper", 1.340, 0.832, 0.669, 12),
+)
 MEANING = """\
 How to read it. RMSE, PCC and R2 are the paper's scores of absolute expression, where copying the control is
 already good. `delta corr` correlates the predicted with the measured change, the latter against controls that
@@ -38,14 +54,23 @@ Brackets are 95% intervals over compounds.
 """
 
 
-def table_rows(metrics: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Return the printed table's head and rows."""
-    keys = [key for key in COLUMNS if any(row.get(key) is not None for row in metrics["rows"])]
-    body = [
-        [f"{row['model']}, {row['prediction'].replace('_', ' ')}", *(_cell(row, key) for key in keys)]
-        for row in metrics["rows"]
-    ]
-    return ["prediction", *(COLUMNS[key] for key in keys)], body
+@dataclass(frozen=True)
+class ScoreTable:
+    """One printed table."""
+
+    title: str
+    head: list[str]
+    body: list[list[str]]
+
+
+def score_tables(metrics: dict[str, Any]) -> list[ScoreTable]:
+    """Return the printed tables."""
+    tables = []
+    for title, columns in TABLES:
+        keys = [key for key in columns if any(row.get(key) is not None for row in metrics["rows"])]
+        body = [[row_name(row), *(_cell(row, key) for key in keys)] for row in metrics["rows"]]
+        tables.append(ScoreTable(title, ["prediction", *(columns[key] for key in keys)], body))
+    return tables
 
 
 def caption(metrics: dict[str, Any]) -> str:
@@ -53,9 +78,10 @@ def caption(metrics: dict[str, Any]) -> str:
     ceiling, lines = metrics["ceiling"], []
     if "rmse_floor" in ceiling:
         lines.append(
-            f"ceilings from {ceiling['n_pairs']} replicate pairs: a perfect mean reaches RMSE {ceiling['rmse_floor']:.3f},"
-            f" delta corr {ceiling['delta_pcc_ceiling']:.3f}; a replicate well reaches RMSE"
-            f" {ceiling['replicate_rmse']:.3f}, PCC {ceiling['replicate_pcc']:.3f}, R2 {ceiling['replicate_r2']:.3f}"
+            f"ceilings from {ceiling['n_pairs']} replicate pairs: a perfect mean reaches RMSE"
+            f" {ceiling['rmse_floor']:.3f}, delta corr {ceiling['delta_pcc_ceiling']:.3f}; a replicate"
+            f" well reaches RMSE {ceiling['replicate_rmse']:.3f}, PCC {ceiling['replicate_pcc']:.3f},"
+            f" R2 {ceiling['replicate_r2']:.3f}"
         )
     if ceiling.get("energy_distance_real") is not None:
         lines.append(
@@ -66,9 +92,7 @@ def caption(metrics: dict[str, Any]) -> str:
     return "\n".join(lines + metrics["notes"])
 
 
-def write_report(
-    url: str, evaluation: Evaluation, bundle: Bundle, dataset: PairedDataset, config: Config
-) -> list[str]:
+def write_report(url: str, evaluation: Evaluation, bundle: Bundle, dataset: PairedDataset, config: Config) -> list[str]:
     """Write the report folder; `metrics.json` comes last.
 
     Returns:
@@ -122,17 +146,13 @@ def _csv(metrics: dict[str, Any]) -> str:
 
 
 def _markdown(metrics: dict[str, Any], figures: list[str]) -> str:
-    head, body = table_rows(metrics)
     lines = [
         f"# {metrics['dataset']}: {metrics['n_profiles']} wells of {metrics['n_compounds']} unseen compounds",
         "",
         f"Split `{metrics['split']}`, seed {metrics['seed']}"
         + (", **simulated data: not biology**." if metrics["simulated"] else "."),
         "",
-        "| " + " | ".join(head) + " |",
-        "|" + " --- |" * len(head),
-        *("| " + " | ".join(row) + " |" for row in body),
-        "",
+        *(line for table in score_tables(metrics) for line in _markdown_table(table)),
         *(f"- {line}" for line in caption(metrics).split("\n")),
         "",
         MEANING,
@@ -145,3 +165,8 @@ def _markdown(metrics: dict[str, Any], figures: list[str]) -> str:
         *(f"![{name}]({name})\n" for name in figures),
     ]
     return "\n".join(lines)
+
+
+def _markdown_table(table: ScoreTable) -> list[str]:
+    rows = ["| " + " | ".join(cells) + " |" for cells in (table.head, *table.body)]
+    return [f"**{table.title}**", "", rows[0], "|" + " --- |" * len(table.head), *rows[1:], ""]

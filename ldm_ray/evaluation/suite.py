@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -139,7 +140,7 @@ class Judge:
             ("pcc", pearson_per_profile(wells.y, y_hat)),
             ("r2", r2_per_profile(wells.y, y_hat)),
         ):
-            self._add(row, name, lambda w, values=values: weighted_mean(values, w))
+            self._add(row, name, partial(weighted_mean, values))
         self._add_delta(row, y_hat)
         self._add_plate_centred(row, y_hat)
         if self.truth is not None:
@@ -181,9 +182,7 @@ class Judge:
         reference = squared_error_per_profile(self.wells.y, predictions[best].y_hat)
         for row, prediction in zip(rows, predictions, strict=True):
             own = squared_error_per_profile(self.wells.y, prediction.y_hat)
-            self._add(
-                row, "mse_gain_over_best_trivial", lambda w, own=own: float(1 - (own * w).sum() / (reference * w).sum())
-            )
+            self._add(row, "mse_gain_over_best_trivial", partial(_gain, own, reference))
         return rows[best]
 
     def notes(self, cells: list[str]) -> list[str]:
@@ -203,6 +202,11 @@ class Judge:
             notes.append(f"plate-centred: {skipped} plates with fewer than {limit} judged compounds not scored")
         notes.append(self.distribution.note())
         return notes
+
+
+def _gain(own: np.ndarray, reference: np.ndarray, weights: np.ndarray) -> float:
+    """Share of the reference's squared error that is saved, under weights."""
+    return float(1 - (own * weights).sum() / (reference * weights).sum())
 
 
 def add_normalised(rows: list[dict[str, Any]], best: dict[str, Any], ceiling: Ceiling | None) -> None:

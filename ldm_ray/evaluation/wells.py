@@ -40,7 +40,7 @@ class Wells:
 
     def group(self, *columns: str) -> np.ndarray:
         """Number the groups of equal values in some columns, (n,), int64."""
-        return self.frame.groupby(list(columns), sort=True).ngroup().to_numpy()
+        return np.asarray(self.frame.groupby(list(columns), sort=True).ngroup())
 
 
 def load_wells(dataset: PairedDataset, split: str, max_profiles: int = 0, seed: int = 0) -> Wells:

@@ -4,6 +4,7 @@ Every stochastic or batch-dependent part is made so that the result does not dep
 workers: dropout is keyed by row, batch normalisation sees the global batch.
 """
 
+import itertools
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -67,7 +68,7 @@ class GlobalBatchNorm(nn.BatchNorm1d):
         if not self.training or workers == 1:
             return super().forward(input)
         count = input.shape[0] * workers
-        sums: Tensor = _AllReduceSum.apply(torch.stack([input.sum(dim=0), (input**2).sum(dim=0)]))
+        sums: Tensor = _AllReduceSum.apply(torch.stack([input.sum(dim=0), (input**2).sum(dim=0)]))  # type: ignore[no-untyped-call]
         mean = sums[0] / count
         var = (sums[1] / count - mean**2).clamp_min(0.0)
         with torch.no_grad():
@@ -121,8 +122,7 @@ class Mlp(nn.Module):
         sizes = [width_in, *widths]
         self.input_dropout = KeyedDropout(input_dropout, salt + 99)
         self.blocks = nn.ModuleList(
-            HiddenBlock(a, b, norm, activation, dropout, salt + i)
-            for i, (a, b) in enumerate(zip(sizes[:-1], sizes[1:], strict=True))
+            HiddenBlock(a, b, norm, activation, dropout, salt + i) for i, (a, b) in enumerate(itertools.pairwise(sizes))
         )
         self.width = sizes[-1]
 

@@ -86,6 +86,11 @@ class ConditionEncoder(nn.Module):
         if not self.raw_inputs:
             dose, time = torch.log10(dose), time / 24.0
         basal = (condition.x_basal - self.basal_mean) / self.basal_scale
-        parts = [self.basal(basal, keys), self.compound(condition.compound, keys), self.dose(dose), self.time(time)]
+        parts = [
+            self.basal(basal, keys),
+            self.compound(condition.compound, keys),
+            self.dose(dose),
+            self.time(time),
+        ]
         out: Tensor = self.joint(torch.cat(parts, dim=1), keys)
         return out

@@ -1,5 +1,7 @@
 """The network that reads a noised latent, its step and the condition."""
 
+import itertools
+
 import torch
 from torch import Tensor, nn
 
@@ -16,18 +18,19 @@ class Denoiser(nn.Module):
         As published the raw step number enters (`raw_inputs`); otherwise it is scaled to [-1, 1].
     """
 
-    def __init__(
-        self, latent_dim: int, condition_dim: int, num_steps: int, settings: DenoiserSettings
-    ) -> None:
+    def __init__(self, latent_dim: int, condition_dim: int, num_steps: int, settings: DenoiserSettings) -> None:
         super().__init__()
         self.num_steps, self.raw_inputs = num_steps, settings.raw_inputs
         self.time = nn.Sequential(
-            nn.Linear(1, settings.time_dim), nn.SiLU(), nn.Linear(settings.time_dim, settings.time_dim), nn.SiLU()
+            nn.Linear(1, settings.time_dim),
+            nn.SiLU(),
+            nn.Linear(settings.time_dim, settings.time_dim),
+            nn.SiLU(),
         )
         widths = [latent_dim + settings.time_dim, *settings.hidden_widths]
         self.blocks = nn.ModuleList(
             HiddenBlock(a + condition_dim, b, settings.norm, "leaky_relu", settings.dropout, salt=400 + i)
-            for i, (a, b) in enumerate(zip(widths[:-1], widths[1:], strict=True))
+            for i, (a, b) in enumerate(itertools.pairwise(widths))
         )
         self.output = nn.Linear(widths[-1], 2 * latent_dim)
         nn.init.zeros_(self.output.bias)

@@ -120,16 +120,14 @@ class ProfileGenerator:
             return step.x0_hat, step.s
 
         start = standard_normal(mix(keys, START), latent_dim)
-        z_0 = ancestral_sample(
-            denoise, respacing, start, lambda t: standard_normal(mix(keys, REVERSE, t), latent_dim)
-        )
+        z_0 = ancestral_sample(denoise, respacing, start, lambda t: standard_normal(mix(keys, REVERSE, t), latent_dim))
         decoded = self._decode(z_0, base.repeat_interleave(n_samples, dim=0))
         grouped = decoded.view(n, n_samples, -1)
         mean = grouped.mean(dim=1)
         variance = grouped.var(dim=1) if n_samples > 1 else torch.zeros_like(mean)
         wanted = (number < n_draws).nonzero()[:, 0]
         draws = decoded[wanted] + self._observation_noise(keys[wanted])
-        return mean, variance, draws.view(n, n_draws, -1)
+        return mean, variance, draws.view(n, n_draws, decoded.shape[1])
 
     def observation_var(self) -> Tensor:
         """Variance of the observation noise, (n_genes,)."""

@@ -76,9 +76,7 @@ def reparameterise(mu: Tensor, log_var: Tensor, eps: Tensor) -> Tensor:
     return mu + torch.exp(0.5 * log_var) * eps
 
 
-def vae_loss(
-    vae: Vae, x: Tensor, eps: Tensor, kl_weight: float, reduction: Literal["mean", "sum"]
-) -> VaeLoss:
+def vae_loss(vae: Vae, x: Tensor, eps: Tensor, kl_weight: float, reduction: Literal["mean", "sum"]) -> VaeLoss:
     """Reconstruction plus k times the divergence from N(0, I).
 
         |x - x_hat|^2 + k (mu^2 + sigma^2 - log sigma^2 - 1)

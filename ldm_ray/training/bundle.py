@@ -70,7 +70,9 @@ class Bundle:
         """
         own = self.metadata["genes"]
         for position, (mine, theirs) in enumerate(zip(own, genes, strict=False)):
-            same = mine["entrez_id"] == theirs["entrez_id"] and (mine["entrez_id"] or mine["symbol"] == theirs["symbol"])
+            same = mine["entrez_id"] == theirs["entrez_id"] and (
+                mine["entrez_id"] or mine["symbol"] == theirs["symbol"]
+            )
             if not same:
                 raise BundleError(
                     f"gene {position} of {where} must be {mine['symbol']} ({mine['entrez_id']}), as in the bundle;"

@@ -78,7 +78,14 @@ def start_fit(module: nn.Module, settings: OptimiserSettings) -> Fit:
 
 
 def run_fit(
-    fit: Fit, task: Task, train: Rows, valid: Rows, plan: EpochPlan, settings: OptimiserSettings, seed: int, hooks: Hooks
+    fit: Fit,
+    task: Task,
+    train: Rows,
+    valid: Rows,
+    plan: EpochPlan,
+    settings: OptimiserSettings,
+    seed: int,
+    hooks: Hooks,
 ) -> None:
     """Train until the epochs are over or the validation loss has stopped falling; then load the best weights.
 
@@ -141,14 +148,12 @@ def validation_losses(task: Task, rows: Rows, seed: int) -> dict[str, float]:
     return {name: float(sum_over_workers(value)) / count for name, value in sorted(sums.items())}
 
 
-def _step(
-    fit: Fit, wrapped: nn.Module, batch: object, learning_rate: float, settings: OptimiserSettings
-) -> Tensor:
+def _step(fit: Fit, wrapped: nn.Module, batch: object, learning_rate: float, settings: OptimiserSettings) -> Tensor:
     for group in fit.optimiser.param_groups:
         group["lr"] = learning_rate
     losses: StepLosses = wrapped(batch)
     fit.optimiser.zero_grad(set_to_none=True)
-    losses.loss.backward()  # type: ignore[no-untyped-call]
+    losses.loss.backward()
     torch.nn.utils.clip_grad_norm_(fit.module.parameters(), settings.gradient_clip_norm)
     fit.optimiser.step()
     fit.ema.update()
@@ -156,7 +161,13 @@ def _step(
 
 
 def _end_epoch(
-    fit: Fit, task: Task, valid: Rows, settings: OptimiserSettings, seed: int, train_loss: float, plan: EpochPlan
+    fit: Fit,
+    task: Task,
+    valid: Rows,
+    settings: OptimiserSettings,
+    seed: int,
+    train_loss: float,
+    plan: EpochPlan,
 ) -> None:
     """Validate with the averaged weights, keep them if they are the best so far, count patience."""
     if not math.isfinite(train_loss):
@@ -179,7 +190,9 @@ def _end_epoch(
 
 def _due(fit: Fit, plan: EpochPlan, settings: OptimiserSettings) -> bool:
     """Tell whether a checkpoint fell due in the epoch's last stretch."""
-    return fit.step // settings.checkpoint_every_steps > (fit.step - 1) // settings.checkpoint_every_steps or fit.stopped
+    return (
+        fit.step // settings.checkpoint_every_steps > (fit.step - 1) // settings.checkpoint_every_steps or fit.stopped
+    )
 
 
 def _world_size() -> int:

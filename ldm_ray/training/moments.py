@@ -62,9 +62,7 @@ def latent_moments(vae: Vae, rows: Rows, tables: Tables, target: str, seed: int)
     return mean_and_scale(rows, lambda index: _latents(vae, rows, tables, target, seed, index))
 
 
-def fit_observation_noise(
-    vae: Vae, rows: Rows, tables: Tables, target: str, seed: int, rank: int
-) -> ObservationNoise:
+def fit_observation_noise(vae: Vae, rows: Rows, tables: Tables, target: str, seed: int, rank: int) -> ObservationNoise:
     """Fit the residual of the decoder at sampled latents, low-rank plus diagonal.
 
     The residual is taken at a *sampled* latent: where the decoder is the regression of x on z, decoder mean

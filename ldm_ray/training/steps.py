@@ -121,7 +121,12 @@ class LdmTask:
 
     def __init__(self, model: LatentDiffusion, vae: Vae, tables: Tables, config: Config) -> None:
         self.module = LdmLossModule(model, config)
-        self.model, self.vae, self.tables, self.target = model, vae.eval().requires_grad_(False), tables, config.target
+        self.model, self.vae, self.tables, self.target = (
+            model,
+            vae.eval().requires_grad_(False),
+            tables,
+            config.target,
+        )
 
     def batch(self, rows: Rows, index: Tensor, keys: Tensor) -> DiffusionBatch:
         """Encode targets and gather conditions."""

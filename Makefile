@@ -1,0 +1,41 @@
+# Each target installs what it needs into .venv, once, and again only when pyproject.toml or constraints.txt change.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-full lint format clean
+
+help:  ## List the targets.
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ldm-ray needs Python 3.11 or newer; got " + sys.version)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+install: $(INSTALLED)  ## Install the package and its tools into .venv.
+
+demo: $(INSTALLED)  ## Run the whole chain on a simulated release; results in demo/.
+	$(BIN)/ldm-ray demo --out demo --config jobs/configs/demo.yaml
+
+test: $(INSTALLED)  ## Run the test suite.
+	$(BIN)/python -m pytest -m 'not full'
+
+test-full: $(INSTALLED)  ## Run the slower campaigns too.
+	$(BIN)/python -m pytest
+
+lint: $(INSTALLED)  ## Check style and types.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(INSTALLED)  ## Put the code into shape.
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+clean:  ## Remove the environment, caches and the demo.
+	rm -rf $(VENV) build dist demo runs *.egg-info .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
