@@ -86,11 +86,11 @@ class EncoderSettings(Settings):
 class VaeSettings(Settings):
     """The autoencoder (DESIGN.md section 5)."""
 
-    latent_dim: Width = 64
+    latent_dim: Width = 128
     encoder_widths: tuple[Width, ...] = (512, 256, 256)
     decoder_widths: tuple[Width, ...] = Field(default=(), description="none: a linear decoder, whose mean is exact")
     residual_decoder: bool = Field(default=False, description="the paper's decoder; decoder_widths are then unused")
-    kl_weight: Annotated[float, Field(ge=0)] = 0.05
+    kl_weight: Annotated[float, Field(ge=0)] = 0.01
     reduction: Literal["mean", "sum"] = "mean"
     standardise: bool = True
 
@@ -117,8 +117,8 @@ class DenoiserSettings(Settings):
     hidden_widths: tuple[Width, ...] = (512, 512, 512)
     time_dim: Width = 128
     norm: Norm = "layer"
-    dropout: Fraction = 0.3
-    compound_dropout: Fraction = 0.5
+    dropout: Fraction = 0.4
+    compound_dropout: Fraction = 0.7
     raw_inputs: bool = Field(default=False, description="feed dose, time and t untransformed, as published")
 
 
@@ -183,7 +183,7 @@ class Config(Settings):
     vae: VaeSettings = VaeSettings()
     schedule: ScheduleSettings = ScheduleSettings()
     denoiser: DenoiserSettings = DenoiserSettings()
-    train_vae: OptimiserSettings = OptimiserSettings()
+    train_vae: OptimiserSettings = OptimiserSettings(learning_rate=2e-3)
     train_ldm: OptimiserSettings = OptimiserSettings()
     ray: RaySettings = RaySettings()
     predict: PredictSettings = PredictSettings()
@@ -193,6 +193,7 @@ class Config(Settings):
 # Kim & Yoo with the values of their public code where the paper is silent (DESIGN.md section 5).
 TRIANGLE = {
     "epochs": 200,
+    "learning_rate": 1e-3,
     "weight_decay": 0.0,
     "learning_rate_shape": "triangle",
     "final_learning_rate_share": 0.1,

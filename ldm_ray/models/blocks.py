@@ -54,11 +54,16 @@ class _AllReduceSum(torch.autograd.Function):
         return total
 
 
+def _sum_over_workers(value: Tensor) -> Tensor:
+    total: Tensor = _AllReduceSum.apply(value)  # type: ignore[no-untyped-call]
+    return total
+
+
 class GlobalBatchNorm(nn.BatchNorm1d):
     """Batch normalisation over the global batch, on CPU and GPU alike.
 
     Note:
-        torch.nn.SyncBatchNorm refuses CPU tensors, so the two sums are reduced here. Its gradient is that of
+        torch.nn.SyncBatchNorm refuses CPU tensors, so its two sums are reduced here. Its gradient is that of
         one worker holding the whole batch because all workers have equally many rows.
     """
 
@@ -68,16 +73,18 @@ class GlobalBatchNorm(nn.BatchNorm1d):
         if not self.training or workers == 1:
             return super().forward(input)
         count = input.shape[0] * workers
-        sums: Tensor = _AllReduceSum.apply(torch.stack([input.sum(dim=0), (input**2).sum(dim=0)]))  # type: ignore[no-untyped-call]
-        mean = sums[0] / count
-        var = (sums[1] / count - mean**2).clamp_min(0.0)
+        mean = _sum_over_workers(input.sum(dim=0)) / count
+        centred = input - mean
+        var = _sum_over_workers((centred**2).sum(dim=0)) / count
         with torch.no_grad():
             momentum = self.momentum or 0.1
             assert self.running_mean is not None
             assert self.running_var is not None
+            assert self.num_batches_tracked is not None
+            self.num_batches_tracked += 1
             self.running_mean.lerp_(mean, momentum)
             self.running_var.lerp_(var * count / (count - 1), momentum)
-        return (input - mean) * torch.rsqrt(var + self.eps) * self.weight + self.bias
+        return centred * torch.rsqrt(var + self.eps) * self.weight + self.bias
 
 
 def build_norm(norm: Norm, width: int) -> nn.Module:

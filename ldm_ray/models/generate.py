@@ -64,7 +64,8 @@ class ProfileGenerator:
         encoded = self.model.condition_encoder(condition)
         z_t = torch.zeros(len(encoded), self.model.latent_dim, device=encoded.device)
         t = torch.full((len(encoded),), self.model.diffusion.num_steps - 1, device=encoded.device)
-        return self._decode(self.model.reverse_step(z_t, t, encoded).x0_hat, base)
+        decoded = self.vae.decode(self.model.unscale_latent(self.model.reverse_step(z_t, t, encoded).x0_hat))
+        return decoded + base if self.adds_basal else decoded
 
     @torch.inference_mode()
     def sample(
@@ -121,13 +122,14 @@ class ProfileGenerator:
 
         start = standard_normal(mix(keys, START), latent_dim)
         z_0 = ancestral_sample(denoise, respacing, start, lambda t: standard_normal(mix(keys, REVERSE, t), latent_dim))
-        decoded = self._decode(z_0, base.repeat_interleave(n_samples, dim=0))
+        decoded = self.vae.decode(self.model.unscale_latent(z_0))
         grouped = decoded.view(n, n_samples, -1)
         mean = grouped.mean(dim=1)
         variance = grouped.var(dim=1) if n_samples > 1 else torch.zeros_like(mean)
-        wanted = (number < n_draws).nonzero()[:, 0]
-        draws = decoded[wanted] + self._observation_noise(keys[wanted])
-        return mean, variance, draws.view(n, n_draws, decoded.shape[1])
+        noise = self._observation_noise(keys[number < n_draws]).view(n, n_draws, decoded.shape[1])
+        # The base is added last, so that averaging rounds small changes and not whole profiles.
+        start = base if self.adds_basal else torch.zeros_like(base)
+        return mean + start, variance, grouped[:, :n_draws] + noise + start[:, None]
 
     def observation_var(self) -> Tensor:
         """Variance of the observation noise, (n_genes,)."""
@@ -136,7 +138,3 @@ class ProfileGenerator:
     def _observation_noise(self, keys: Tensor) -> Tensor:
         own = standard_normal(mix(keys, OBSERVATION), len(self.noise_sd)) * self.noise_sd
         return own + standard_normal(mix(keys, FACTORS), self.noise_factor.shape[1]) @ self.noise_factor.T
-
-    def _decode(self, z_0: Tensor, base: Tensor) -> Tensor:
-        decoded = self.vae.decode(self.model.unscale_latent(z_0))
-        return decoded + base if self.adds_basal else decoded

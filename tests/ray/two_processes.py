@@ -1,0 +1,101 @@
+"""Trains 20 steps alone or as one of two gloo processes; started by `test_ddp.py`, prints nothing, writes a file.
+
+Arguments: rank, world size, port, settings (JSON), dataset root, kind, precision, output file.
+"""
+
+import json
+import os
+import sys
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+import torch.distributed as dist
+
+from ldm_ray.chem.embedding import build_encoder, load_embeddings
+from ldm_ray.config import Config, config_from_dict
+from ldm_ray.data.controls import basal_input
+from ldm_ray.data.dataset import open_dataset
+from ldm_ray.data.lanes import keep_lanes
+from ldm_ray.models.ldm import LatentDiffusion
+from ldm_ray.models.vae import Vae
+from ldm_ray.ray_data import TRAINING_COLUMNS, collect_rows, sorted_keys
+from ldm_ray.training.loop import run_fit, start_fit
+from ldm_ray.training.rows import Tables, plan_epoch
+from ldm_ray.training.steps import LdmTask, VaeTask
+
+STEPS = 20
+
+
+class Shard:
+    """Stands where Ray's data iterator stands: the lanes of one rank."""
+
+    def __init__(self, table: pa.Table) -> None:
+        self.table = table
+
+    def iter_batches(self, **_: object) -> list[pa.Table]:
+        return [self.table]
+
+
+class Hooks:
+    """Keeps the gradients of the last step before they are cleared."""
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        self.module, self.gradients = module, {}  # type: ignore[var-annotated]
+
+    def on_step(self, step: int, total: int, epoch: int, loss: torch.Tensor) -> None:
+        if step == STEPS:
+            self.gradients = {n: p.grad.clone() for n, p in self.module.named_parameters() if p.grad is not None}
+
+    def report(self, metrics: dict[str, Any], state: dict[str, Any] | None) -> None:
+        return
+
+
+def main(rank: int, world_size: int, port: int, config: Config, root: str, kind: str, precision: str, out: str) -> None:
+    torch.set_num_threads(1)
+    if world_size > 1:
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        dist.init_process_group("gloo", rank=rank, world_size=world_size)
+    dataset = open_dataset(root)
+    keys = {split: sorted_keys(dataset, split) for split in ("train", "valid")}
+    table = keep_lanes(dataset.profiles(TRAINING_COLUMNS), keys, config.ray.lanes, rank, world_size)
+    rows = collect_rows(Shard(table), keys, config.ray.lanes, torch.device("cpu"))
+    vectors = load_embeddings(dataset.store, build_encoder(config.encoder)).vectors
+    arrays = (dataset.basal_expression, basal_input(dataset, config.denoiser.basal_input), vectors)
+    tables = Tables(*(torch.from_numpy(np.array(values)) for values in arrays))
+    torch.manual_seed(0)
+    vae = Vae(dataset.n_genes, config.vae)
+    model = LatentDiffusion(dataset.n_genes, vectors.shape[1], config)
+    if precision == "float64":
+        vae, model = vae.double(), model.double()
+        tables = Tables(tables.basal.double(), tables.basal_input.double(), tables.embeddings.double())
+        rows = {
+            split: replace(part, **{n: getattr(part, n).double() for n in ("expression", "dose_um", "time_h")})
+            for split, part in rows.items()
+        }
+    task = VaeTask(vae, tables, config) if kind == "vae" else LdmTask(model, vae, tables, config)
+    settings = config.train_vae if kind == "vae" else config.train_ldm
+    plan = replace(
+        plan_epoch(len(keys["train"]), config.ray.lanes, settings.global_batch_size, world_size), steps=STEPS // 2
+    )
+    fit = start_fit(task.module, settings)
+    fit.best = {}
+    hooks = Hooks(task.module)
+    load = task.module.load_state_dict
+    raw: dict[str, torch.Tensor] = {}
+
+    def keep_raw(state: dict[str, torch.Tensor], **kwargs: object) -> object:
+        if fit.step == STEPS and not raw:  # the last epoch's validation begins by setting the raw weights aside
+            raw.update({name: value.clone() for name, value in task.module.state_dict().items()})
+        return load(state, **kwargs)
+
+    task.module.load_state_dict = keep_raw  # type: ignore[assignment,method-assign]
+    run_fit(fit, task, rows["train"], rows["valid"], plan, settings, 0, hooks)
+    torch.save({"weights": raw, "gradients": hooks.gradients, "history": fit.history}, out)
+
+
+if __name__ == "__main__":
+    _, rank, world_size, port, settings, root, kind, precision, out = sys.argv
+    main(int(rank), int(world_size), int(port), config_from_dict(json.loads(settings)), root, kind, precision, out)

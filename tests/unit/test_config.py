@@ -1,0 +1,66 @@
+"""Settings: layers, presets and one clear line for every mistake."""
+
+from pathlib import Path
+
+import pytest
+
+from ldm_ray.config import Config, dump_config, load_config
+from ldm_ray.errors import SettingsError
+
+
+def test_later_layers_win(tmp_path: Path) -> None:
+    path = tmp_path / "settings.yaml"
+    path.write_text("preset: paper\nvae:\n  latent_dim: 32\n  kl_weight: 2.0\n")
+    config = load_config(path, ["vae.kl_weight=3"])
+    assert (config.vae.latent_dim, config.vae.kl_weight) == (32, 3.0)  # file, override
+    assert (config.target, config.denoiser.head) == ("absolute", "mean")  # preset
+    assert config.schedule.num_steps == 1000  # default
+
+
+def test_saved_settings_load_to_the_same(tmp_path: Path) -> None:
+    config = load_config(None, ["preset=paper", "evaluate.n_samples=[4, 8]"])
+    path = tmp_path / "settings.yaml"
+    path.write_text(dump_config(config))
+    assert load_config(path) == config
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("vae.kl_wait=1", "settings key 'vae.kl_wait' does not exist; did you mean 'vae.kl_weight'?"),
+        ("train_vae.epoch=1", "did you mean 'train_vae.epochs'?"),
+        ("vae.kl_weight=-1", "settings key 'vae.kl_weight': input should be greater than or equal to 0; got -1"),
+        ("vae.kl_weight=.nan", "settings key 'vae.kl_weight'"),
+        ("denoiser.head=eps", "settings key 'denoiser.head'"),
+        ("preset=papers", "preset must be one of default, paper; got 'papers'"),
+        ("vae", "--set wants key.path=value; got 'vae'"),
+        ("vae=3", "settings key 'vae'"),
+    ],
+)
+def test_mistakes_are_one_clear_line(override: str, message: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        load_config(None, [override])
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_bad_files(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="does not exist"):
+        load_config(tmp_path / "none.yaml")
+    path = tmp_path / "bad.yaml"
+    path.write_text("a: [1,")
+    with pytest.raises(SettingsError, match="is not YAML"):
+        load_config(path)
+    path.write_text("- 1")
+    with pytest.raises(SettingsError, match="must hold a mapping; got list"):
+        load_config(path)
+
+
+def test_settings_are_frozen() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        Config().vae.latent_dim = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("name", ["demo", "paper", "mini", "longer"])
+def test_shipped_settings_load(name: str) -> None:
+    load_config(Path(__file__).parents[2] / "jobs" / "configs" / f"{name}.yaml")

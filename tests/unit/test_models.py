@@ -1,0 +1,102 @@
+"""The networks: published shapes, keyed dropout, and losses that equal their equations."""
+
+import pytest
+import torch
+
+from ldm_ray.config import load_config
+from ldm_ray.errors import SettingsError, ShapeError
+from ldm_ray.models.blocks import GlobalBatchNorm, KeyedDropout
+from ldm_ray.models.condition import Condition, ConditionEncoder
+from ldm_ray.models.ldm import LatentDiffusion
+from ldm_ray.models.vae import Vae, vae_loss
+from ldm_ray.training.steps import LdmLossModule
+from tests.conftest import small_config
+
+GENES, EMBEDDING, BATCH = 7, 11, 3
+
+
+def condition(batch: int = BATCH) -> Condition:
+    g = torch.Generator().manual_seed(1)
+    return Condition(
+        torch.randn(batch, GENES, generator=g),
+        torch.randn(batch, EMBEDDING, generator=g),
+        torch.tensor([0.1, 1.0, 10.0] * batch)[:batch],
+        torch.tensor([6.0, 24.0, 96.0] * batch)[:batch],
+    )
+
+
+def test_paper_preset_has_the_published_layers() -> None:
+    config = load_config(None, ["preset=paper"])
+    vae, model = Vae(978, config.vae), LatentDiffusion(978, 768, config)
+    encoder = model.condition_encoder
+    assert [block.linear.out_features for block in vae.encoder.blocks] == [512, 256, 256]
+    assert vae.mu_head.out_features == 256
+    assert encoder.joint.blocks[0].linear.in_features == 576
+    assert [block.linear.out_features for block in encoder.basal.blocks] == [512, 512, 256, 256]
+    assert [block.linear.out_features for block in encoder.compound.blocks] == [512, 256, 256]
+    assert [block.linear.out_features for block in encoder.joint.blocks] == [512, 256, 256]
+    assert [block.linear.in_features for block in model.denoiser.blocks] == [256 + 128 + 256, 768, 768]
+    assert model.denoiser.output.out_features == 512
+    assert isinstance(model.denoiser.blocks[0].norm, torch.nn.BatchNorm1d)
+    assert (config.target, model.head, model.diffusion.num_steps) == ("absolute", "mean", 1000)
+
+
+def test_vae_loss_is_equation_2() -> None:
+    vae = Vae(GENES, small_config("vae.standardise=false").vae)
+    x, eps = torch.randn(BATCH, GENES), torch.randn(BATCH, 8)
+    mu, log_var = vae.encode(x)
+    x_hat = vae.decode(mu + torch.exp(log_var / 2) * eps)
+    kl = mu**2 + torch.exp(log_var) - log_var - 1
+    mean = vae_loss(vae, x, eps, 0.5, "mean").loss
+    torch.testing.assert_close(mean, ((x - x_hat) ** 2).mean() + 0.5 * kl.mean())
+    literal = vae_loss(vae, x, eps, 0.5, "sum").loss * GENES
+    torch.testing.assert_close(literal, ((x - x_hat) ** 2).sum(1).mean() + 0.5 * kl.sum(1).mean())
+
+
+def test_linear_decoder_of_the_mean_latent_is_the_mean_of_decoded_latents() -> None:
+    """Why the default's direct mean is exact: decoding and averaging commute."""
+    vae = Vae(GENES, small_config().vae)
+    vae.set_scaling(torch.randn(GENES), torch.rand(GENES) + 0.5)
+    z = torch.randn(50, 8)
+    torch.testing.assert_close(vae.decode(z.mean(0, keepdim=True)), vae.decode(z).mean(0, keepdim=True))
+
+
+def test_keyed_dropout_follows_the_row() -> None:
+    dropout, h = KeyedDropout(0.5, salt=1), torch.ones(4, 64)
+    keys = torch.tensor([5, 6, 7, 5])
+    out = dropout(h, keys)
+    assert torch.equal(out[0], out[3])
+    assert not torch.equal(out[0], out[1])
+    assert torch.equal(dropout(h[1:3], keys[1:3]), out[1:3])
+    assert set(out.unique().tolist()) == {0.0, 2.0}
+    assert torch.equal(dropout.eval()(h, keys), h)
+
+
+def test_global_batch_norm_alone_is_batch_norm() -> None:
+    ours, theirs, x = GlobalBatchNorm(5), torch.nn.BatchNorm1d(5), torch.randn(6, 5)
+    torch.testing.assert_close(ours(x), theirs(x))
+    torch.testing.assert_close(ours.running_var, theirs.running_var)
+
+
+def test_condition_parts_all_reach_the_output() -> None:
+    encoder = ConditionEncoder(GENES, EMBEDDING, small_config().denoiser).eval()
+    base = condition()
+    out = encoder(base)
+    changed = {
+        "x_basal": Condition(base.x_basal + 1, base.compound, base.dose_um, base.time_h),
+        "compound": Condition(base.x_basal, base.compound + 1, base.dose_um, base.time_h),
+        "dose_um": Condition(base.x_basal, base.compound, base.dose_um * 10, base.time_h),
+        "time_h": Condition(base.x_basal, base.compound, base.dose_um, base.time_h * 2),
+    }
+    for name, other in changed.items():
+        assert not torch.allclose(encoder(other), out), name
+    with pytest.raises(ShapeError, match="x_basal must have 7 genes; got 5"):
+        encoder(Condition(base.x_basal[:, :5], base.compound, base.dose_um, base.time_h))
+    with pytest.raises(ShapeError, match="compound must have width 11"):
+        encoder(Condition(base.x_basal, base.compound[:, :5], base.dose_um, base.time_h))
+
+
+def test_hybrid_loss_refuses_the_mean_head() -> None:
+    config = small_config("denoiser.head=mean")
+    with pytest.raises(SettingsError, match="hybrid wants"):
+        LdmLossModule(LatentDiffusion(GENES, EMBEDDING, config), config)

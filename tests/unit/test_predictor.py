@@ -1,0 +1,241 @@
+"""Bundles and predictions, on a tiny real model with random weights."""
+
+import json
+from pathlib import Path
+
+import anndata
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from ldm_ray.bulk import read_queries, write_predictions
+from ldm_ray.chem.embedding import build_encoder
+from ldm_ray.data.controls import mean_controls
+from ldm_ray.errors import BundleError, DataError, QueryError
+from ldm_ray.evaluation.predictions import conditions_of
+from ldm_ray.evaluation.wells import load_wells
+from ldm_ray.models.generate import ProfileGenerator
+from ldm_ray.models.ldm import LatentDiffusion
+from ldm_ray.models.vae import Vae
+from ldm_ray.predictor import Predictor, Query
+from ldm_ray.training.bundle import Bundle, load_bundle, prefixed, save_bundle
+from ldm_ray.training.metadata import dataset_metadata
+from tests.conftest import World, small_config
+
+SMILES = "CC(=O)Oc1ccccc1C(=O)O"
+
+
+def random_bundle(world: World, *overrides: str) -> Bundle:
+    torch.manual_seed(0)
+    config = small_config(*overrides)
+    encoder = build_encoder(config.encoder)
+    entries, basal = mean_controls(world.dataset)
+    metadata = dataset_metadata(world.dataset) | {
+        "encoder": {"name": encoder.name, "revision": encoder.revision, "dim": encoder.dim},
+        "cells": entries,
+        "history": [],
+    }
+    tensors = prefixed("vae.", Vae(978, config.vae)) | prefixed("ldm.", LatentDiffusion(978, encoder.dim, config))
+    tensors |= {"noise.factor": torch.randn(978, 3) * 0.2, "noise.sd": torch.rand(978) + 0.3}
+    return Bundle("ldm", config, metadata, tensors | {"cells.basal": torch.from_numpy(basal)})
+
+
+@pytest.fixture(scope="module")
+def predictor(world: World) -> Predictor:
+    return Predictor(random_bundle(world))
+
+
+def test_bundle_round_trip_predicts_the_same(world: World, predictor: Predictor, tmp_path: Path) -> None:
+    save_bundle(predictor.bundle, str(tmp_path / "bundle"))
+    loaded = Predictor.from_bundle(str(tmp_path / "bundle"))
+    query = [Query(SMILES, 10.0, 24.0, "SIMC001")]
+    np.testing.assert_array_equal(loaded.predict(query).mean, predictor.predict(query).mean)
+    assert {path.name for path in (tmp_path / "bundle").iterdir()} == {
+        "config.json", "weights.safetensors", "metadata.json",
+    }  # fmt: skip
+
+
+def test_a_query_alone_or_among_many_gets_one_answer(predictor: Predictor) -> None:
+    one = Query(SMILES, 3.3, 24.0, "SIMC002")
+    many = [Query("C" * (1 + i % 9) + "O", 0.1 * (1 + i), 6.0, "SIMC001") for i in range(255)]
+    alone = predictor.predict([one], n_draws=2)
+    among = predictor.predict([*many[:100], one, *many[100:]], n_draws=2)
+    for name in ("mean", "std", "draws"):
+        np.testing.assert_allclose(getattr(alone, name)[0], getattr(among, name)[100], rtol=1e-5, atol=1e-5)
+
+
+def test_same_seed_same_numbers_other_seed_others(predictor: Predictor) -> None:
+    query = [Query(SMILES, 10.0, 24.0, "SIMC001")]
+    first, again, other = (predictor.predict(query, seed=seed).mean for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first, again)
+    assert np.abs(first - other).max() > 1e-4
+
+
+def test_salts_and_spellings_are_one_compound(predictor: Predictor) -> None:
+    spellings = [SMILES, "OC(=O)c1ccccc1OC(C)=O", "CC(=O)Oc1ccccc1C(=O)[O-].[Na+]"]
+    means = predictor.predict([Query(text, 10.0, 24.0, "SIMC001") for text in spellings]).mean
+    np.testing.assert_allclose(means, np.broadcast_to(means[0], means.shape), atol=1e-5)
+
+
+def test_more_samples_share_the_first_ones(predictor: Predictor) -> None:
+    """Noise belongs to the draw's number, so draws stay when more are asked for."""
+    query = [Query(SMILES, 10.0, 24.0, "SIMC001")]
+    few, more = predictor.predict(query, n_samples=2, n_draws=2), predictor.predict(query, n_samples=8, n_draws=2)
+    np.testing.assert_allclose(few.draws, more.draws, atol=1e-5)
+
+
+def test_std_is_that_of_draws(predictor: Predictor) -> None:
+    prediction = predictor.predict([Query(SMILES, 10.0, 24.0, "SIMC001")], n_samples=4000, n_draws=4000)
+    ratio = prediction.draws[0].std(axis=0) / prediction.std[0]
+    assert np.abs(ratio - 1).max() < 0.08
+    standard_error = prediction.std[0] / 4000**0.5
+    assert (np.abs(prediction.draws[0].mean(axis=0) - prediction.mean[0]) < 5 * standard_error).all()
+
+
+def test_nearest_time_is_taken_and_said(predictor: Predictor) -> None:
+    exact, near = predictor.predict([Query(SMILES, 1.0, t, "SIMC001") for t in (24.0, 23.0)]).notes
+    assert (exact, near) == ("", "control of SIMC001 taken at 24 h, the nearest time")
+
+
+def test_a_basal_profile_may_stand_for_a_cell_line(predictor: Predictor) -> None:
+    basal = np.linspace(4, 12, 978)
+    prediction = predictor.predict([Query(SMILES, 1.0, 24.0, basal=basal)])
+    np.testing.assert_allclose(prediction.basal[0], basal, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        (Query(SMILES, 1.0, 24.0, "SIMC0001"), "cell line 'SIMC0001' is not in the bundle; near matches: SIMC001"),
+        (Query(SMILES, 1.0, 24.0, ""), "is not in the bundle; known: SIMC001"),
+        (Query("not a molecule", 1.0, 24.0, "SIMC001"), "smiles must be a molecule that RDKit can parse"),
+        (Query("", 1.0, 24.0, "SIMC001"), "smiles must be a molecule"),
+        (Query("C" * 5000, 1.0, 24.0, "SIMC001"), "smiles must be a molecule"),
+        (Query(SMILES, 0.0, 24.0, "SIMC001"), "dose_um must be a number above 0; got 0.0"),
+        (Query(SMILES, float("nan"), 24.0, "SIMC001"), "dose_um must be a number above 0; got nan"),
+        (Query(SMILES, 1.0, -6.0, "SIMC001"), "time_h must be a number above 0; got -6.0"),
+        (Query(SMILES, 1.0, float("inf"), "SIMC001"), "time_h must be a number above 0; got inf"),
+        (Query(SMILES, 1.0, 6.0, basal=np.ones(5)), "basal must be 978 finite log2 values; got shape (5,)"),
+    ],
+)
+def test_bad_queries_are_one_clear_line(predictor: Predictor, query: Query, message: str) -> None:
+    with pytest.raises(QueryError) as caught:
+        predictor.predict([query])
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 300
+
+
+def test_bad_numbers(predictor: Predictor) -> None:
+    query = [Query(SMILES, 1.0, 24.0, "SIMC001")]
+    for arguments, message in (
+        ({"n_samples": 0}, "n_samples must be at least 1"),
+        ({"steps": 1}, "steps must be between 2 and 50"),
+        ({"steps": 51}, "steps must be between 2 and 50"),
+        ({"n_draws": 99}, "n_draws must be between 0 and n_samples"),
+    ):
+        with pytest.raises(QueryError, match=message):
+            predictor.predict(query, **arguments)  # type: ignore[arg-type]
+    with pytest.raises(QueryError, match="at least one query"):
+        predictor.predict([])
+
+
+def test_other_genes_are_refused(world: World, predictor: Predictor) -> None:
+    genes = world.dataset.manifest["genes"]
+    predictor.bundle.check_genes(genes, "data")
+    with pytest.raises(BundleError, match="gene 0 of data must be SIMG0001"):
+        predictor.bundle.check_genes([genes[1], genes[0], *genes[2:]], "data")
+    with pytest.raises(BundleError, match="must have the bundle's 978 genes; got 977"):
+        predictor.bundle.check_genes(genes[:-1], "data")
+    renamed = [gene | {"symbol": "other vintage"} for gene in genes]
+    predictor.bundle.check_genes(renamed, "data")  # Entrez ids decide
+
+
+def test_damaged_and_foreign_bundles(predictor: Predictor, tmp_path: Path) -> None:
+    url = str(tmp_path / "bundle")
+    with pytest.raises(BundleError, match="is not a model bundle"):
+        load_bundle(url)
+    save_bundle(predictor.bundle, url)
+    with pytest.raises(BundleError, match="must be a bundle of kind 'vae'; got 'ldm'"):
+        load_bundle(url, "vae")
+    weights = tmp_path / "bundle" / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:500])
+    with pytest.raises(BundleError, match="is damaged"):
+        load_bundle(url)
+    metadata = json.loads((tmp_path / "bundle" / "metadata.json").read_text())
+    (tmp_path / "bundle" / "metadata.json").write_text(json.dumps(metadata | {"format_version": 99}))
+    with pytest.raises(BundleError, match="must have bundle format 1; got 99"):
+        load_bundle(url)
+    (tmp_path / "bundle" / "metadata.json").write_text("{")
+    with pytest.raises(DataError, match="is not JSON"):
+        load_bundle(url)
+
+
+def test_nan_weights_are_an_error_not_an_answer(world: World) -> None:
+    bundle = random_bundle(world)
+    bundle.tensors["ldm.denoiser.output.bias"][0] = float("nan")
+    with pytest.raises(BundleError, match="NaN or infinite"):
+        Predictor(bundle).predict([Query(SMILES, 1.0, 24.0, "SIMC001")])
+
+
+def test_compound_without_effect_returns_basal(world: World) -> None:
+    """Target delta, a decoder that says 0: the prediction is the control."""
+    bundle = random_bundle(world)
+    for name, value in bundle.tensors.items():
+        if name.startswith("vae.decoder"):
+            value.zero_()
+    prediction = Predictor(bundle).predict([Query(SMILES, 1.0, 24.0, "SIMC001")])
+    np.testing.assert_array_equal(prediction.mean, prediction.basal)
+
+
+def test_batch_size_of_sampling_changes_nothing(world: World, predictor: Predictor) -> None:
+    wells = load_wells(world.dataset, "test", max_profiles=40)
+    condition = conditions_of(world.dataset, wells, predictor)
+    base, keys = torch.from_numpy(wells.basal), torch.from_numpy(wells.keys)
+    generator: ProfileGenerator = predictor.generator
+    small, large = (generator.sample(condition, base, keys, 4, 5, 0, rows) for rows in (8, 4096))
+    torch.testing.assert_close(small.mean, large.mean, rtol=1e-5, atol=1e-5)
+
+
+def test_direct_mean_needs_no_samples(world: World, predictor: Predictor) -> None:
+    wells = load_wells(world.dataset, "test", max_profiles=5)
+    condition = conditions_of(world.dataset, wells, predictor)
+    mean = predictor.generator.direct_mean(condition, torch.from_numpy(wells.basal))
+    assert mean.shape == (5, 978)
+
+
+@pytest.mark.parametrize("name", ["q.csv", "q.parquet", "q.tsv"])
+def test_tables_of_queries(predictor: Predictor, tmp_path: Path, name: str) -> None:
+    frame = pd.DataFrame({"smiles": [SMILES, "CCO"], "cell": "SIMC001", "dose_um": [1.0, 2.0], "time_h": 24})
+    path = tmp_path / name
+    if name.endswith("parquet"):
+        frame.to_parquet(path)
+    else:
+        frame.to_csv(path, index=False, sep="," if name.endswith("csv") else "\t")
+    queries = read_queries(str(path))
+    predictions = predictor.predict(queries)
+    write_predictions(str(tmp_path / "out.parquet"), queries, predictions)
+    table = pq.read_table(tmp_path / "out.parquet")
+    assert table.schema.metadata[b"genes"].decode().split("\t") == list(predictions.genes)
+    np.testing.assert_array_equal(np.stack(table["mean"].to_numpy()), predictions.mean)
+    write_predictions(str(tmp_path / "out.h5ad"), queries, predictions)
+    adata = anndata.read_h5ad(tmp_path / "out.h5ad")
+    np.testing.assert_array_equal(adata.layers["delta"], predictions.delta)
+    assert adata.obs["smiles"].tolist() == [SMILES, "CCO"]
+
+
+def test_bad_tables(tmp_path: Path) -> None:
+    path = tmp_path / "q.csv"
+    path.write_text("smiles,cell,dose_um\nCCO,A,1\n")
+    with pytest.raises(QueryError, match="it lacks 'time_h'"):
+        read_queries(str(path))
+    path.write_text("smiles,cell,dose_um,time_h\nCCO,A,1,24\nCCO,A,much,24\n")
+    with pytest.raises(QueryError, match="row 2: dose_um must be a number above 0; got 'much'"):
+        read_queries(str(path))
+    path.write_text("smiles,cell,dose_um,time_h\n")
+    with pytest.raises(QueryError, match="holds no query"):
+        read_queries(str(path))
+    with pytest.raises(QueryError, match="must be a .csv"):
+        read_queries("q.xlsx")

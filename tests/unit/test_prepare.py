@@ -1,0 +1,223 @@
+"""Cleaning, pairing, splits, and a dataset that is written whole or not at all."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ldm_ray.config import PairingSettings, SplitSettings
+from ldm_ray.data.cleaning import condition_ids
+from ldm_ray.data.dataset import open_dataset
+from ldm_ray.data.describe import describe
+from ldm_ray.data.h5ad import read_h5ad
+from ldm_ray.data.l1000 import read_l1000
+from ldm_ray.data.pairing import batch_of, pair
+from ldm_ray.data.prepare import prepare
+from ldm_ray.data.splits import split_of
+from ldm_ray.data.store import Store, matrix
+from ldm_ray.errors import DataError, LdmRayError, StoreError
+from tests.conftest import World, small_config
+
+
+def release_of(world: World):  # type: ignore[no-untyped-def]
+    files = world.files
+    return read_l1000(files.gctx, files.inst_info, files.pert_info, files.gene_info)
+
+
+def test_every_rule_removes_what_the_simulator_planted(world: World) -> None:
+    planted = json.loads((world.files.gctx.parent / "simulation.json").read_text())["planted"]
+    manifest = world.dataset.manifest
+    removed = {step["rule"]: step["removed"] for step in manifest["cleaning"]}
+    assert removed["dose and time known and above 0"] == planted["no_dose"]
+    assert removed["SMILES that RDKit parses (ii)"] == planted["unparsable_smiles"]
+    assert removed["parents with at least 5 profiles (i)"] == planted["rare_compound"]
+    assert removed["a DMSO well of the same cell line and time (iii)"] == planted["no_control"]
+    assert manifest["n_profiles"] == planted["treated_wells"] == 1200
+    assert manifest["counts"]["duplicate_instance_ids"] == planted["duplicate_instance"]
+    assert manifest["pairing_levels"].keys() == {"plate", "batch"}
+    assert sum(file["rows"] for file in manifest["files"]) == 1200
+
+
+def test_tables_keep_their_contract(world: World) -> None:
+    dataset = world.dataset
+    frame = dataset.profiles(
+        ["profile_id", "basal_id", "reserved_basal_id", "compound_id", "split", "fold"]
+    ).to_pandas()
+    assert frame["profile_id"].is_unique
+    assert dataset.basal["basal_id"].to_pylist() == list(range(len(dataset.basal)))
+    roles = np.array(dataset.basal["role"].to_pylist())
+    assert set(roles[frame["basal_id"]]) == {"input"}
+    assert set(roles[frame["reserved_basal_id"][frame["reserved_basal_id"] >= 0]]) == {"reserved"}
+    assert ((frame["fold"] == -1) == (frame["split"] == "test")).all()
+    sides = frame.groupby("compound_id")["split"].nunique()
+    assert (sides == 1).all()
+    assert len(set(dataset.parent_smiles)) == len(dataset.parent_smiles)
+
+
+def test_basal_is_the_mean_of_the_plates_unreserved_dmso_wells(world: World) -> None:
+    release, dataset = release_of(world), world.dataset
+    basal = dataset.basal.to_pandas()
+    row = basal[(basal["role"] == "input") & (basal["plate"].str.contains("_X"))].iloc[0]
+    reserved = basal[(basal["role"] == "reserved") & (basal["plate"] == row["plate"])].iloc[0]
+    wells = release.wells[(release.wells["plate"] == row["plate"]) & (release.wells["name"] == "DMSO")]
+    assert row["n_wells"] + reserved["n_wells"] == len(wells)
+    ((_, values),) = release.reader.blocks(wells["row"].to_numpy(), release.genes.columns, 64)
+    both = row["n_wells"] * np.asarray(row["expression"]) + reserved["n_wells"] * np.asarray(reserved["expression"])
+    np.testing.assert_allclose(both / len(wells), values.mean(axis=0), rtol=1e-5)
+
+
+def test_the_same_release_gives_the_same_dataset(world: World, tmp_path: Path) -> None:
+    manifest = prepare(release_of(world), str(tmp_path / "again"), world.config)
+    assert manifest == world.dataset.manifest
+    again = open_dataset(str(tmp_path / "again"))
+    assert again.profiles(["profile_id", "expression"]).equals(world.dataset.profiles(["profile_id", "expression"]))
+
+
+def test_well_mode_takes_one_control_well(world: World, tmp_path: Path) -> None:
+    config = small_config("pairing.basal_mode=well")
+    prepare(release_of(world), str(tmp_path / "well"), config)
+    basal = open_dataset(str(tmp_path / "well")).basal.to_pandas()
+    assert set(basal.loc[basal["role"] == "input", "n_wells"]) == {1}
+    assert basal.loc[basal["role"] == "reserved", "n_wells"].min() > 1
+
+
+def wells(plates: list[str], times: list[float], prefix: str) -> pd.DataFrame:
+    names = [f"{prefix}{i}" for i in range(len(plates))]
+    rows = {"profile_id": names, "plate": plates, "cell": "A", "time_h": times, "row": range(len(plates))}
+    return pd.DataFrame(rows)
+
+
+def test_pairing_prefers_plate_then_batch_then_cell_and_time() -> None:
+    treated = wells(["B1_X1", "B1_X2", "B2_X1", "B3_X1"], [6.0, 6.0, 6.0, 24.0], "t")
+    controls = wells(["B1_X1"] * 5 + ["B9_X1"], [6.0] * 6, "c").assign(row=range(10, 16))
+    paired = pair(treated, controls, PairingSettings(), seed=0)
+    assert dict(zip(paired.wells["profile_id"], paired.wells["pairing_level"], strict=True)) == {
+        "t0": "plate", "t1": "batch", "t2": "cell_time",
+    }  # fmt: skip
+    n_wells = paired.basal.set_index("basal_id")["n_wells"]
+    assert [n_wells[b] for b in paired.wells["basal_id"]] == [3, 3, 4]  # 2 of the plate's 5 wells are reserved
+    assert paired.wells["reserved_basal_id"].tolist()[1:] == [-1, -1]
+    reserved = paired.members[paired.members["basal_id"] == paired.wells["reserved_basal_id"].iloc[0]]
+    inputs = paired.members[paired.members["basal_id"].isin(paired.wells["basal_id"])]
+    assert not set(reserved["row"]) & set(inputs["row"])
+
+
+def test_batches_are_plates_without_their_replicate() -> None:
+    plates = pd.Series(["CPC006_HT115_6H_X1", "CPC020_A549_6H_X3.L2", "LJP005_A375_24H_X1_B20", "NO_REPLICATE"])
+    assert batch_of(plates).tolist() == ["CPC006_HT115_6H", "CPC020_A549_6H", "LJP005_A375_24H", "NO_REPLICATE"]
+
+
+def test_close_doses_are_one_condition() -> None:
+    frame = pd.DataFrame(
+        {"cell": "A", "parent": ["p"] * 5 + ["q"], "time_h": 6.0, "dose_um": [1.1, 1.11, 1.2, 1.25, 10.0, 1.1]}
+    )
+    assert condition_ids(frame).tolist() == [0, 0, 0, 1, 2, 3] or len(set(condition_ids(frame))) == 4
+    numbers = condition_ids(frame)
+    assert numbers[0] == numbers[1] == numbers[2] != numbers[3]
+
+
+def test_a_parents_place_follows_from_its_own_name() -> None:
+    settings = SplitSettings(seed=3)
+    digest = hashlib.sha256(b"3\x1fcompound\x1fCCO").digest()
+    u = int.from_bytes(digest[:8], "big") / 2**64
+    assert split_of("CCO", "compound", settings) == ("test" if u < 0.2 else "valid" if u < 0.4 else "train")
+    shares = pd.Series([split_of(str(i), "compound", settings) for i in range(4000)]).value_counts(normalize=True)
+    assert shares["test"] == pytest.approx(0.2, abs=0.03)
+    assert shares["valid"] == pytest.approx(0.2, abs=0.03)
+
+
+def test_a_dataset_is_not_overwritten_by_accident(world: World, tmp_path: Path) -> None:
+    root = str(tmp_path / "data")
+    prepare(release_of(world), root, world.config)
+    with pytest.raises(DataError, match="already holds a dataset"):
+        prepare(release_of(world), root, world.config)
+    prepare(release_of(world), root, world.config, overwrite=True)
+
+
+@pytest.mark.parametrize("fail_at", [1, 3, 4, 5])
+def test_a_failure_midway_leaves_nothing_that_looks_complete(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fail_at: int
+) -> None:
+    root, calls = str(tmp_path / "data"), 0
+    write_table = Store.write_table
+
+    def full_disk(self: Store, name: str, table: object) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == fail_at:
+            raise StoreError("No space left on device")
+        write_table(self, name, table)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Store, "write_table", full_disk)
+    config = small_config("prepare.rows_per_file=500")
+    with pytest.raises(StoreError, match="No space left"):
+        prepare(release_of(world), root, config)
+    with pytest.raises(DataError, match="not a paired dataset"):
+        open_dataset(root)
+    assert not list((tmp_path / "data").rglob("*.parquet"))
+    monkeypatch.undo()
+    assert prepare(release_of(world), root, config)["n_profiles"] == 1200
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(world: World, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(LdmRayError, match="file") as caught:
+        prepare(release_of(world), str(tmp_path / "file" / "data"), world.config)
+    assert "\n" not in str(caught.value)
+
+
+def test_rules_that_leave_nothing_say_which(world: World, tmp_path: Path) -> None:
+    config = small_config("cleaning.min_profiles_per_compound=100000")
+    with pytest.raises(DataError, match="'parents with at least 100000 profiles \\(i\\)' removed the last"):
+        prepare(release_of(world), str(tmp_path / "data"), config)
+
+
+def test_describe_tells_what_was_dropped(world: World) -> None:
+    sections = {section.title: section for section in describe(world.dataset)}
+    assert ["cell lines", "3", "82"] in sections[world.dataset.url].rows
+    assert len(sections["What cleaning dropped"].rows) == 5
+
+
+def test_real_release(mini_release: tuple[Path, Path, Path, Path], tmp_path: Path) -> None:
+    """The small real release: counts taken from its tables by hand (docs/data.md)."""
+    config = small_config("cleaning.min_profiles_per_compound=1")
+    manifest = prepare(read_l1000(*mini_release), str(tmp_path / "mini"), config)
+    assert [(step["removed"], step["wells_after"]) for step in manifest["cleaning"]] == [
+        (587, 1423), (1, 1422), (7, 1415), (0, 1415), (0, 1415),
+    ]  # fmt: skip
+    assert (manifest["n_compounds"], manifest["n_cell_lines"]) == (429, 9)
+    assert manifest["pairing_levels"] == {"plate": 1365, "cell_time": 50}
+    dataset = open_dataset(str(tmp_path / "mini"))
+    expression = matrix(dataset.profiles(["expression"])["expression"])
+    assert 0 <= expression.min() < expression.max() <= 16
+    paper = prepare(read_l1000(*mini_release), str(tmp_path / "paper"), small_config())
+    assert (paper["n_profiles"], paper["n_compounds"]) == (372, 56)
+
+
+def test_real_h5ad(real_data: Path, mini_release: tuple[Path, Path, Path, Path], tmp_path: Path) -> None:
+    """Its wells are also in the release: same profiles, genes matched by Entrez id."""
+    config = small_config("cleaning.min_profiles_per_compound=1")
+    path = real_data / "prnet_demo_HT115.h5ad"
+    manifest = prepare(read_h5ad(path, mini_release[3]), str(tmp_path / "h5ad"), config)
+    assert (manifest["n_profiles"], manifest["n_compounds"]) == (661, 354)
+    prepare(read_l1000(*mini_release), str(tmp_path / "mini"), config)
+    one, other = (open_dataset(str(tmp_path / name)) for name in ("h5ad", "mini"))
+    order = [[gene["entrez_id"] for gene in d.manifest["genes"]] for d in (one, other)]
+    assert sorted(order[0]) == sorted(order[1])
+    tables = [d.profiles(["profile_id", "expression"]) for d in (one, other)]
+    a = dict(
+        zip(
+            [name.removesuffix("-1") for name in tables[0]["profile_id"].to_pylist()],
+            matrix(tables[0]["expression"]),
+            strict=True,
+        )
+    )
+    b = dict(zip(tables[1]["profile_id"].to_pylist(), matrix(tables[1]["expression"]), strict=True))
+    same = sorted(set(a) & set(b))
+    assert len(same) == 661
+    by_a, by_b = np.argsort(order[0]), np.argsort(order[1])
+    for name in same[::50]:
+        np.testing.assert_allclose(a[name][by_a], b[name][by_b], atol=1e-4)
