@@ -1,5 +1,6 @@
 """The command line, `ldm-ray`. Each command parses, calls one function and shows what came out."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -302,6 +303,8 @@ def _show_prediction(query: "object", predictions: "object", top: int, json: boo
 
 def main() -> None:
     """Run the command line: what a user did wrong is one line and exit code 2."""
+    # Ray prints such warnings on standard output, where `--json` promises one object and nothing else.
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "worker processes have been started on node")
     try:
         app()
     except LdmRayError as error:

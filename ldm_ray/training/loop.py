@@ -102,7 +102,8 @@ def run_fit(
     Raises:
         NonFiniteError: If the loss becomes NaN or infinite.
     """
-    wrapped = DistributedDataParallel(fit.module) if _world_size() > 1 else fit.module
+    # Buffers are the same on all workers already: batch normalisation reduces its moments itself.
+    wrapped = DistributedDataParallel(fit.module, broadcast_buffers=False) if _world_size() > 1 else fit.module
     total = plan.steps * settings.epochs
     while fit.epoch < settings.epochs and not fit.stopped:
         wrapped.train()

@@ -1,0 +1,81 @@
+"""How well the shipped settings predict: runs one on the simulated release, or records an evaluation made before.
+
+    python benchmarks/accuracy.py [--size small|full] [--json OUT]
+    python benchmarks/accuracy.py --metrics REPORT/metrics.json --json OUT
+
+`small` is jobs/configs/demo.yaml, `full` is jobs/configs/longer.yaml. The ratio is to the oracle: `explained_share`
+is 0 for the true mean change of cell line and time, and 1 for the planted truth.
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = {"small": "demo.yaml", "full": "longer.yaml"}
+KEYS = ("rmse", "pcc", "r2", "delta_pcc", "systematic_pcc", "explained_share", "mse_gain_over_best_trivial")
+PLAIN = ("model", "prediction", "rmse_infinite_samples", "energy_distance", "correlation_error", "top30_overlap")
+
+
+def main() -> None:
+    """Run or record, print, and write the JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", choices=CONFIGS, default="small")
+    parser.add_argument("--metrics", type=Path, help="record this evaluation instead of running one")
+    parser.add_argument("--wall-s", type=float, help="with --metrics: how long the run took")
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    wall_s = arguments.wall_s
+    if arguments.metrics:
+        metrics = json.loads(arguments.metrics.read_text())
+        settings = (arguments.metrics.parent / "settings.yaml").read_text()
+    else:
+        metrics, settings, wall_s = run(ROOT / "jobs" / "configs" / CONFIGS[arguments.size])
+    result = record(metrics, settings, wall_s)
+    text = json.dumps(result, indent=1) + "\n"
+    print(text)
+    if arguments.json:
+        arguments.json.write_text(text)
+
+
+def run(config_file: Path) -> tuple[dict[str, Any], str, float]:
+    """Run the demo with some settings in a temporary folder."""
+    from ldm_ray.config import load_config
+    from ldm_ray.ray_pipeline import run_demo
+
+    with tempfile.TemporaryDirectory() as folder:
+        started = time.monotonic()
+        metrics = run_demo(Path(folder) / "run", load_config(config_file))
+        settings = (Path(folder) / "run" / "settings.yaml").read_text()
+        return metrics, settings, time.monotonic() - started
+
+
+def record(metrics: dict[str, Any], settings: str, wall_s: float | None) -> dict[str, Any]:
+    """Keep what is quoted, with the machine and the commit."""
+    rows = [
+        {key: row[key] for key in (*PLAIN, *KEYS, *(f"{key}_interval" for key in KEYS)) if row.get(key) is not None}
+        for row in metrics["rows"]
+    ]
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
+    return {
+        "what": f"{metrics['n_profiles']} wells of {metrics['n_compounds']} unseen compounds",
+        "simulated": metrics["simulated"],
+        "seed": metrics["seed"],
+        "best_trivial": metrics["best_trivial"],
+        "wall_s": None if wall_s is None else round(wall_s),
+        "machine": f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}, CPython {platform.python_version()}",
+        "commit": commit.stdout.strip(),
+        "rows": rows,
+        "ceiling": metrics["ceiling"],
+        "settings": settings,
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,130 @@
+"""The commands of the README, small, as a user types them: exit codes, files, JSON and one-line errors."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from ldm_ray.config import dump_config
+from tests.conftest import World, small_config
+
+DEMO = small_config("evaluate.bootstrap_draws=20", "predict.n_samples=4", "evaluate.n_samples=[4]")
+
+
+def ldm_ray(*arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+    run = subprocess.run([sys.executable, "-m", "ldm_ray.cli", *arguments], capture_output=True, text=True, timeout=400)
+    assert run.returncode == code, run.stderr
+    assert "Traceback" not in run.stderr
+    return run
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo itself, on a small world."""
+    folder = tmp_path_factory.mktemp("demo")
+    settings = folder / "settings.yaml"
+    settings.write_text(dump_config(DEMO))
+    run = ldm_ray("demo", "--out", str(folder / "demo"), "--config", str(settings), "--json")
+    rows = json.loads(run.stdout)["rows"]
+    assert {(row["model"], row["prediction"]) for row in rows} == {
+        ("control", "mean"), ("train_mean", "mean"), ("mean_delta", "mean"), ("ridge", "mean"),
+        ("ldm", "one_draw"), ("ldm", "mean_of_4"), ("ldm", "mean_direct"), ("oracle", "mean"),
+        ("ldm-no-compound", "mean_direct"), ("ldm-shuffled-compound", "mean_direct"),
+    }  # fmt: skip
+    assert "try next:" in run.stderr
+    return folder / "demo"
+
+
+def test_demo_leaves_a_table_and_pictures(demo: Path) -> None:
+    report = demo / "report"
+    metrics = json.loads((report / "metrics.json").read_text())
+    assert {"dataset", "split", "n_profiles", "rows", "ceiling"} <= metrics.keys()
+    for row in metrics["rows"]:
+        for key in ("rmse", "pcc", "r2", "delta_pcc", "systematic_pcc", "energy_distance", "correlation_error",
+                    "top30_overlap"):  # fmt: skip
+            assert row[key] is not None, (row["model"], key)
+    for name in ("scores", "learning_curves", "predicted_against_measured", "correlation_heatmaps"):
+        assert (report / f"{name}.png").stat().st_size > 10_000
+    assert "simulated data: not biology" in (report / "report.md").read_text()
+    assert len(pd.read_csv(report / "table.csv")) == len(metrics["rows"])
+    for folder in ("vae", "ldm", "report"):
+        assert (demo / folder / "settings.yaml").is_file()
+
+
+def test_demo_goes_on_where_it_was_and_gives_the_same_numbers(demo: Path) -> None:
+    """Nothing is trained twice, and evaluating again gives the same numbers."""
+    before = json.loads((demo / "report" / "metrics.json").read_text())
+    run = ldm_ray("demo", "--out", str(demo), "--config", str(demo / "settings.yaml"))
+    assert "autoencoder:" in run.stderr
+    assert "is there already" in run.stderr
+    assert json.loads((demo / "report" / "metrics.json").read_text()) == before
+    refused = ldm_ray("demo", "--out", str(demo), code=2)
+    assert "holds a demo with other settings" in refused.stderr
+
+
+def test_predict_one_condition(demo: Path) -> None:
+    query = ["--smiles", "CCO", "--cell", "SIMC001", "--dose-um", "10", "--time-h", "24"]
+    run = ldm_ray("predict", "--bundle", str(demo / "ldm"), *query, "--top", "3")
+    assert run.stdout == ""
+    assert run.stderr.count("SIMG") == 6
+    values = json.loads(ldm_ray("predict", "--bundle", str(demo / "ldm"), *query, "--json").stdout)
+    assert len(values["genes"]) == 978
+    assert all(gene["std"] > 0 for gene in values["genes"].values())
+
+
+def test_predict_a_table(demo: Path, tmp_path: Path) -> None:
+    table = tmp_path / "queries.csv"
+    table.write_text("smiles,cell,dose_um,time_h\nCCO,SIMC001,10,24\nc1ccccc1,SIMC002,1,6\n")
+    for out in ("out.h5ad", "out.parquet"):
+        ldm_ray("predict", "--bundle", str(demo / "ldm"), "--conditions", str(table), "--out", str(tmp_path / out))
+        assert (tmp_path / out).is_file()
+
+
+def test_describe(demo: Path) -> None:
+    text = ldm_ray("data", "describe", str(demo / "data")).stderr
+    for expected in ("What cleaning dropped", "SMILES that RDKit parses (ii)", "Doses (um)", "by batch of plates"):
+        assert expected in text
+    assert json.loads(ldm_ray("data", "describe", str(demo / "data"), "--json").stdout)["n_profiles"] == 1200
+
+
+def test_evaluate_refuses_a_bundle_of_other_genes(demo: Path, world: World, tmp_path: Path) -> None:
+    manifest = json.loads((Path(world.dataset.url) / "manifest.json").read_text())
+    manifest["genes"].reverse()
+    other = tmp_path / "other"
+    other.mkdir()
+    for path in Path(world.dataset.url).iterdir():
+        if path.name != "manifest.json":
+            (other / path.name).symlink_to(path)
+    (other / "manifest.json").write_text(json.dumps(manifest))
+    run = ldm_ray("evaluate", "--data", str(other), "--bundle", str(demo / "ldm"), "--out", str(tmp_path / "r"), code=2)
+    assert "error: gene 0 of" in run.stderr
+    assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["predict", "--bundle", "nowhere", "--smiles", "C", "--cell", "A", "--dose-um", "1", "--time-h", "1"],
+         "nowhere is not a model bundle"),
+        (["predict", "--bundle", "b", "--smiles", "C"], "give --smiles, --cell, --dose-um and --time-h, or"),
+        (["predict", "--bundle", "b", "--conditions", "q.csv"], "--conditions wants --out"),
+        (["predict", "--bundle", "b", "--conditions", "q.csv", "--out", "x.txt"], "--out must end in .parquet or"),
+        (["prepare", "--out", "x"], "give --h5ad, or all of --gctx"),
+        (["prepare", "--out", "x", "--h5ad", "none.h5ad"], "h5ad file none.h5ad does not exist"),
+        (["data", "describe", "nowhere"], "nowhere is not a paired dataset"),
+        (["train", "vae", "--data", "nowhere", "--out", "x"], "nowhere is not a paired dataset"),
+        (["simulate", "--out", "x", "--set", "simulate.n_profile=9"], "did you mean 'simulate.n_profiles'?"),
+        (["simulate", "--out", "x", "--config", "none.yaml"], "--config must be a YAML file"),
+        (["data", "describe", "nosuch://bucket/x"], "nosuch://bucket/x is not a URL that can be opened"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_one_line_and_exit_code_2(arguments: list[str], message: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "ldm_ray.cli", *arguments]
+    run = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert run.returncode == 2
+    assert message in run.stderr
+    assert [line for line in run.stderr.splitlines() if line.strip()] == [run.stderr.strip()]
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,158 @@
+"""Real Ray Train runs: a killed worker, a killed driver, and what is said of an output that is in the way."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ldm_ray.config import Config, dump_config
+from ldm_ray.errors import BundleError, DataError, LdmRayError, SettingsError
+from ldm_ray.ray_train import train_ldm, train_vae
+from ldm_ray.training.bundle import Bundle, load_bundle
+from tests.conftest import World, small_config
+
+LONG = ("train_vae.epochs=40", "train_vae.checkpoint_every_steps=7", "train_vae.early_stopping_epochs=40")
+
+
+def difference(a: Bundle, b: Bundle) -> float:
+    """Largest relative difference of any tensor, by norm."""
+    assert a.tensors.keys() == b.tensors.keys()
+    return max(float((a.tensors[n] - b.tensors[n]).norm() / b.tensors[n].norm().clamp_min(1e-6)) for n in a.tensors)
+
+
+def train_workers() -> list[int]:
+    """Process ids of Ray Train's workers on this machine."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            title = (entry / "cmdline").read_bytes() if entry.name.isdigit() else b""
+        except OSError:
+            continue
+        if title.startswith(b"ray::") and b"RayTrainWorker" in title:
+            found.append(int(entry.name))
+    return found
+
+
+@pytest.fixture(scope="module")
+def undisturbed(world: World, cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    out = str(tmp_path_factory.mktemp("undisturbed") / "vae")
+    return train_vae(world.dataset, out, small_config(*LONG, "ray.num_workers=2"))
+
+
+def test_a_run_ends_in_a_bundle_that_learnt_something(undisturbed: Bundle) -> None:
+    history = undisturbed.metadata["history"]
+    assert history[-1]["best_loss"] < 0.97 * history[0]["valid_loss"]
+    assert history[-1]["step"] == 40 * (history[0]["step"])
+
+
+@pytest.mark.usefixtures("cluster")
+def test_one_ray_worker_equals_two(world: World, undisturbed: Bundle, tmp_path: Path) -> None:
+    """The whole path through Ray Data and Ray Train, over 40 epochs; the first steps are held to 1e-5 elsewhere."""
+    alone = train_vae(world.dataset, str(tmp_path / "vae"), small_config(*LONG, "ray.num_workers=1"))
+    assert difference(alone, undisturbed) < 1e-3
+    losses = [[row["valid_loss"] for row in bundle.metadata["history"]] for bundle in (alone, undisturbed)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_killed_worker_leaves_the_result_alone(world: World, undisturbed: Bundle, tmp_path: Path) -> None:
+    """SIGKILL of one rank midway: both restart from the checkpoint and end with the same weights."""
+    killed: list[int] = []
+
+    def kill_once(status: dict[str, Any]) -> None:
+        if not killed and status.get("step", 0) > 20:
+            killed.append(train_workers()[0])
+            os.kill(killed[0], signal.SIGKILL)
+
+    bundle = train_vae(
+        world.dataset, str(tmp_path / "vae"), small_config(*LONG, "ray.num_workers=2"), on_progress=kill_once
+    )
+    assert killed
+    assert difference(bundle, undisturbed) < 1e-5
+    assert bundle.metadata["history"] == pytest.approx(undisturbed.metadata["history"])
+
+
+def test_a_killed_driver_is_resumed(world: World, undisturbed: Bundle, tmp_path: Path) -> None:
+    """The whole process tree is killed after a checkpoint; `--resume` ends with the same weights."""
+    config, out = small_config(*LONG, "ray.num_workers=2"), tmp_path / "vae"
+    settings = tmp_path / "settings.yaml"
+    settings.write_text(dump_config(config))
+    command = [sys.executable, "-m", "ldm_ray.cli", "train", "vae", "--data", world.dataset.url]
+    command += ["--out", str(out), "--config", str(settings)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while not list((out / "run").glob("checkpoint_*")) and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.05)
+    assert process.poll() is None, process.stderr.read().decode() if process.stderr else ""
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (out / "metadata.json").exists()
+    again = subprocess.run(command, capture_output=True, text=True)
+    assert again.returncode == 2
+    assert "holds an unfinished run; --resume goes on with it" in again.stderr
+    resumed = subprocess.run([*command, "--resume"], capture_output=True, text=True)
+    assert resumed.returncode == 0, resumed.stderr
+    assert difference(load_bundle(str(out)), undisturbed) < 1e-5
+    assert not (out / "run").exists()
+
+
+@pytest.mark.usefixtures("cluster")
+def test_the_diffusion_model_trains_to_a_bundle_that_predicts(
+    world: World, undisturbed: Bundle, tmp_path: Path
+) -> None:
+    from ldm_ray.predictor import Predictor, Query
+
+    config = small_config("train_ldm.epochs=4", "ray.num_workers=2")
+    bundle = train_ldm(world.dataset, undisturbed, str(tmp_path / "ldm"), config)
+    history = bundle.metadata["history"]
+    assert history[-1]["valid_loss"] < history[0]["valid_loss"]
+    mean = Predictor.from_bundle(str(tmp_path / "ldm")).predict([Query("CCO", 1.0, 24.0, "SIMC001")]).mean
+    assert mean.shape == (1, 978)
+    latents = bundle.tensors["ldm.latent_scale"]
+    assert bool((latents > 0).all())
+    assert torch.equal(bundle.tensors["vae.gene_mean"], undisturbed.tensors["vae.gene_mean"])
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_loss_that_explodes_is_one_clear_line(world: World, tmp_path: Path) -> None:
+    config = small_config("train_vae.learning_rate=1e30", "train_vae.gradient_clip_norm=1e30", "ray.num_workers=1")
+    with pytest.raises(LdmRayError, match="the training loss is (nan|inf) in epoch"):
+        train_vae(world.dataset, str(tmp_path / "vae"), config)
+
+
+@pytest.mark.usefixtures("cluster")
+@pytest.mark.parametrize(
+    ("overrides", "error", "message"),
+    [
+        (("ray.num_workers=64",), SettingsError, "ray.num_workers is 64; the cluster has"),
+        (("train_vae.global_batch_size=60",), SettingsError, "must be a multiple of ray.lanes = 16"),
+        (("train_vae.global_batch_size=100000",), DataError, "the training split has only"),
+    ],
+)
+def test_settings_that_cannot_run_are_said_before_anything_starts(
+    world: World, tmp_path: Path, overrides: tuple[str, ...], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        train_vae(world.dataset, str(tmp_path / "vae"), small_config(*overrides))
+
+
+@pytest.mark.usefixtures("cluster")
+def test_what_is_there_already_is_kept(world: World, undisturbed: Bundle, tmp_path: Path) -> None:
+    config: Config = small_config()
+    from ldm_ray.training.bundle import save_bundle
+
+    out = str(tmp_path / "vae")
+    with pytest.raises(BundleError, match="holds no unfinished run to resume"):
+        train_vae(world.dataset, out, config, resume=True)
+    save_bundle(undisturbed, out)
+    with pytest.raises(BundleError, match="already holds a bundle; --overwrite"):
+        train_vae(world.dataset, out, config)
+    other = small_config("target=absolute")
+    with pytest.raises(BundleError, match="trained with target 'delta'; got 'absolute'"):
+        train_ldm(world.dataset, undisturbed, str(tmp_path / "ldm"), other)
