@@ -73,7 +73,7 @@ def prepare(
     from ldm_ray.data.l1000 import read_l1000
     from ldm_ray.data.prepare import prepare as write_dataset
 
-    resolved = settings(config, overrides, seed)
+    resolved = settings(config, overrides, None, *([] if seed is None else [f"splits.seed={seed}"]))
     with spinning("reading tables"):
         if h5ad is not None and gctx is None:
             release = read_h5ad(h5ad, gene_info, allow_missing_genes)
@@ -303,8 +303,10 @@ def _show_prediction(query: "object", predictions: "object", top: int, json: boo
 
 def main() -> None:
     """Run the command line: what a user did wrong is one line and exit code 2."""
-    # Ray prints such warnings on standard output, where `--json` promises one object and nothing else.
-    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "worker processes have been started on node")
+    # Ray's node prints its warnings on standard output, where `--json` promises one object and nothing else;
+    # that two cores run many small processes is not worth one.
+    skipped = "." if "--json" in sys.argv else "worker processes have been started on node"
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", skipped)
     try:
         app()
     except LdmRayError as error:

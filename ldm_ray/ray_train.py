@@ -164,9 +164,9 @@ def _run(
     )
     with _watch(board, on_progress):
         result = trainer.fit()
-    metrics = result.metrics or {}
-    if "error" in metrics:
-        raise LdmRayError(metrics["error"])
+    status = ray.get(board.get.remote())
+    if "error" in status:
+        raise LdmRayError(status["error"])
     bundle = _finish(kind, dataset, vae, config, result.checkpoint)
     save_bundle(bundle, store.url)
     store.write_json(HISTORY, bundle.metadata["history"])
@@ -239,7 +239,8 @@ def _worker(arguments: dict[str, Any]) -> None:
     try:
         run_fit(fit, task, rows["train"], rows["valid"], plan, settings, config.seed, hooks)
     except LdmRayError as error:
-        ray.train.report({"error": str(error)})
+        # Metrics without a checkpoint do not reach the driver's result; the board does.
+        ray.get(args.board.put.remote({"error": str(error)}))
         return
     hooks.report({"finished": True}, fit.state_dict(), extras(task))
 

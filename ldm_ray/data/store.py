@@ -108,12 +108,10 @@ class Store:
             return pq.read_table(f"{root}/{name}", columns=columns, filesystem=fs, partitioning=None)
 
     def write_table(self, name: str, table: pa.Table) -> None:
-        """Write a Parquet file."""
-        fs, root = self.arrow()
-        path = f"{root}/{name}"
-        with _one_line(self.path(name)):
-            fs.create_dir(path.rsplit("/", 1)[0], recursive=True)
-            pq.write_table(table, path, filesystem=fs, compression="zstd", use_dictionary=_text_columns(table))
+        """Write a Parquet file, whole or not at all as `write_bytes` does."""
+        sink = pa.BufferOutputStream()
+        pq.write_table(table, sink, compression="zstd", use_dictionary=_text_columns(table))
+        self.write_bytes(name, sink.getvalue().to_pybytes())
 
 
 def split_url(url: str) -> tuple[Store, str]:
