@@ -1,7 +1,9 @@
 """Tables of queries in, tables of predictions out."""
 
+import json
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import anndata
 import numpy as np
@@ -9,7 +11,7 @@ import pandas as pd
 import pyarrow as pa
 
 from ldm_ray.data.store import list_column, split_url
-from ldm_ray.errors import QueryError
+from ldm_ray.errors import LdmRayError, QueryError
 from ldm_ray.predictor import Predictions, Query
 
 QUERY_COLUMNS = ("smiles", "cell", "dose_um", "time_h")
@@ -28,7 +30,12 @@ def read_queries(url: str) -> list[Query]:
         frame = store.read_table(name).to_pandas()
     elif name.endswith((".csv", ".tsv", ".txt")):
         separator = "," if name.endswith(".csv") else "\t"
-        frame = pd.read_csv(pa.BufferReader(store.read_bytes(name)), sep=separator)
+        try:
+            frame = pd.read_csv(pa.BufferReader(store.read_bytes(name)), sep=separator)
+        except ValueError as error:
+            if isinstance(error, LdmRayError):
+                raise
+            raise QueryError(f"{url} is not a table: {' '.join(str(error).split())}") from None
     else:
         raise QueryError(f"--conditions must be a .csv, .tsv or .parquet table; got {name!r}")
     missing = [column for column in QUERY_COLUMNS if column not in frame.columns]
@@ -57,23 +64,28 @@ def check_out(url: str) -> None:
         raise QueryError(f"--out must end in {' or '.join(OUT_FORMATS)}; got {url!r}")
 
 
-def write_predictions(url: str, queries: list[Query], predictions: Predictions) -> None:
+def write_predictions(
+    url: str, queries: list[Query], predictions: Predictions, settings: dict[str, Any] | None = None
+) -> None:
     """Write predictions as Parquet (lists `basal`, `mean`, `std`, genes in the metadata) or as h5ad.
 
-    In the h5ad X is the mean, layers hold `basal`, `std` and `delta`, and obs the queries.
+    In the h5ad X is the mean, layers hold `basal`, `std` and `delta`, and obs the queries. What was asked (bundle,
+    samples, steps, seed) is kept in the Parquet metadata `settings`, or in `uns`.
     """
     store, name = split_url(url)
     columns = {column: [getattr(query, column) for query in queries] for column in QUERY_COLUMNS}
     columns["note"] = list(predictions.notes)
     if name.endswith(".parquet"):
+        metadata = {"genes": "\t".join(predictions.genes), "settings": json.dumps(settings or {})}
         arrays = {key: list_column(getattr(predictions, key)) for key in ("basal", "mean", "std")}
         table = pa.table(columns | arrays)
-        store.write_table(name, table.replace_schema_metadata({"genes": "\t".join(predictions.genes)}))
+        store.write_table(name, table.replace_schema_metadata(metadata))
         return
     adata = anndata.AnnData(
         X=predictions.mean,
         obs=pd.DataFrame(columns, index=[str(i) for i in range(len(queries))]),
         var=pd.DataFrame(index=list(predictions.genes)),
+        uns={"settings": settings or {}},
         layers={"basal": predictions.basal, "std": predictions.std, "delta": predictions.delta},
     )
     with tempfile.TemporaryDirectory() as folder:

@@ -189,6 +189,8 @@ def predict(
     n_samples: Annotated[int | None, typer.Option(help="Latent samples a query.")] = None,
     steps: Annotated[int | None, typer.Option(help="Sampling steps.")] = None,
     top: Annotated[int, typer.Option(help="Genes shown up and down.", min=1)] = 10,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
     seed: Seed = None,
     json: Json = False,
 ) -> None:
@@ -206,11 +208,16 @@ def predict(
         queries = [Query(smiles, dose_um, time_h, cell)]
     else:
         raise QueryError("give --smiles, --cell, --dose-um and --time-h, or --conditions and --out")
+    asked = settings(config, overrides, seed)
+    if config or overrides:
+        n_samples, steps = n_samples or asked.predict.n_samples, steps or asked.predict.steps
     predictor = Predictor.from_bundle(bundle)
     with spinning(f"sampling {len(queries):,} conditions"):
-        predictions = predictor.predict(queries, n_samples, steps, seed or 0)
+        predictions = predictor.predict(queries, n_samples, steps, asked.seed)
     if conditions is not None and out is not None:
-        write_predictions(out, queries, predictions)
+        write_predictions(
+            out, queries, predictions, {"bundle": bundle, "seed": asked.seed} | predictor.used(n_samples, steps)
+        )
         say(f"{len(queries):,} predictions in {out}")
         if json:
             print_json({"predictions": out, "n": len(queries)})
@@ -310,6 +317,9 @@ def main() -> None:
     try:
         app()
     except LdmRayError as error:
+        say_error(" ".join(str(error).split()))
+        sys.exit(2)
+    except OSError as error:
         say_error(" ".join(str(error).split()))
         sys.exit(2)
     except KeyboardInterrupt:

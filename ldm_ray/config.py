@@ -62,7 +62,7 @@ class PairingSettings(Settings):
 class SplitSettings(Settings):
     """Hold-out by parent structure, by cell line and by batch of plates."""
 
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0)] = 0
     test_fraction: Fraction = 0.2
     valid_fraction: Fraction = 0.2
     n_folds: Annotated[int, Field(ge=2, le=100)] = 5
@@ -93,6 +93,7 @@ class VaeSettings(Settings):
     kl_weight: Annotated[float, Field(ge=0)] = 0.01
     reduction: Literal["mean", "sum"] = "mean"
     standardise: bool = True
+    observation_noise_rank: Annotated[int, Field(ge=0)] = 16
 
 
 class ScheduleSettings(Settings):
@@ -165,14 +166,13 @@ class EvaluateSettings(Settings):
     bootstrap_draws: Annotated[int, Field(ge=10)] = 200
     min_wells_per_cell_line: Annotated[int, Field(ge=1)] = 20
     min_compounds_per_plate: Annotated[int, Field(ge=2)] = 8
-    observation_noise_rank: Annotated[int, Field(ge=0)] = 16
 
 
 class Config(Settings):
     """Every setting of the project; saved beside each result."""
 
     preset: Literal["default", "paper"] = "default"
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0)] = 0
     target: Target = "delta"
     simulate: SimulateSettings = SimulateSettings()
     cleaning: CleaningSettings = CleaningSettings()
@@ -197,6 +197,9 @@ TRIANGLE = {
     "weight_decay": 0.0,
     "learning_rate_shape": "triangle",
     "final_learning_rate_share": 0.1,
+    "early_stopping_epochs": 200,
+    "ema_decay": 0.0,
+    "gradient_clip_norm": 1e9,
 }
 PAPER: dict[str, Any] = {
     "target": "absolute",

@@ -16,6 +16,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 console = Console(stderr=True, highlight=False)
 
@@ -26,7 +27,7 @@ Counter = Callable[[int, int], None]
 
 def say(text: str) -> None:
     """Print a line for people."""
-    console.print(text, soft_wrap=True)
+    console.print(text, markup=False, soft_wrap=True)
 
 
 def say_error(text: str) -> None:
@@ -72,11 +73,12 @@ def spinning(what: str) -> Iterator[Callable[[str], None]]:
 
 def show_table(title: str, columns: list[str], rows: list[list[str]], caption: str = "") -> None:
     """Print a table; the first column is left-aligned, the others right-aligned."""
-    table = Table(title=title, caption=caption or None, title_justify="left", caption_justify="left")
+    # Text, not markup: a SMILES may hold [nH].
+    table = Table(title=Text(title), caption=Text(caption), title_justify="left", caption_justify="left")
     for number, column in enumerate(columns):
-        table.add_column(column, justify="left" if number == 0 else "right", no_wrap=True)
+        table.add_column(Text(column), justify="left" if number == 0 else "right", no_wrap=True)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(Text, row))
     wide = Console(stderr=True, highlight=False, width=max(console.width, MIN_TABLE_WIDTH))
     wide.print(table)
 

@@ -14,7 +14,7 @@ from ldm_ray.chem.smiles import parent_smiles
 from ldm_ray.errors import BundleError, QueryError
 from ldm_ray.keys import key_of
 from ldm_ray.models.condition import Condition
-from ldm_ray.models.generate import ProfileGenerator
+from ldm_ray.models.generate import ObservationNoise, ProfileGenerator
 from ldm_ray.training.bundle import Bundle, load_bundle
 
 
@@ -73,8 +73,9 @@ class Predictor:
         self.bundle, self.device = bundle, torch.device(device)
         self.encoder = build_encoder(bundle.config.encoder)
         stored = bundle.metadata["encoder"]
-        if (self.encoder.name, self.encoder.dim) != (stored["name"], stored["dim"]):
-            raise BundleError(f"the bundle's encoder is {stored['name']}; its settings build {self.encoder.name}")
+        built = {"name": self.encoder.name, "revision": self.encoder.revision, "dim": self.encoder.dim}
+        if built != stored:
+            raise BundleError(f"the bundle's encoder is {stored}; this version of ldm-ray builds {built}")
         self.generator = build_generator(bundle, self.device)
         self._cells = bundle.metadata["cells"]
         self._cell_basal = bundle.tensors["cells.basal"].numpy()
@@ -114,8 +115,7 @@ class Predictor:
             QueryError: For the first query that cannot be answered, or for numbers out of range.
         """
         settings = self.bundle.config.predict
-        n_samples = settings.n_samples if n_samples is None else n_samples
-        steps = settings.steps if steps is None else steps
+        n_samples, steps = self.used(n_samples, steps).values()
         self._check_numbers(len(queries), n_samples, steps, n_draws)
         prepared = [self._prepare(query) for query in queries]
         basal = np.stack([item.basal for item in prepared])
@@ -123,10 +123,18 @@ class Predictor:
         samples = self.generator.sample(
             condition, condition.x_basal, keys, n_samples, steps, seed, settings.rows_per_batch, n_draws
         )
-        std = torch.sqrt(samples.latent_var + self.generator.observation_var())
+        std = torch.sqrt(samples.latent_var + self.generator.noise.total_var())
         mean, spread, draws = (_checked(value) for value in (samples.mean, std, samples.draws))
         notes = tuple(item.note for item in prepared)
         return Predictions(tuple(self.bundle.gene_symbols), basal, mean, spread, draws, notes)
+
+    def used(self, n_samples: int | None, steps: int | None) -> dict[str, int]:
+        """Return the numbers that `predict` takes where none are given."""
+        settings = self.bundle.config.predict
+        return {
+            "n_samples": settings.n_samples if n_samples is None else n_samples,
+            "steps": settings.steps if steps is None else steps,
+        }
 
     def _check_numbers(self, n_queries: int, n_samples: int, steps: int, n_draws: int) -> None:
         longest = self.bundle.config.schedule.num_steps
@@ -200,8 +208,7 @@ def build_generator(bundle: Bundle, device: torch.device) -> ProfileGenerator:
     return ProfileGenerator(
         model=bundle.build_ldm().to_device(device),
         vae=bundle.build_vae().to(device),
-        noise_factor=noise.factor.to(device),
-        noise_sd=noise.sd.to(device),
+        noise=ObservationNoise(noise.factor.to(device), noise.sd.to(device)),
         adds_basal=bundle.config.target == "delta",
     )
 

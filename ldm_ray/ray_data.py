@@ -85,18 +85,28 @@ class LaneDataConfig(DataConfig):
         ]
 
 
-def collect_rows(shard: Any, sorted_keys: dict[str, np.ndarray], n_lanes: int, device: torch.device) -> dict[str, Rows]:
+def collect_rows(
+    shard: Any,
+    sorted_keys: dict[str, np.ndarray],
+    n_lanes: int,
+    rank: int,
+    world_size: int,
+    device: torch.device,
+) -> dict[str, Rows]:
     """Pull a worker's shard through Ray Data once and keep it on the device, each split in the order of keys.
 
     Raises:
-        DataError: If a split has no well for this worker.
+        DataError: If not exactly this worker's wells came, each once.
     """
     tables = [table for table in shard.iter_batches(batch_format="pyarrow", batch_size=4096) if len(table)]
+    if not tables:
+        raise DataError("a worker got no profile; use fewer workers")
     whole = pa.concat_tables(tables)
-    return {
-        split: _rows(whole.filter(pc.equal(whole["split"], split)), split, keys, n_lanes, device)
-        for split, keys in sorted_keys.items()
-    }
+    rows = {}
+    for split, keys in sorted_keys.items():
+        own = keys[np.arange(len(keys)) % n_lanes % world_size == rank]
+        rows[split] = _rows(whole.filter(pc.equal(whole["split"], split)), split, own, keys, n_lanes, device)
+    return rows
 
 
 def embed_compounds(dataset: PairedDataset, encoder: CompoundEncoder, settings: EncoderSettings) -> pa.Table:
@@ -114,11 +124,13 @@ def embed_compounds(dataset: PairedDataset, encoder: CompoundEncoder, settings: 
     return table
 
 
-def _rows(table: pa.Table, split: str, keys: np.ndarray, n_lanes: int, device: torch.device) -> Rows:
-    if not len(table):
-        raise DataError(f"a worker got no profile of split {split!r}; use fewer workers")
+def _rows(
+    table: pa.Table, split: str, wanted: np.ndarray, keys: np.ndarray, n_lanes: int, device: torch.device
+) -> Rows:
     own = table["key"].to_numpy()
     order = np.argsort(own)
+    if not len(own) or not np.array_equal(own[order], wanted):
+        raise DataError(f"a worker wants {len(wanted)} wells of split {split!r}, each once; Ray Data gave {len(own)}")
     columns = {
         "keys": own,
         "lane": lanes_of(own, keys, n_lanes),

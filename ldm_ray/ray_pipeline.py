@@ -1,5 +1,7 @@
 """Whole steps and the whole chain, as the command line and jobs run them."""
 
+import shutil
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -10,10 +12,10 @@ from ldm_ray.console import counting, say, show_table, spinning, training
 from ldm_ray.data.dataset import PairedDataset, open_dataset
 from ldm_ray.data.l1000 import read_l1000
 from ldm_ray.data.prepare import prepare
-from ldm_ray.data.simulate import ReleaseFiles, release_files, simulate_release
+from ldm_ray.data.simulate import SUMMARY, ReleaseFiles, release_files, simulate_release
 from ldm_ray.data.store import matrix
 from ldm_ray.errors import DataError
-from ldm_ray.evaluation.report import caption, score_tables, write_report
+from ldm_ray.evaluation.report import caption, describe_wells, score_tables, write_report
 from ldm_ray.evaluation.suite import evaluate
 from ldm_ray.predictor import Predictor
 from ldm_ray.ray_cluster import connect
@@ -73,7 +75,7 @@ def run_demo(out: Path, config: Config, overwrite: bool = False) -> dict[str, An
 def show_scores(metrics: dict[str, Any]) -> None:
     """Print the tables of an evaluation."""
     what = "simulated data, not biology" if metrics["simulated"] else metrics["dataset"]
-    say(f"\n{metrics['n_profiles']:,} wells of {metrics['n_compounds']:,} unseen compounds ({what})")
+    say(f"\n{describe_wells(metrics)} ({what})")
     for table in score_tables(metrics):
         show_table(table.title, table.head, table.body)
     say(caption(metrics))
@@ -99,7 +101,7 @@ def _remove_tree(folder: Path) -> None:
 
 
 def _simulated(folder: Path, config: Config) -> ReleaseFiles:
-    if (folder / "simulation.json").exists():
+    if (folder / SUMMARY).exists():
         say(f"release: {folder} is there already")
         return release_files(folder)
     _remove_tree(folder)
@@ -140,8 +142,10 @@ def _unfinished(bundle: str) -> bool:
 def _next_commands(out: Path, dataset: PairedDataset, predictor: Predictor) -> None:
     held_out = dataset.profiles(["compound_id"], "test")["compound_id"][0].as_py()
     smiles, cell = dataset.parent_smiles[held_out], predictor.cell_lines[0]
+    # After `make demo` the command is in .venv and not on the path.
+    command = "ldm-ray" if shutil.which("ldm-ray") else sys.argv[0]
     say("\ntry next:")
-    say(f"  ldm-ray predict --bundle {out / 'ldm'} --smiles '{smiles}' --cell {cell} --dose-um 10 --time-h 24")
-    say(f"  ldm-ray data describe {out / 'data'}")
+    say(f"  {command} predict --bundle {out / 'ldm'} --smiles '{smiles}' --cell {cell} --dose-um 10 --time-h 24")
+    say(f"  {command} data describe {out / 'data'}")
     paths = f"--data {out / 'data'} --bundle {out / 'ldm'} --out {out / 'valid'}"
-    say(f"  ldm-ray evaluate {paths} --set evaluate.split=valid")
+    say(f"  {command} evaluate {paths} --set evaluate.split=valid")

@@ -2,7 +2,6 @@
 
 import os
 import tempfile
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,7 +27,8 @@ from ldm_ray.models.ldm import LatentDiffusion
 from ldm_ray.models.vae import Vae
 from ldm_ray.ray_cluster import connect, count_workers, cpus_per_worker
 from ldm_ray.ray_data import PROFILES, LaneDataConfig, collect_rows, read_profiles, sorted_keys
-from ldm_ray.training.bundle import Bundle, bundle_exists, prefixed, save_bundle
+from ldm_ray.ray_progress import REPORT_EVERY_S, Board, Progress, watching
+from ldm_ray.training.bundle import METADATA, Bundle, bundle_exists, check_splits, prefixed, save_bundle
 from ldm_ray.training.loop import run_fit, start_fit
 from ldm_ray.training.metadata import dataset_metadata
 from ldm_ray.training.moments import fit_observation_noise, latent_moments, target_moments
@@ -39,9 +39,6 @@ RUN = "run"
 SETTINGS = "settings.yaml"
 HISTORY = "history.json"
 STATE, TENSORS = "state.pt", "tensors.safetensors"
-REPORT_EVERY_S = 0.5
-
-Progress = Callable[[dict[str, Any]], None]
 
 
 @dataclass(frozen=True)
@@ -102,6 +99,7 @@ def train_ldm(
         DataError: If the dataset has no embeddings of the encoder that the settings name.
     """
     vae.check_genes(dataset.manifest["genes"], dataset.url)
+    check_splits(vae, dataset.manifest["splits"], dataset.url)
     if vae.config.target != config.target:
         raise BundleError(f"the autoencoder was trained with target {vae.config.target!r}; got {config.target!r}")
     config = config.model_copy(update={"vae": vae.config.vae, "train_vae": vae.config.train_vae})
@@ -128,7 +126,7 @@ def _run(
     embeddings = (
         load_embeddings(dataset.store, build_encoder(config.encoder)).vectors if vae else np.zeros((1, 1), np.float32)
     )
-    board = _Board.options(num_cpus=0).remote()  # type: ignore[attr-defined]
+    board = Board.options(num_cpus=0).remote()  # type: ignore[attr-defined]
     args = WorkerArgs(
         kind=kind,
         config=config,
@@ -143,6 +141,10 @@ def _run(
         threads=max(1, (os.cpu_count() or 1) // num_workers),
         board=board,
     )
+    if not resume:  # nothing is removed before everything has been checked
+        for name in (METADATA, RUN):
+            store.remove(name)
+        store.write_bytes(SETTINGS, dump_config(config).encode())
     fs, root = store.arrow()
     trainer = TorchTrainer(
         _worker,
@@ -162,10 +164,15 @@ def _run(
             checkpoint_config=CheckpointConfig(num_to_keep=2),
         ),
     )
-    with _watch(board, on_progress):
-        result = trainer.fit()
+    with watching(board, on_progress):
+        try:
+            result = trainer.fit()
+        except ray.train.TrainingFailedError as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise LdmRayError(f"training failed, --resume goes on from the last checkpoint: {reason}") from error
     status = ray.get(board.get.remote())
     if "error" in status:
+        store.remove(RUN)
         raise LdmRayError(status["error"])
     bundle = _finish(kind, dataset, vae, config, result.checkpoint)
     save_bundle(bundle, store.url)
@@ -175,7 +182,7 @@ def _run(
 
 
 def _check_out(store: Store, config: Config, resume: bool, overwrite: bool) -> None:
-    """Settle what happens with what is already under the bundle's folder; save the settings there."""
+    """Refuse to mix with what is already under the bundle's folder."""
     if bundle_exists(store.url) and not overwrite:
         raise BundleError(f"{store.url} already holds a bundle; --overwrite trains it anew")
     unfinished = store.exists(RUN)
@@ -183,14 +190,8 @@ def _check_out(store: Store, config: Config, resume: bool, overwrite: bool) -> N
         raise BundleError(f"{store.url} holds no unfinished run to resume")
     if unfinished and not resume and not overwrite:
         raise BundleError(f"{store.url} holds an unfinished run; --resume goes on with it, --overwrite starts anew")
-    text = dump_config(config)
-    if resume:
-        if store.read_bytes(SETTINGS).decode() != text:
-            raise SettingsError(f"--resume wants the settings of the run, {store.path(SETTINGS)}; got others")
-        return
-    for name in ("metadata.json", RUN):
-        store.remove(name)
-    store.write_bytes(SETTINGS, text.encode())
+    if resume and store.read_bytes(SETTINGS).decode() != dump_config(config):
+        raise SettingsError(f"--resume wants the settings of the run, {store.path(SETTINGS)}; got others")
 
 
 def _finish(
@@ -222,20 +223,22 @@ def _worker(arguments: dict[str, Any]) -> None:
     torch.set_num_threads(args.threads)
     device = get_device()
     config = args.config
-    rows = collect_rows(ray.train.get_dataset_shard(PROFILES), ray.get(args.keys), args.n_lanes, device)
+    context = ray.train.get_context()
+    rank, world_size = context.get_world_rank(), context.get_world_size()
+    shard = ray.train.get_dataset_shard(PROFILES)
+    rows = collect_rows(shard, ray.get(args.keys), args.n_lanes, rank, world_size, device)
     references = (args.basal, args.basal_input, args.embeddings)
     tables = Tables(*(torch.from_numpy(ray.get(reference).copy()).to(device) for reference in references))
     torch.manual_seed(config.seed)  # the same first weights on every worker
     settings = config.train_vae if args.kind == "vae" else config.train_ldm
     build = _vae_task if args.kind == "vae" else _ldm_task
     task, extras = build(args, rows, tables, device)
-    context = ray.train.get_context()
-    plan = plan_epoch(args.n_train, args.n_lanes, settings.global_batch_size, context.get_world_size())
+    plan = plan_epoch(args.n_train, args.n_lanes, settings.global_batch_size, world_size)
     fit = start_fit(task.module, settings)
     if checkpoint := ray.train.get_checkpoint():
         with checkpoint.as_directory() as folder:
             fit.load_state_dict(torch.load(Path(folder) / STATE, weights_only=True, map_location=device))
-    hooks = _RayHooks(args.board, context.get_world_rank())
+    hooks = _RayHooks(args.board, rank)
     try:
         run_fit(fit, task, rows["train"], rows["valid"], plan, settings, config.seed, hooks)
     except LdmRayError as error:
@@ -274,8 +277,8 @@ def _ldm_task(
     task = LdmTask(model.to_device(device), vae, tables, config)
 
     def extras(task: LdmTask) -> dict[str, Tensor]:
-        rank = config.evaluate.observation_noise_rank
-        noise = fit_observation_noise(vae, rows["valid"], tables, config.target, config.seed, rank)
+        factors = config.vae.observation_noise_rank
+        noise = fit_observation_noise(vae, rows["valid"], tables, config.target, config.seed, factors)
         return prefixed("ldm.", task.model) | {"noise.factor": noise.factor, "noise.sd": noise.sd}
 
     return task, extras
@@ -306,43 +309,3 @@ class _RayHooks:
                 plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
                 safetensors.torch.save_file(plain, Path(folder) / TENSORS)
             ray.train.report(metrics, checkpoint=Checkpoint.from_directory(folder))
-
-
-@ray.remote
-class _Board:
-    """Holds the latest status of a run for the driver to look at."""
-
-    def __init__(self) -> None:
-        self._status: dict[str, Any] = {}
-
-    def put(self, status: dict[str, Any]) -> None:
-        self._status |= status
-
-    def get(self) -> dict[str, Any]:
-        return self._status
-
-
-class _watch:
-    """Polls the board from a thread while the driver waits for the run."""
-
-    def __init__(self, board: Any, on_progress: Progress) -> None:
-        self._board, self._on_progress, self._done = board, on_progress, threading.Event()
-        self._thread = threading.Thread(target=self._poll, daemon=True)
-
-    def _poll(self) -> None:
-        while not self._done.wait(REPORT_EVERY_S):
-            self._look()
-
-    def _look(self) -> None:
-        try:
-            self._on_progress(ray.get(self._board.get.remote(), timeout=5))
-        except ray.exceptions.RayError:
-            return  # the board is gone with the cluster; the run itself will say why
-
-    def __enter__(self) -> None:
-        self._thread.start()
-
-    def __exit__(self, *_: object) -> None:
-        self._done.set()
-        self._thread.join()
-        self._look()

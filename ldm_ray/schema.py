@@ -11,6 +11,7 @@ COMPOUNDS = "compounds.parquet"
 CELLS = "cells.parquet"
 EMBEDDINGS = "embeddings"
 TRUTH = "truth.npz"
+SETTINGS = "settings.yaml"
 
 SPLITS = ("train", "valid", "test")
 PAIRING_LEVELS = ("plate", "batch", "cell_time")

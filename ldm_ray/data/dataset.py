@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as pads
 
 from ldm_ray.data.store import Store, matrix
 from ldm_ray.data.world import World
@@ -76,14 +75,15 @@ class PairedDataset:
             split: Keep only this side of `split_column`.
             split_column: `split`, `cell_split` or `plate_split`.
         """
-        fs, _ = self.store.arrow()
-        data = pads.dataset(self.profile_paths, format="parquet", filesystem=fs)
         keep = None if split is None else pc.field(split_column) == split
-        return data.to_table(columns=columns, filter=keep)
+        return self.store.read_tables([entry["path"] for entry in self.manifest["files"]], columns, keep)
 
     def truth(self) -> World | None:
-        """Return the planted truth of a simulated dataset, None for a real one."""
-        return World.from_bytes(self.store.read_bytes(TRUTH)) if self.manifest["simulated"] else None
+        """Return the planted truth of a simulated dataset, in its gene order; None for a real one."""
+        if not self.manifest["simulated"]:
+            return None
+        entrez_ids = np.array([gene["entrez_id"] for gene in self.manifest["genes"]])
+        return World.from_bytes(self.store.read_bytes(TRUTH)).for_genes(entrez_ids)
 
 
 def open_dataset(url: str) -> PairedDataset:

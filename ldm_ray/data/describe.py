@@ -36,6 +36,12 @@ def describe(dataset: PairedDataset) -> list[Section]:
         ]
         for step in manifest["cleaning"]
     ]
+    counts = manifest["counts"]
+    dropped.insert(0, ["duplicate instance ids", f"{counts['duplicate_instance_ids']:,}", "", ""])
+    dropped.insert(1, ["wells without a profile", f"{counts['wells_without_profile']:,}", "", ""])
+    dropped += [[note, "", "", ""] for note in manifest["notes"]]
+    if manifest["missing_genes"]:
+        dropped.append([f"landmark genes missing: {len(manifest['missing_genes'])}", "", "", ""])
     cells = frame.groupby("cell_id").agg(wells=("dose_um", "size"), times=("time_h", lambda t: sorted(set(t))))
     cells = cells.sort_values("wells", ascending=False)
     by_cell = [

@@ -125,10 +125,11 @@ class GctxWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
-        if kind is None:
-            self._part.rename(self._path)
-        else:
+        try:
+            self._file.close()
+            if kind is None:
+                self._part.rename(self._path)
+        finally:
             self._part.unlink(missing_ok=True)
 
 

@@ -13,6 +13,8 @@ from ldm_ray.data.l1000 import HOURS, MICROMOLAR, N_LANDMARKS, in_units, read_ge
 from ldm_ray.data.release import WELL_COLUMNS, Genes, Release
 from ldm_ray.errors import DataError, NonFiniteError, StoreError
 
+TRUE = ("1", "1.0", "True", "true")
+
 # the first name that the file has is taken
 ALIASES = {
     "cell": ("cell_id", "cell_type", "cell_iname"),
@@ -42,7 +44,10 @@ class H5adReader:
                 if first == last:
                     continue
                 wanted = rows[first:last]
-                slab = x[wanted[0] : wanted[-1] + 1]
+                try:
+                    slab = x[wanted[0] : wanted[-1] + 1]
+                except OSError as error:
+                    raise StoreError(f"{self.path} is truncated or damaged: {error}") from None
                 dense = slab if isinstance(slab, np.ndarray) else slab.toarray()
                 values = dense[wanted - wanted[0]][:, genes].astype(np.float32, copy=False)
                 if not np.isfinite(values).all():
@@ -67,8 +72,12 @@ def read_h5ad(path: Path, gene_info: Path | None = None, allow_missing_genes: bo
     try:
         with h5py.File(path, "r") as file:
             obs, var = read_elem(file["obs"]), read_elem(file["var"])
+            x = file["X"] if isinstance(file["X"], h5py.Dataset) else sparse_dataset(file["X"])
+            shape = tuple(x.shape)
     except (OSError, KeyError) as error:
         raise DataError(f"{path} is not a readable h5ad: {' '.join(str(error).split())}") from None
+    if shape != (len(obs), len(var)):
+        raise DataError(f"{path}: X must be {(len(obs), len(var))} as obs and var say; got {shape}")
     genes, note = _genes(var, path, gene_info, allow_missing_genes)
     wells = _wells(obs, path)
     counts = {
@@ -95,7 +104,7 @@ def _wells(obs: pd.DataFrame, path: Path) -> pd.DataFrame:
     if "pert_type" in obs.columns:
         kind = obs["pert_type"].astype(str).str.strip().str.casefold()
     elif "control" in obs.columns:
-        kind = pd.Series(np.where(obs["control"].astype(int) == 1, "ctl_vehicle", "trt_cp"), index=obs.index)
+        kind = pd.Series(np.where(obs["control"].astype(str).isin(TRUE), "ctl_vehicle", "trt_cp"), index=obs.index)
     else:
         raise DataError(f"{path}: obs must have a column pert_type or control; it has neither")
     return pd.DataFrame(
@@ -115,12 +124,19 @@ def _wells(obs: pd.DataFrame, path: Path) -> pd.DataFrame:
     )
 
 
+def _entrez(ids: pd.Series, path: Path) -> np.ndarray:
+    number = pd.to_numeric(ids, errors="coerce")
+    if number.isna().any():
+        raise DataError(f"{path}: var[{ids.name!r}] must hold Entrez ids; got {ids[number.isna()].iloc[0]!r}")
+    return np.asarray(number, dtype=np.int64)
+
+
 def _genes(var: pd.DataFrame, path: Path, gene_info: Path | None, allow_missing: bool) -> tuple[Genes, str]:
     """Genes keep the file's order; the note says where their Entrez ids come from."""
     symbols = var["pr_gene_symbol"].astype(str) if "pr_gene_symbol" in var else pd.Series(var.index.astype(str))
     ids = next((name for name in ("pr_gene_id", "entrez_id", "gene_id") if name in var), None)
     if ids is not None:
-        entrez, note = var[ids].astype(np.int64).to_numpy(), f"Entrez ids from var[{ids!r}]"
+        entrez, note = _entrez(var[ids], path), f"Entrez ids from var[{ids!r}]"
     elif gene_info is not None:
         table = read_gene_info(gene_info).drop_duplicates("pr_gene_symbol").set_index("pr_gene_symbol")
         entrez = symbols.map(table["pr_gene_id"]).fillna("0").astype(np.int64).to_numpy()
@@ -132,7 +148,7 @@ def _genes(var: pd.DataFrame, path: Path, gene_info: Path | None, allow_missing:
         entrez, note = np.zeros(len(var), dtype=np.int64), "no Entrez ids: give --gene-info to add them"
     columns = np.arange(len(var))
     if "pr_is_lm" in var:
-        columns = columns[var["pr_is_lm"].astype(str).isin(["1", "1.0", "True"]).to_numpy()]
+        columns = columns[var["pr_is_lm"].astype(str).isin(TRUE).to_numpy()]
     if len(columns) != N_LANDMARKS and not (allow_missing and 0 < len(columns) < N_LANDMARKS):
         raise DataError(
             f"{path} must hold {N_LANDMARKS} landmark genes; got {len(columns)}; --allow-missing-genes accepts fewer"

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from ldm_ray.config import Config
+from ldm_ray.config import Config, dump_config
 from ldm_ray.data.cleaning import Ledger, clean, condition_ids, require_wells
 from ldm_ray.data.pairing import Pairing, dmso_wells, pair
 from ldm_ray.data.release import Release
@@ -25,12 +25,16 @@ from ldm_ray.schema import (
     MANIFEST,
     PROFILES,
     SCHEMA_VERSION,
+    SETTINGS,
     TRUTH,
     basal_schema,
     profiles_schema,
 )
 
 Progress = Callable[[int, int], None]
+CONTENT = (PROFILES, BASAL, COMPOUNDS, CELLS, EMBEDDINGS, TRUTH)
+UNFINISHED = ".unfinished"
+"""Marks a folder whose prepare has not ended, so that a killed one may be started again."""
 PAPER_COUNTS = {"profiles": 836_841, "cell_lines": 82, "compounds": 17_766}
 
 
@@ -55,8 +59,7 @@ def prepare(
         StoreError: If a file cannot be read or written; then no manifest is left behind.
     """
     store = Store(root)
-    if store.exists(MANIFEST) and not overwrite:
-        raise DataError(f"{root} already holds a dataset; --overwrite replaces it")
+    _check_root(store, overwrite)
     ledger = Ledger()
     treated = clean(release.wells, config.cleaning, ledger)
     paired = pair(treated, dmso_wells(release.wells), config.pairing, config.splits.seed)
@@ -64,26 +67,46 @@ def prepare(
     ledger.note(rule, len(treated), len(paired.wells), paired.wells["parent"].nunique())
     require_wells(paired.wells, ledger)
     wells, compounds, cells = _number(paired.wells, config)
+    basal = _basal_table(paired, cells, release, config)
+    truth_file = release.sources[0].parent / TRUTH
+    truth = truth_file.read_bytes() if truth_file.is_file() else None
     _remove_dataset(store)
     try:
+        store.write_bytes(UNFINISHED, b"")
         store.write_table(COMPOUNDS, compounds)
         store.write_table(CELLS, cells)
-        store.write_table(BASAL, _basal_table(paired, cells, release, config))
+        store.write_table(BASAL, basal)
         files = _write_profiles(store, wells, release, config, on_progress)
-        truth = release.sources[0].parent / TRUTH
-        if truth.is_file():
-            store.write_bytes(TRUTH, truth.read_bytes())
-        manifest = _manifest(release, config, ledger, paired, wells, files, truth.is_file())
+        if truth is not None:
+            store.write_bytes(TRUTH, truth)
+        store.write_bytes(SETTINGS, dump_config(config).encode())
+        manifest = _manifest(release, config, ledger, paired, wells, files, truth is not None)
         store.write_json(MANIFEST, manifest)
+        store.remove(UNFINISHED)
     except BaseException:
         _remove_dataset(store)
         raise
     return manifest
 
 
+def _check_root(store: Store, overwrite: bool) -> None:
+    """Refuse a root that holds a dataset, or files that only look like one's and are somebody else's.
+
+    Raises:
+        DataError: Naming what is in the way.
+    """
+    if store.exists(MANIFEST):
+        if not overwrite:
+            raise DataError(f"{store.url} already holds a dataset; --overwrite replaces it")
+        return
+    foreign = next((name for name in CONTENT if store.exists(name)), None)
+    if foreign is not None and not store.exists(UNFINISHED):
+        raise DataError(f"{store.url} holds {foreign!r} but no dataset; choose another --out")
+
+
 def _remove_dataset(store: Store) -> None:
     """Remove the manifest first, so that a half-removed dataset does not look complete."""
-    for name in (MANIFEST, PROFILES, BASAL, COMPOUNDS, CELLS, EMBEDDINGS, TRUTH):
+    for name in (MANIFEST, *CONTENT, UNFINISHED):
         store.remove(name)
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import pandas as pd
@@ -49,4 +49,3 @@ class Release:
     sources: tuple[Path, ...]
     counts: dict[str, int]
     notes: tuple[str, ...] = ()
-    extra: dict[str, Any] | None = None

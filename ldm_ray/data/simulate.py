@@ -17,14 +17,20 @@ import pandas as pd
 
 from ldm_ray.config import SimulateSettings
 from ldm_ray.data.gctx import GctxWriter
-from ldm_ray.data.l1000 import GENE_INFO_COLUMNS, INST_INFO_COLUMNS, PERT_INFO_COLUMNS, read_gene_info
+from ldm_ray.data.l1000 import (
+    GENE_INFO_COLUMNS,
+    INST_INFO_COLUMNS,
+    N_LANDMARKS,
+    PERT_INFO_COLUMNS,
+    read_gene_info,
+)
 from ldm_ray.data.world import COMMON_DOSE_UM, DOSES_UM, TIMES_H, World, build_world
 from ldm_ray.errors import DataError, StoreError
 from ldm_ray.schema import TRUTH
 
-N_LANDMARKS = 978
 N_OTHER_GENES = 22
 PREFIX = "SIM_Level3"
+SUMMARY = "simulation.json"
 BAD_SMILES = ("-666", "restricted", "C1CC(", "not_a_molecule", "[Xx]C", "c1ccc")
 N_RARE = 4
 
@@ -97,9 +103,13 @@ def simulate_release(
         files.truth.write_bytes(world.to_bytes())
         planted = _write_plates(settings, world, genes, plates, files, seed, on_progress)
         summary = {"simulated": True, "seed": seed, "settings": json.loads(settings.model_dump_json())}
-        (folder / "simulation.json").write_text(json.dumps(summary | {"planted": planted}, indent=2) + "\n")
-    except OSError as error:
-        raise StoreError(f"{folder} cannot be written: {error}") from error
+        (folder / SUMMARY).write_text(json.dumps(summary | {"planted": planted}, indent=2) + "\n")
+    except BaseException as error:
+        for path in (*vars(files).values(), folder / SUMMARY):
+            path.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise StoreError(f"{folder} cannot be written: {error}") from error
+        raise
     return files
 
 
@@ -107,6 +117,9 @@ def _gene_table(gene_info: Path | None) -> pd.DataFrame:
     """Landmark genes and some others; made-up ids begin where no Entrez id is."""
     if gene_info is not None:
         real = read_gene_info(gene_info)
+        missing = [name for name in GENE_INFO_COLUMNS if name not in real.columns]
+        if missing:
+            raise DataError(f"{gene_info} must have the column {missing[0]!r}")
         others = real[real["pr_is_lm"] != "1"].head(N_OTHER_GENES)
         return pd.concat([real[real["pr_is_lm"] == "1"], others], ignore_index=True)[list(GENE_INFO_COLUMNS)]
     n = N_LANDMARKS + N_OTHER_GENES

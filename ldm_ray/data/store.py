@@ -1,6 +1,7 @@
 """Files at any URL that fsspec understands: local paths, s3://, gs:// and the like."""
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,10 +11,12 @@ import fsspec
 import fsspec.implementations.local
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as pads
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from ldm_ray.errors import DataError, StoreError
+from ldm_ray.errors import DataError, LdmRayError, StoreError
 
 
 @dataclass(frozen=True)
@@ -79,11 +82,16 @@ class Store:
         path = f"{root}/{name}"
         with _one_line(self.path(name)):
             fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
-            if isinstance(fs, fsspec.implementations.local.LocalFileSystem):
-                fs.pipe_file(path + ".tmp", content)
-                fs.mv(path + ".tmp", path)
-            else:
+            if not isinstance(fs, fsspec.implementations.local.LocalFileSystem):
                 fs.pipe_file(path, content)
+                return
+            part = path + ".tmp"
+            try:
+                fs.pipe_file(part, content)
+                os.replace(part, path)
+            except OSError:
+                fs.rm(part) if fs.exists(part) else None
+                raise
 
     def read_json(self, name: str) -> dict[str, Any]:
         """Read a JSON object."""
@@ -106,6 +114,13 @@ class Store:
         fs, root = self.arrow()
         with _one_line(self.path(name)):
             return pq.read_table(f"{root}/{name}", columns=columns, filesystem=fs, partitioning=None)
+
+    def read_tables(self, names: list[str], columns: list[str], keep: pc.Expression | None = None) -> pa.Table:
+        """Read some columns of several Parquet files as one table, of the rows that `keep` selects."""
+        fs, root = self.arrow()
+        with _one_line(self.url):
+            data = pads.dataset([f"{root}/{name}" for name in names], format="parquet", filesystem=fs)
+            return data.to_table(columns=columns, filter=keep)
 
     def write_table(self, name: str, table: pa.Table) -> None:
         """Write a Parquet file, whole or not at all as `write_bytes` does."""
@@ -148,11 +163,11 @@ def _one_line(url: str) -> Iterator[None]:
     """Turn the many errors of file systems and Parquet into one line with the URL in it."""
     try:
         yield
+    except LdmRayError:
+        raise
     except FileNotFoundError:
         raise StoreError(f"{url} does not exist") from None
     except (OSError, pa.ArrowException) as error:
         raise StoreError(f"{url}: {' '.join(str(error).split())}") from error
-    except (ValueError, ImportError) as error:
-        if isinstance(error, StoreError):
-            raise
-        raise StoreError(f"{url} is not a URL that can be opened: {' '.join(str(error).split())}") from error
+    except Exception as error:  # each file system's client has errors of its own
+        raise StoreError(f"{url} cannot be opened: {' '.join(str(error).split())}") from error

@@ -102,6 +102,19 @@ class World:
         factors = np.concatenate([self.noise_factor, self.treated_plate_factor], axis=1).astype(float)
         return np.asarray(factors @ factors.T + np.diag(self.noise_sd.astype(float) ** 2))
 
+    def for_genes(self, entrez_ids: np.ndarray) -> "World":
+        """Return the same world with these genes, in this order.
+
+        Raises:
+            QueryError: For a gene that this release does not hold.
+        """
+        index = _positions(self.entrez_ids, entrez_ids, "gene")
+        by_row = ("entrez_ids", "noise_factor", "noise_sd", "plate_factor", "treated_plate_factor")
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        values |= {name: values[name][index] for name in by_row}
+        values |= {name: values[name][..., index] for name in ("cell_basal", "cell_response", "programmes")}
+        return World(**values)
+
     def to_bytes(self) -> bytes:
         """Serialise as an .npz archive."""
         buffer = io.BytesIO()

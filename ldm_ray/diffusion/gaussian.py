@@ -70,6 +70,8 @@ class GaussianDiffusion:
     def posterior_mean(self, x0_hat: Tensor, z_t: Tensor, t: Tensor) -> Tensor:
         """Mean of z_prev if z_0 is `x0_hat`: A_t x0_hat + B_t z_t, in float32.
 
+        Source: Kim & Yoo, Eq. (9).
+
         Note:
             In bfloat16 the rounding of this mean would add 13 to 51% of beta_1 to the variance.
         """
@@ -133,7 +135,10 @@ class GaussianDiffusion:
         return ReverseStep(x0_hat, self.posterior_mean(x0_hat, z_t, t), log_var, s)
 
     def x0_from_mean(self, mu: Tensor, z_t: Tensor, t: Tensor) -> Tensor:
-        """Invert `posterior_mean`: (mu - B_t z_t) / A_t, combined in float64."""
+        """Invert `posterior_mean`: (mu - B_t z_t) / A_t, combined in float64.
+
+        Source: Kim & Yoo, Eq. (9), solved for z_0.
+        """
         coef_x0, coef_z = (
             self._at(table, t, z_t, torch.float64) for table in (self.schedule.coef_x0, self.schedule.coef_z)
         )

@@ -23,6 +23,8 @@ class Interval:
 class Bootstrap:
     """Weights of wells under resampled compounds.
 
+    Source: Efron & Tibshirani 1993, chapter 13 (percentile intervals), with compounds as the units.
+
     Attributes:
         weights: (draws, n), how often the well's compound was drawn.
     """
@@ -33,7 +35,8 @@ class Bootstrap:
         """Compute a statistic of weights at equal weights and over the draws (2.5 and 97.5%)."""
         value = statistic(np.ones(self.weights.shape[1]))
         draws = [statistic(weights) for weights in self.weights]
-        low, high = np.quantile(draws, [0.025, 0.975])
+        # A resample may hold no scored well at all; it says nothing about the score.
+        low, high = np.nanquantile(draws, [0.025, 0.975])
         return Interval(float(value), float(low), float(high))
 
 
@@ -52,5 +55,6 @@ def by_compound(compound: np.ndarray, draws: int, seed: int) -> Bootstrap:
 
 
 def weighted_mean(values: np.ndarray, weights: np.ndarray) -> float:
-    """Mean of values under weights."""
-    return float((values * weights).sum() / weights.sum())
+    """Mean of values under weights; NaN if they are all 0."""
+    total = weights.sum()
+    return float((values * weights).sum() / total) if total > 0 else float("nan")

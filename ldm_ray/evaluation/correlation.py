@@ -24,7 +24,10 @@ class CorrelationScores:
 
 
 def centre_within(values: np.ndarray, group: np.ndarray) -> np.ndarray:
-    """Subtract each group's mean profile, (n, n_genes), float64."""
+    """Subtract each group's mean profile, (n, n_genes), float64.
+
+    Source: docs/evaluation.md, `corr error`.
+    """
     _, number = np.unique(group, return_inverse=True)
     sums = np.zeros((number.max() + 1, values.shape[1]))
     np.add.at(sums, number, values.astype(np.float64))
@@ -32,7 +35,10 @@ def centre_within(values: np.ndarray, group: np.ndarray) -> np.ndarray:
 
 
 def correlation_matrix(values: np.ndarray) -> np.ndarray:
-    """Correlation of genes over wells, (n_genes, n_genes); genes that do not vary have correlation 0."""
+    """Correlation of genes over wells, (n_genes, n_genes); genes that do not vary have correlation 0.
+
+    Source: Pearson's correlation, as in Kim & Yoo, Fig. 3.
+    """
     centred = values - values.mean(axis=0)
     norm = np.linalg.norm(centred, axis=0)
     scaled = centred / np.where(norm > 1e-9, norm, np.inf)
@@ -54,6 +60,8 @@ def top_genes(matrix: np.ndarray, count: int = TOP) -> np.ndarray:
 def compare_correlations(predicted: np.ndarray, real: np.ndarray, half_distance: float) -> CorrelationScores:
     """Compare two correlation matrices.
 
+    Source: docs/evaluation.md, `corr error`.
+
     Args:
         predicted: (n_genes, n_genes).
         real: (n_genes, n_genes).
@@ -63,7 +71,8 @@ def compare_correlations(predicted: np.ndarray, real: np.ndarray, half_distance:
     a, b = predicted[upper], real[upper]
     rank = float(spearmanr(a, b).statistic) if np.ptp(a) > 0 and np.ptp(b) > 0 else 0.0
     overlap = len(set(top_genes(predicted).tolist()) & set(top_genes(real).tolist()))
-    return CorrelationScores(float(np.linalg.norm(predicted - real) / half_distance), rank, overlap)
+    error = float(np.linalg.norm(predicted - real) / max(half_distance, 1e-12))
+    return CorrelationScores(error, rank, overlap)
 
 
 def split_halves(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -3,7 +3,7 @@
 Everything is compared within cell line and time; real-against-real values come from random halves of the
 measured wells. Only predictions that are draws can do well here: a mean has too little spread by nature.
 
-Source: EVALUATION, point 6.
+Source: docs/evaluation.md, third table.
 """
 
 from collections.abc import Callable

@@ -65,8 +65,11 @@ def plate_centred_pearson(
 
     m is the mean of the plate's wells that hold other compounds, m_hat of the predictions for those wells.
 
-    Source: EVALUATION, point 3 (docs/evaluation.md); the idea of removing systematic effects from
+    Source: docs/evaluation.md, `plate-centred`; the idea of removing systematic effects from
     Vinas Torne et al. 2025, doi:10.1038/s41587-025-02777-8.
+
+    Note:
+        Both means run over the judged wells of the plate, those that have a prediction.
 
     Returns:
         (n,), NaN for wells of plates with fewer than `min_compounds` compounds.
@@ -87,6 +90,8 @@ def mean_per_condition_then_cell(
     scores: np.ndarray, condition: np.ndarray, cell: np.ndarray, weights: np.ndarray | None = None
 ) -> dict[int, float]:
     """Average scores per condition, then over the conditions of each cell line.
+
+    Source: docs/evaluation.md, `delta corr`.
 
     Args:
         scores: (n,), no NaN.
@@ -117,7 +122,7 @@ def explained_share(
 
         share = 1 - sum |x_hat - b - D|^2 / sum |D - Dbar|^2
 
-    Source: EVALUATION, point 11: the training mean delta scores 0, the truth 1.
+    Source: docs/evaluation.md, `share of delta`: the true training mean change scores 0, the truth 1.
 
     Returns:
         Numerators and denominators; sum each, then divide.

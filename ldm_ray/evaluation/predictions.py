@@ -88,7 +88,11 @@ def baseline_predictions(dataset: PairedDataset, wells: Wells, train: Wells) -> 
 def model_predictions(
     dataset: PairedDataset, wells: Wells, predictor: Predictor, settings: EvaluateSettings, seed: int
 ) -> Iterator[Prediction]:
-    """Yield the model's draw, means and direct mean, then its two compound ablations (direct mean)."""
+    """Yield the model's draw, means and direct mean, then its two compound ablations.
+
+    The ablations are direct means, but for head `mean`: there x0_hat at t = T is the output's error times 1 / A_T,
+    over a thousand, so that no direct mean is given and the ablations are means of N.
+    """
     predict, generator = predictor.bundle.config.predict, predictor.generator
     condition = conditions_of(dataset, wells, predictor)
     base = torch.from_numpy(wells.basal).to(predictor.device)
@@ -102,13 +106,23 @@ def model_predictions(
             yield Prediction("ldm", "one_draw", samples.draws[:, 0].cpu().numpy())
         spread = samples.latent_var.mean(dim=1).cpu().numpy()
         yield Prediction("ldm", f"mean_of_{n_samples}", samples.mean.cpu().numpy(), spread, n_samples)
-    yield Prediction("ldm", "mean_direct", generator.direct_mean(condition, base).cpu().numpy())
+    direct = predictor.bundle.config.denoiser.head != "mean"
+
+    def mean_of(asked: Condition) -> tuple[str, np.ndarray]:
+        if direct:
+            return "mean_direct", generator.direct_mean(asked, base).cpu().numpy()
+        n = settings.n_samples[0]
+        sampled = generator.sample(asked, base, keys, n, predict.steps, seed, predict.rows_per_batch)
+        return f"mean_of_{n}", sampled.mean.cpu().numpy()
+
+    if direct:
+        yield Prediction("ldm", *mean_of(condition))
     for name, compound in (
         ("ldm-no-compound", torch.zeros_like(condition.compound)),
         ("ldm-shuffled-compound", _shuffled(dataset, wells, predictor, seed)),
     ):
         changed = Condition(condition.x_basal, compound, condition.dose_um, condition.time_h)
-        yield Prediction(name, "mean_direct", generator.direct_mean(changed, base).cpu().numpy())
+        yield Prediction(name, *mean_of(changed))
 
 
 def oracle_prediction(wells: Wells, truth: TrueDelta) -> Prediction:

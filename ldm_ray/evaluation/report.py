@@ -19,10 +19,12 @@ EXPRESSION = {
     "pcc": "PCC",
     "r2": "R2",
     "mse_gain_over_best_trivial": "MSE gain",
+    "rmse_normalised": "of ceiling",
 }
 CHANGE = {
     "delta_pcc": "delta corr",
     "systematic_pcc": "plate-centred",
+    "delta_pcc_normalised": "of ceiling",
     "explained_share": "share of delta",
 }
 DISTRIBUTION = {
@@ -36,6 +38,7 @@ TABLES = (
     ("change from the control", CHANGE),
     ("distribution over wells: only draws can match it", DISTRIBUTION),
 )
+NORMALISED = ("rmse_normalised", "delta_pcc_normalised")
 WITH_INTERVAL = ("rmse", "delta_pcc", "systematic_pcc", "explained_share", "mse_gain_over_best_trivial")
 PAPER_ROWS = (
     ("PRnet", 1.726, 0.751, 0.437, 3),
@@ -63,11 +66,19 @@ class ScoreTable:
     body: list[list[str]]
 
 
+def describe_wells(metrics: dict[str, Any]) -> str:
+    """Say what was judged."""
+    seen = (
+        "compounds unseen in training" if metrics["split"] == "test" else "validation compounds (they stopped training)"
+    )
+    return f"{metrics['n_profiles']:,} wells of {metrics['n_compounds']:,} {seen}"
+
+
 def score_tables(metrics: dict[str, Any]) -> list[ScoreTable]:
     """Return the printed tables."""
     tables = []
     for title, columns in TABLES:
-        keys = [key for key in columns if any(row.get(key) is not None for row in metrics["rows"])]
+        keys = [key for key in columns if any(row.get(key) is not None for row in metrics["rows"]) or key in NORMALISED]
         body = [[row_name(row), *(_cell(row, key) for key in keys)] for row in metrics["rows"]]
         tables.append(ScoreTable(title, ["prediction", *(columns[key] for key in keys)], body))
     return tables
@@ -88,6 +99,9 @@ def caption(metrics: dict[str, Any]) -> str:
             f"real against real: energy dist {ceiling['energy_distance_real']:.3f},"
             f" top-30 overlap of halves {ceiling['top30_overlap_half_half']}"
         )
+    for row in metrics["rows"]:
+        if "rmse_infinite_samples" in row:
+            lines.append(f"{row_name(row)}: RMSE {row['rmse_infinite_samples']:.3f} without its sampling noise")
     lines.append(f"best trivial row by RMSE: {metrics['best_trivial']}")
     return "\n".join(lines + metrics["notes"])
 
@@ -99,6 +113,7 @@ def write_report(url: str, evaluation: Evaluation, bundle: Bundle, dataset: Pair
         URLs of the pictures.
     """
     store, metrics = Store(url), evaluation.metrics
+    store.remove(METRICS)
     history = (bundle.metadata["vae_history"], bundle.metadata["history"])
     figures = {
         "scores.png": plots.scores_by_model(metrics["rows"], metrics["ceiling"]),
@@ -122,7 +137,9 @@ def write_report(url: str, evaluation: Evaluation, bundle: Bundle, dataset: Pair
 def _cell(row: dict[str, Any], key: str) -> str:
     value = row.get(key)
     if value is None:
-        return "-"
+        return "undefined" if key in NORMALISED else "-"
+    if key in NORMALISED:
+        return f"{100 * value:.0f}%"
     if key == "top30_overlap":
         return str(value)
     if key == "mse_gain_over_best_trivial":
@@ -147,7 +164,7 @@ def _csv(metrics: dict[str, Any]) -> str:
 
 def _markdown(metrics: dict[str, Any], figures: list[str]) -> str:
     lines = [
-        f"# {metrics['dataset']}: {metrics['n_profiles']} wells of {metrics['n_compounds']} unseen compounds",
+        f"# {metrics['dataset']}: {describe_wells(metrics)}",
         "",
         f"Split `{metrics['split']}`, seed {metrics['seed']}"
         + (", **simulated data: not biology**." if metrics["simulated"] else "."),

@@ -32,6 +32,7 @@ from ldm_ray.evaluation.predictions import (
 )
 from ldm_ray.evaluation.wells import Wells, load_wells
 from ldm_ray.predictor import Predictor
+from ldm_ray.training.bundle import check_splits
 
 Progress = Callable[[str], None]
 
@@ -66,6 +67,7 @@ def evaluate(
         NonFiniteError: If a prediction is NaN or infinite.
     """
     predictor.bundle.check_genes(dataset.manifest["genes"], dataset.url)
+    check_splits(predictor.bundle, dataset.manifest["splits"], dataset.url)
     train = load_wells(dataset, "train")
     wells = load_wells(dataset, settings.split, settings.max_profiles, seed)
     truth = true_delta(dataset, wells, train)
@@ -85,8 +87,8 @@ def evaluate(
     if truth is not None:
         add(oracle_prediction(wells, truth))
     best = judge.add_gaps(rows, predictions)
-    ceiling = measure_ceiling(wells)
-    add_normalised(rows, best, ceiling)
+    ceiling = measure_ceiling(wells, judge.delta_rows)
+    add_normalised(rows, ceiling)
     metrics = {
         "dataset": dataset.url,
         "simulated": dataset.manifest["simulated"],
@@ -209,18 +211,23 @@ def _gain(own: np.ndarray, reference: np.ndarray, weights: np.ndarray) -> float:
     return float(1 - (own * weights).sum() / (reference * weights).sum())
 
 
-def add_normalised(rows: list[dict[str, Any]], best: dict[str, Any], ceiling: Ceiling | None) -> None:
-    """Add (score - best trivial) / (ceiling - best trivial); None where the ceiling is not clearly above it.
+def add_normalised(rows: list[dict[str, Any]], ceiling: Ceiling | None) -> None:
+    """Add (score - best trivial) / (ceiling - best trivial), the best trivial row being that of each score.
 
-    Source: EVALUATION, point 9. "Clearly" means beyond the trivial row's interval.
+    None where the ceiling does not exceed that row beyond its interval.
+
+    Source: docs/evaluation.md, `of ceiling`.
     """
-    for row in rows:
-        row["rmse_normalised"] = row["delta_pcc_normalised"] = None
-        if ceiling is None:
-            continue
-        if ceiling.rmse_floor < best["rmse_interval"][0]:
-            row["rmse_normalised"] = (best["rmse"] - row["rmse"]) / (best["rmse"] - ceiling.rmse_floor)
-        top = best.get("delta_pcc_interval")
-        if top is not None and ceiling.delta_pcc_ceiling > top[1]:
-            gain = row["delta_pcc"] - best["delta_pcc"]
-            row["delta_pcc_normalised"] = gain / (ceiling.delta_pcc_ceiling - best["delta_pcc"])
+    limits = {} if ceiling is None else {"rmse": ceiling.rmse_floor, "delta_pcc": ceiling.delta_pcc_ceiling}
+    for key in ("rmse", "delta_pcc"):
+        limit = limits.get(key)
+        sign = -1.0 if key == "rmse" else 1.0
+        trivial = [row for row in rows if row["model"] in TRIVIAL and row.get(key) is not None]
+        best = max(trivial, key=lambda row: sign * row[key], default=None)
+        for row in rows:
+            row[f"{key}_normalised"] = None
+            if limit is None or best is None:
+                continue
+            beyond = max(sign * bound for bound in best[f"{key}_interval"])
+            if sign * limit > beyond:
+                row[f"{key}_normalised"] = (row[key] - best[key]) / (limit - best[key])

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ldm_ray.config import DenoiserSettings
 from ldm_ray.errors import ShapeError
-from ldm_ray.models.blocks import Mlp
+from ldm_ray.models.blocks import Mlp, Norm
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,11 @@ class ConditionEncoder(nn.Module):
             salt=200,
             input_dropout=settings.compound_dropout,
         )
-        self.dose = Mlp(1, (settings.scalar_dim,), "none")
-        self.time = Mlp(1, (settings.scalar_dim,), "none")
+        # Layer normalisation of functions of one number would take its size away.
+        scalar_norm: Norm = "batch" if norm == "batch" else "none"
+        scalar_dropout = dropout if norm == "batch" else 0.0
+        self.dose = Mlp(1, (settings.scalar_dim,), scalar_norm, dropout=scalar_dropout, salt=500)
+        self.time = Mlp(1, (settings.scalar_dim,), scalar_norm, dropout=scalar_dropout, salt=600)
         joint = self.basal.width + self.compound.width + self.dose.width + self.time.width
         self.joint = Mlp(joint, settings.condition_widths, norm, dropout=dropout, salt=300)
         self.width = self.joint.width
@@ -89,8 +92,8 @@ class ConditionEncoder(nn.Module):
         parts = [
             self.basal(basal, keys),
             self.compound(condition.compound, keys),
-            self.dose(dose),
-            self.time(time),
+            self.dose(dose, keys),
+            self.time(time, keys),
         ]
         out: Tensor = self.joint(torch.cat(parts, dim=1), keys)
         return out

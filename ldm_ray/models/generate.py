@@ -36,22 +36,40 @@ class Samples:
     draws: Tensor
 
 
+@dataclass(frozen=True)
+class ObservationNoise:
+    """What the decoder leaves out, as a zero-mean Gaussian of covariance factor factor^T + diag(sd^2).
+
+    Attributes:
+        factor: (n_genes, rank).
+        sd: (n_genes,).
+    """
+
+    factor: Tensor
+    sd: Tensor
+
+    def total_var(self) -> Tensor:
+        """Variance of each gene, (n_genes,)."""
+        return (self.factor**2).sum(dim=1) + self.sd**2
+
+    def draw(self, keys: Tensor) -> Tensor:
+        """Draw noise for each key, (n, n_genes)."""
+        own = standard_normal(mix(keys, OBSERVATION), len(self.sd)) * self.sd
+        return own + standard_normal(mix(keys, FACTORS), self.factor.shape[1]) @ self.factor.T
+
+
 class ProfileGenerator:
     """Samples profiles for conditions; the result for a row depends on its key and on nothing around it.
 
     Args:
         model: Trained diffusion model, in eval mode.
         vae: Its autoencoder, in eval mode.
-        noise_factor: Observation noise shared between genes, (n_genes, rank).
-        noise_sd: Each gene's own observation noise, (n_genes,).
+        noise: Observation noise, on the models' device.
         adds_basal: True for target `delta`.
     """
 
-    def __init__(
-        self, model: LatentDiffusion, vae: Vae, noise_factor: Tensor, noise_sd: Tensor, adds_basal: bool
-    ) -> None:
-        self.model, self.vae, self.adds_basal = model, vae, adds_basal
-        self.noise_factor, self.noise_sd = noise_factor, noise_sd
+    def __init__(self, model: LatentDiffusion, vae: Vae, noise: ObservationNoise, adds_basal: bool) -> None:
+        self.model, self.vae, self.noise, self.adds_basal = model, vae, noise, adds_basal
 
     @torch.inference_mode()
     def direct_mean(self, condition: Condition, base: Tensor) -> Tensor:
@@ -126,15 +144,7 @@ class ProfileGenerator:
         grouped = decoded.view(n, n_samples, -1)
         mean = grouped.mean(dim=1)
         variance = grouped.var(dim=1) if n_samples > 1 else torch.zeros_like(mean)
-        noise = self._observation_noise(keys[number < n_draws]).view(n, n_draws, decoded.shape[1])
+        noise = self.noise.draw(keys[number < n_draws]).view(n, n_draws, decoded.shape[1])
         # The base is added last, so that averaging rounds small changes and not whole profiles.
         start = base if self.adds_basal else torch.zeros_like(base)
         return mean + start, variance, grouped[:, :n_draws] + noise + start[:, None]
-
-    def observation_var(self) -> Tensor:
-        """Variance of the observation noise, (n_genes,)."""
-        return (self.noise_factor**2).sum(dim=1) + self.noise_sd**2
-
-    def _observation_noise(self, keys: Tensor) -> Tensor:
-        own = standard_normal(mix(keys, OBSERVATION), len(self.noise_sd)) * self.noise_sd
-        return own + standard_normal(mix(keys, FACTORS), self.noise_factor.shape[1]) @ self.noise_factor.T

@@ -11,9 +11,9 @@ from ldm_ray import __version__
 from ldm_ray.config import Config, config_from_dict
 from ldm_ray.data.store import Store
 from ldm_ray.errors import BundleError
+from ldm_ray.models.generate import ObservationNoise
 from ldm_ray.models.ldm import LatentDiffusion
 from ldm_ray.models.vae import Vae
-from ldm_ray.training.moments import ObservationNoise
 
 CONFIG, WEIGHTS, METADATA = "config.json", "weights.safetensors", "metadata.json"
 FORMAT_VERSION = 1
@@ -49,13 +49,13 @@ class Bundle:
     def build_vae(self) -> Vae:
         """Rebuild the autoencoder, in eval mode."""
         vae = Vae(self.n_genes, self.config.vae)
-        vae.load_state_dict(self._part("vae."))
+        self._load(vae, "vae.")
         return vae.eval()
 
     def build_ldm(self) -> LatentDiffusion:
         """Rebuild the diffusion model, in eval mode."""
         model = LatentDiffusion(self.n_genes, int(self.metadata["encoder"]["dim"]), self.config)
-        model.load_state_dict(self._part("ldm."))
+        self._load(model, "ldm.")
         return model.eval()
 
     def observation_noise(self) -> ObservationNoise:
@@ -81,8 +81,27 @@ class Bundle:
         if len(own) != len(genes):
             raise BundleError(f"{where} must have the bundle's {len(own)} genes; got {len(genes)}")
 
-    def _part(self, prefix: str) -> dict[str, Tensor]:
-        return {name.removeprefix(prefix): v for name, v in self.tensors.items() if name.startswith(prefix)}
+    def _load(self, module: torch.nn.Module, prefix: str) -> None:
+        part = {name.removeprefix(prefix): v for name, v in self.tensors.items() if name.startswith(prefix)}
+        try:
+            module.load_state_dict(part)
+        except RuntimeError as error:
+            raise BundleError(
+                f"the bundle's weights do not fit its settings: {' '.join(str(error).split())[:200]}"
+            ) from None
+
+
+def check_splits(bundle: Bundle, dataset_splits: dict[str, Any], where: str) -> None:
+    """Refuse data split otherwise than the bundle's: its test compounds may have been trained on.
+
+    Raises:
+        BundleError: Naming both splits.
+    """
+    keys = ("seed", "test_fraction", "valid_fraction")
+    trained = {key: bundle.metadata["trained_on"]["splits"][key] for key in keys}
+    given = {key: dataset_splits[key] for key in keys}
+    if trained != given:
+        raise BundleError(f"the bundle was trained with splits {trained}; {where} has {given}: its test compounds leak")
 
 
 def save_bundle(bundle: Bundle, url: str) -> None:
@@ -113,12 +132,20 @@ def load_bundle(url: str, kind: Kind | None = None) -> Bundle:
     metadata = store.read_json(METADATA)
     if metadata.get("format_version") != FORMAT_VERSION:
         raise BundleError(f"{url} must have bundle format {FORMAT_VERSION}; got {metadata.get('format_version')}")
-    if kind is not None and metadata["kind"] != kind:
-        raise BundleError(f"{url} must be a bundle of kind {kind!r}; got {metadata['kind']!r}")
+    if kind is not None and metadata.get("kind") != kind:
+        raise BundleError(f"{url} must be a bundle of kind {kind!r}; got {metadata.get('kind')!r}")
     try:
         tensors = safetensors.torch.load(store.read_bytes(WEIGHTS))
     except safetensors.SafetensorError as error:
         raise BundleError(f"{url}/{WEIGHTS} is damaged: {error}") from None
+    wanted = {
+        "vae": (("genes",), ()),
+        "ldm": (("genes", "encoder", "cells"), ("noise.factor", "noise.sd", "cells.basal")),
+    }
+    names, weights = wanted[metadata["kind"]]
+    missing = [name for name in names if name not in metadata] + [name for name in weights if name not in tensors]
+    if missing:
+        raise BundleError(f"{url} is damaged: it lacks {missing[0]!r}")
     return Bundle(metadata["kind"], config_from_dict(store.read_json(CONFIG)), metadata, tensors)
 
 

@@ -44,9 +44,10 @@ class Fit:
     best_loss: float = math.inf
     best_epoch: int = -1
     stopped: bool = False
+    loss_sum: float = 0.0
     history: list[dict[str, float]] = field(default_factory=list)
 
-    COUNTERS = ("epoch", "step_in_epoch", "step", "best_loss", "best_epoch", "stopped", "history")
+    COUNTERS = ("epoch", "step_in_epoch", "step", "best_loss", "best_epoch", "stopped", "loss_sum", "history")
 
     def state_dict(self) -> dict[str, Any]:
         """Return tensors and plain values only, so that it loads without unpickling code."""
@@ -107,9 +108,8 @@ def run_fit(
     total = plan.steps * settings.epochs
     while fit.epoch < settings.epochs and not fit.stopped:
         wrapped.train()
-        losses = torch.zeros((), dtype=torch.float64, device=train.keys.device)
-        first = fit.step_in_epoch
-        for index in epoch_batches(train, plan, seed, fit.epoch, first):
+        losses = torch.tensor(fit.loss_sum, dtype=torch.float64, device=train.keys.device)
+        for index in epoch_batches(train, plan, seed, fit.epoch, fit.step_in_epoch):
             keys = mix(train.keys[index], seed, fit.epoch)
             learning_rate = learning_rate_at(fit.step, total, settings)
             loss = _step(fit, wrapped, task.batch(train, index, keys), learning_rate, settings)
@@ -118,10 +118,12 @@ def run_fit(
             fit.step_in_epoch += 1
             hooks.on_step(fit.step, total, fit.epoch, loss.detach())
             if fit.step % settings.checkpoint_every_steps == 0 and fit.step_in_epoch < plan.steps:
+                fit.loss_sum = _mean_over_workers(losses)
+                losses.fill_(fit.loss_sum)
                 hooks.report({"step": fit.step}, fit.state_dict())
-        train_loss = _mean_over_workers(losses / max(1, plan.steps - first))
+        train_loss = _mean_over_workers(losses) / plan.steps
         _end_epoch(fit, task, valid, settings, seed, train_loss, plan)
-        hooks.report(fit.history[-1], fit.state_dict() if _due(fit, plan, settings) else None)
+        hooks.report(fit.history[-1], fit.state_dict() if _due(fit, settings) else None)
     fit.module.load_state_dict(fit.best)
 
 
@@ -177,6 +179,8 @@ def _end_epoch(
     fit.module.load_state_dict(fit.ema.values)
     losses = validation_losses(task, valid, seed)
     fit.module.load_state_dict(present)
+    if not math.isfinite(losses["loss"]):
+        raise NonFiniteError(f"the validation loss is {losses['loss']} in epoch {fit.epoch}; lower the learning rate")
     if losses["loss"] < fit.best_loss:
         fit.best_loss, fit.best_epoch = losses["loss"], fit.epoch
         fit.best = {name: value.clone() for name, value in fit.ema.values.items()}
@@ -186,10 +190,10 @@ def _end_epoch(
     row |= {"best_loss": fit.best_loss, "rows_dropped": float(plan.dropped)}
     fit.history.append(row)
     fit.epoch += 1
-    fit.step_in_epoch = 0
+    fit.step_in_epoch, fit.loss_sum = 0, 0.0
 
 
-def _due(fit: Fit, plan: EpochPlan, settings: OptimiserSettings) -> bool:
+def _due(fit: Fit, settings: OptimiserSettings) -> bool:
     """Tell whether a checkpoint fell due in the epoch's last stretch."""
     return (
         fit.step // settings.checkpoint_every_steps > (fit.step - 1) // settings.checkpoint_every_steps or fit.stopped

@@ -1,11 +1,11 @@
 """Moments of a split over all workers: scaling of genes and latents, and the observation noise."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from ldm_ray.models.generate import ObservationNoise
 from ldm_ray.models.vae import Vae
 from ldm_ray.noise import mix
 from ldm_ray.training.loop import sum_over_workers
@@ -15,23 +15,6 @@ from ldm_ray.training.steps import sampled_latent
 MOMENTS_EPOCH = -2
 ROWS_AT_ONCE = 2048
 SMALLEST_SCALE = 1e-3
-
-
-@dataclass(frozen=True)
-class ObservationNoise:
-    """Covariance of what the decoder leaves out: factor factor^T + diag(sd^2).
-
-    Attributes:
-        factor: (n_genes, rank).
-        sd: (n_genes,).
-    """
-
-    factor: Tensor
-    sd: Tensor
-
-    def total_var(self) -> Tensor:
-        """Variance of each gene, (n_genes,)."""
-        return (self.factor**2).sum(dim=1) + self.sd**2
 
 
 def mean_and_scale(rows: Rows, values: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
@@ -69,6 +52,10 @@ def fit_observation_noise(vae: Vae, rows: Rows, tables: Tables, target: str, see
     plus such noise then has the covariance of x. Its per-gene variance is kept exactly.
 
     Source: Tipping & Bishop 1999, doi:10.1111/1467-9868.00196 (the M step of probabilistic PCA).
+
+    Note:
+        The eigenvalues left over are averaged over the rank of the sample covariance, which is below the number
+        of genes on small splits.
 
     Args:
         vae: Trained autoencoder.

@@ -118,7 +118,7 @@ def test_evaluate_refuses_a_bundle_of_other_genes(demo: Path, world: World, tmp_
         (["train", "vae", "--data", "nowhere", "--out", "x"], "nowhere is not a paired dataset"),
         (["simulate", "--out", "x", "--set", "simulate.n_profile=9"], "did you mean 'simulate.n_profiles'?"),
         (["simulate", "--out", "x", "--config", "none.yaml"], "--config must be a YAML file"),
-        (["data", "describe", "nosuch://bucket/x"], "nosuch://bucket/x is not a URL that can be opened"),
+        (["data", "describe", "nosuch://bucket/x"], "nosuch://bucket/x cannot be opened"),
     ],
 )  # fmt: skip
 def test_bad_input_is_one_line_and_exit_code_2(arguments: list[str], message: str, tmp_path: Path) -> None:

@@ -26,7 +26,10 @@ def test_workers_together_hold_every_well_once(world: World, world_size: int) ->
     dataset = world.dataset
     keys = {split: sorted_keys(dataset, split) for split in ("train", "valid")}
     shards = LaneDataConfig(keys, 8).configure({PROFILES: read_profiles(dataset)}, world_size, None, None)
-    workers = [collect_rows(shard[PROFILES], keys, 8, torch.device("cpu")) for shard in shards]
+    workers = [
+        collect_rows(shard[PROFILES], keys, 8, rank, world_size, torch.device("cpu"))
+        for rank, shard in enumerate(shards)
+    ]
     for split in ("train", "valid"):
         parts = [worker[split] for worker in workers]
         held = torch.cat([rows.keys for rows in parts]).numpy()

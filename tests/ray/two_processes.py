@@ -61,7 +61,7 @@ def main(rank: int, world_size: int, port: int, config: Config, root: str, kind:
     dataset = open_dataset(root)
     keys = {split: sorted_keys(dataset, split) for split in ("train", "valid")}
     table = keep_lanes(dataset.profiles(TRAINING_COLUMNS), keys, config.ray.lanes, rank, world_size)
-    rows = collect_rows(Shard(table), keys, config.ray.lanes, torch.device("cpu"))
+    rows = collect_rows(Shard(table), keys, config.ray.lanes, rank, world_size, torch.device("cpu"))
     vectors = load_embeddings(dataset.store, build_encoder(config.encoder)).vectors
     arrays = (dataset.basal_expression, basal_input(dataset, config.denoiser.basal_input), vectors)
     tables = Tables(*(torch.from_numpy(np.array(values)) for values in arrays))

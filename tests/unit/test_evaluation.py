@@ -219,15 +219,16 @@ def test_ceilings_of_known_noise() -> None:
     n, genes = 400, 300
     effect = np.repeat(0.5 * rng.normal(size=(n // 2, genes)), 2, axis=0)
     frame = pd.DataFrame({"condition_id": np.repeat(np.arange(n // 2), 2), "plate": ["a", "b"] * (n // 2)})
+    frame["cell_id"] = 0
     zero = np.zeros((n, genes))
     wells = Wells(frame, effect + rng.normal(size=(n, genes)), zero, zero, np.ones(n, dtype=bool), np.arange(n))
-    ceiling = measure_ceiling(wells)
+    ceiling = measure_ceiling(wells, wells.has_reserved)
     assert ceiling is not None
     assert ceiling.n_pairs == n // 2
     assert ceiling.rmse_floor == pytest.approx(1.0, rel=0.02)
     assert ceiling.replicate_rmse == pytest.approx(2**0.5, rel=0.02)
     assert ceiling.delta_pcc_ceiling == pytest.approx((0.25 / 1.25) ** 0.5, rel=0.05)
-    assert measure_ceiling(replace(wells, frame=frame.assign(plate="a"))) is None
+    assert measure_ceiling(replace(wells, frame=frame.assign(plate="a")), wells.has_reserved) is None
 
 
 def test_share_is_a_ratio_of_sums() -> None:

@@ -176,7 +176,7 @@ def test_rules_that_leave_nothing_say_which(world: World, tmp_path: Path) -> Non
 def test_describe_tells_what_was_dropped(world: World) -> None:
     sections = {section.title: section for section in describe(world.dataset)}
     assert ["cell lines", "3", "82"] in sections[world.dataset.url].rows
-    assert len(sections["What cleaning dropped"].rows) == 5
+    assert len(sections["What cleaning dropped"].rows) == 7
 
 
 def test_real_release(mini_release: tuple[Path, Path, Path, Path], tmp_path: Path) -> None:

@@ -1,0 +1,53 @@
+"""News of a run from its workers to the driver, which is waiting for it."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+
+REPORT_EVERY_S = 0.5
+
+Progress = Callable[[dict[str, Any]], None]
+
+
+@ray.remote
+class Board:
+    """Holds the latest status of a run for the driver to look at."""
+
+    def __init__(self) -> None:
+        self._status: dict[str, Any] = {}
+
+    def put(self, status: dict[str, Any]) -> None:
+        """Update some entries."""
+        self._status |= status
+
+    def get(self) -> dict[str, Any]:
+        """Return all entries."""
+        return self._status
+
+
+@contextmanager
+def watching(board: Any, on_progress: Progress) -> Iterator[None]:
+    """Look at the board from a thread while the block runs, and once more at its end."""
+    done = threading.Event()
+
+    def look() -> None:
+        try:
+            on_progress(ray.get(board.get.remote(), timeout=5))
+        except ray.exceptions.RayError:
+            return  # the board is gone with the cluster; the run itself will say why
+
+    def poll() -> None:
+        while not done.wait(REPORT_EVERY_S):
+            look()
+
+    thread = threading.Thread(target=poll, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+        look()
