@@ -1,6 +1,7 @@
 """Bundles and predictions, on a tiny real model with random weights."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import anndata
@@ -20,7 +21,7 @@ from ldm_ray.models.generate import ProfileGenerator
 from ldm_ray.models.ldm import LatentDiffusion
 from ldm_ray.models.vae import Vae
 from ldm_ray.predictor import Predictor, Query
-from ldm_ray.training.bundle import Bundle, load_bundle, prefixed, save_bundle
+from ldm_ray.training.bundle import Bundle, check_splits, load_bundle, prefixed, save_bundle
 from ldm_ray.training.metadata import dataset_metadata
 from tests.conftest import World, small_config
 
@@ -239,3 +240,39 @@ def test_bad_tables(tmp_path: Path) -> None:
         read_queries(str(path))
     with pytest.raises(QueryError, match="must be a .csv"):
         read_queries("q.xlsx")
+
+
+def test_direct_mean_is_the_limit_of_sampled_means(world: World) -> None:
+    """A denoiser that says a constant x0_hat, whatever it sees: every sample is that latent."""
+    bundle = random_bundle(world, "denoiser.head=x0")
+    bundle.tensors["ldm.denoiser.output.weight"].zero_()
+    bundle.tensors["ldm.denoiser.output.bias"] = torch.linspace(-1, 1, 16)
+    predictor = Predictor(bundle)
+    wells = load_wells(world.dataset, "test", max_profiles=3)
+    condition, base = conditions_of(world.dataset, wells, predictor), torch.from_numpy(wells.basal)
+    samples = predictor.generator.sample(condition, base, torch.from_numpy(wells.keys), 4, 5, 0, 64)
+    torch.testing.assert_close(predictor.generator.direct_mean(condition, base), samples.mean, rtol=1e-5, atol=1e-5)
+
+
+def test_data_split_otherwise_is_refused(predictor: Predictor, world: World) -> None:
+    splits = world.dataset.manifest["splits"]
+    check_splits(predictor.bundle, splits, "data")
+    with pytest.raises(BundleError, match="its test compounds leak"):
+        check_splits(predictor.bundle, splits | {"seed": 1}, "data")
+
+
+def test_a_bundle_without_its_parts_is_damaged(predictor: Predictor, tmp_path: Path) -> None:
+    url = str(tmp_path / "bundle")
+    tensors = {name: value for name, value in predictor.bundle.tensors.items() if name != "noise.sd"}
+    save_bundle(replace(predictor.bundle, tensors=tensors), url)
+    with pytest.raises(BundleError, match="is damaged: it lacks 'noise.sd'"):
+        load_bundle(url)
+    save_bundle(replace(predictor.bundle, tensors=predictor.bundle.tensors | {"vae.mu_head.bias": torch.zeros(3)}), url)
+    with pytest.raises(BundleError, match="weights do not fit its settings"):
+        Predictor.from_bundle(url)
+
+
+def test_another_encoder_revision_is_refused(predictor: Predictor) -> None:
+    other = predictor.bundle.metadata | {"encoder": predictor.bundle.metadata["encoder"] | {"revision": "x"}}
+    with pytest.raises(BundleError, match="the bundle's encoder is"):
+        Predictor(replace(predictor.bundle, metadata=other))

@@ -219,3 +219,50 @@ def test_real_h5ad(real_data: Path, mini_release: tuple[Path, Path, Path, Path],
     by_a, by_b = np.argsort(order[0]), np.argsort(order[1])
     for name in same[::50]:
         np.testing.assert_allclose(a[name][by_a], b[name][by_b], atol=1e-4)
+
+
+def test_somebody_elses_files_are_left_alone(world: World, tmp_path: Path) -> None:
+    """A release's own folder holds its truth; preparing into it must not take that for an old dataset's."""
+    (tmp_path / "profiles").mkdir()
+    (tmp_path / "profiles" / "mine.txt").write_text("keep")
+    with pytest.raises(DataError, match="holds 'profiles' but no dataset"):
+        prepare(release_of(world), str(tmp_path), world.config, overwrite=True)
+    assert (tmp_path / "profiles" / "mine.txt").read_text() == "keep"
+    with pytest.raises(DataError, match="holds 'truth.npz' but no dataset"):
+        prepare(release_of(world), str(world.files.gctx.parent), world.config)
+    assert world.files.truth.is_file()
+
+
+def test_a_killed_prepare_may_be_started_again(world: World, tmp_path: Path) -> None:
+    """What SIGKILL leaves: the mark, some tables, no manifest."""
+    root = tmp_path / "data"
+    prepare(release_of(world), str(root), world.config)
+    (root / "manifest.json").unlink()
+    (root / ".unfinished").touch()
+    with pytest.raises(DataError, match="its prepare did not finish"):
+        open_dataset(str(root))
+    assert prepare(release_of(world), str(root), world.config)["n_profiles"] == 1200
+    assert not (root / ".unfinished").exists()
+
+
+def test_a_mistake_with_overwrite_keeps_the_old_dataset(world: World, tmp_path: Path) -> None:
+    root = str(tmp_path / "data")
+    manifest = prepare(release_of(world), root, world.config)
+    config = small_config("cleaning.min_profiles_per_compound=100000")
+    with pytest.raises(DataError, match="removed the last"):
+        prepare(release_of(world), root, config, overwrite=True)
+    assert open_dataset(root).manifest == manifest
+
+
+def test_truth_follows_the_datasets_genes(world: World, tmp_path: Path) -> None:
+    """A gene table in another order reorders measurements and truth alike."""
+    table = pd.read_csv(world.files.gene_info, sep="\t", dtype=str).iloc[::-1]
+    path = tmp_path / "genes.txt"
+    table.to_csv(path, sep="\t", index=False)
+    files = world.files
+    prepare(read_l1000(files.gctx, files.inst_info, files.pert_info, path), str(tmp_path / "data"), world.config)
+    reversed_truth, truth = open_dataset(str(tmp_path / "data")).truth(), world.dataset.truth()
+    assert reversed_truth is not None
+    assert truth is not None
+    np.testing.assert_array_equal(reversed_truth.cell_basal, truth.cell_basal[:, ::-1])
+    np.testing.assert_array_equal(reversed_truth.entrez_ids, truth.entrez_ids[::-1])

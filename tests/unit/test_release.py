@@ -86,7 +86,22 @@ def test_missing_truncated_and_wrong_files(world: World, tmp_path: Path) -> None
         read(world, inst_info=binary)
 
 
-def test_a_truncated_matrix_fails_while_reading(world: World, tmp_path: Path) -> None:
+def test_a_matrix_with_a_damaged_end_fails_while_reading(world: World, tmp_path: Path) -> None:
+    """HDF5 opens a file of the right length whatever its chunks hold; the read itself must be checked."""
+    path = tmp_path / "zip.gctx"
+    with h5py.File(path, "w") as file:
+        file.create_dataset(MATRIX, data=np.ones((64, 2), dtype="f4"), chunks=(8, 2), compression="gzip")
+        file["0/META/ROW/id"] = np.array([b"1", b"2"])
+        file[COLUMN_IDS] = np.array([b"w%d" % i for i in range(64)])
+        offset = file[MATRIX].id.get_chunk_info(7).byte_offset
+    content = bytearray(path.read_bytes())
+    content[offset : offset + 8] = b"\xff" * 8
+    path.write_bytes(content)
+    with pytest.raises(StoreError, match="truncated or damaged"):
+        list(open_gctx(path).blocks(np.arange(64), np.arange(2), 1))
+
+
+def test_nan_in_the_matrix_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "holes.gctx"
     with GctxWriter(path, np.array(["1", "2"])) as writer:
         writer.append(["a", "b"], np.array([[1.0, 2.0], [3.0, np.nan]], dtype=np.float32))
