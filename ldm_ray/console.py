@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from rich.console import Console
@@ -20,7 +20,7 @@ from rich.text import Text
 
 console = Console(stderr=True, highlight=False)
 
-MIN_TABLE_WIDTH = 116
+MIN_TABLE_WIDTH = 124
 
 Counter = Callable[[int, int], None]
 
@@ -50,16 +50,25 @@ def counting(what: str) -> Iterator[Counter]:
 
 @contextmanager
 def training(what: str) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """Show a bar of training steps with losses; the yielded function takes the run's status."""
-    with _bar(TextColumn("{task.fields[losses]}")) as bar:
-        task = bar.add_task(what, total=None, losses="starting workers")
+    """Show a spinner, then from the first step on a bar with losses; the yielded function takes the run's status."""
+    with ExitStack() as stack:
+        waiting = console.status(f"{what}: starting workers")
+        waiting.start()
+        stack.callback(waiting.stop)
+        bars: list[tuple[Progress, TaskID]] = []
 
         def update(status: dict[str, Any]) -> None:
-            if "step" in status:
-                losses = f"epoch {status['epoch'] + 1}  loss {status['loss']:.3f}"
-                if "valid_loss" in status:
-                    losses += f"  valid {status['valid_loss']:.3f}  best {status['best_loss']:.3f}"
-                bar.update(task, completed=status["step"], total=status["total"], losses=losses)
+            if "step" not in status:
+                return
+            if not bars:
+                waiting.stop()
+                bar = stack.enter_context(_bar(TextColumn("{task.fields[losses]}")))
+                bars.append((bar, bar.add_task(what, total=None, losses="")))
+            losses = f"epoch {status['epoch'] + 1}  loss {status['loss']:.3f}"
+            if "valid_loss" in status:
+                losses += f"  valid {status['valid_loss']:.3f}  best {status['best_loss']:.3f}"
+            bar, task = bars[0]
+            bar.update(task, completed=status["step"], total=status["total"], losses=losses)
 
         yield update
 
@@ -86,7 +95,7 @@ def show_table(title: str, columns: list[str], rows: list[list[str]], caption: s
 def _bar(*more: TextColumn) -> Progress:
     return Progress(
         TextColumn("{task.description}"),
-        BarColumn(),
+        BarColumn(bar_width=20),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),

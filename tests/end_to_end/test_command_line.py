@@ -11,7 +11,9 @@ import pytest
 from ldm_ray.config import dump_config
 from tests.conftest import World, small_config
 
-DEMO = small_config("evaluate.bootstrap_draws=20", "predict.n_samples=4", "evaluate.n_samples=[4]")
+DEMO = small_config(
+    "evaluate.min_compounds_per_plate=2", "evaluate.bootstrap_draws=20", "predict.n_samples=4", "evaluate.n_samples=[4]"
+)
 
 
 def ldm_ray(*arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
