@@ -21,7 +21,7 @@ from rich.text import Text
 
 console = Console(stderr=True, highlight=False)
 
-MIN_TABLE_WIDTH = 124
+MIN_TABLE_WIDTH = 128
 
 Counter = Callable[[int, int], None]
 

@@ -139,7 +139,7 @@ def _cell(row: dict[str, Any], key: str) -> str:
     if value is None:
         return "undefined" if key in NORMALISED else "-"
     if key in NORMALISED:
-        return f"{100 * value:.0f}%"
+        return f"{round(100 * value)}%"
     if key == "top30_overlap":
         return str(value)
     if key == "mse_gain_over_best_trivial":
