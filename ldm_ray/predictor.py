@@ -81,13 +81,17 @@ class Predictor:
         self._cell_basal = bundle.tensors["cells.basal"].numpy()
 
     @staticmethod
-    def from_bundle(url: str, device: torch.device | str = "cpu") -> "Predictor":
+    def from_bundle(url: str, device: torch.device | str | None = None) -> "Predictor":
         """Load a bundle from any URL.
+
+        Args:
+            url: Folder of the bundle.
+            device: Where to compute; a GPU if there is one by default.
 
         Raises:
             BundleError: If it is not a usable bundle.
         """
-        return Predictor(load_bundle(url, "ldm"), device)
+        return Predictor(load_bundle(url, "ldm"), device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
     @property
     def cell_lines(self) -> list[str]:

@@ -201,7 +201,7 @@ def _finish(
     assert checkpoint is not None
     with checkpoint.as_directory() as folder:
         tensors = safetensors.torch.load_file(Path(folder) / TENSORS)
-        state = torch.load(Path(folder) / STATE, weights_only=True)
+        state = torch.load(Path(folder) / STATE, weights_only=True, map_location="cpu")
     metadata = dataset_metadata(dataset) | {"history": state["history"], "best_epoch": state["best_epoch"]}
     if kind == "vae":
         return Bundle("vae", config, metadata, tensors)

@@ -147,7 +147,7 @@ def validation_losses(task: Task, rows: Rows, seed: int) -> dict[str, float]:
             losses: StepLosses = task.module(task.batch(rows, index, keys))
             for name, value in {"loss": losses.loss, **losses.parts}.items():
                 sums[name] = sums.get(name, torch.zeros((), device=value.device)) + value.double() * len(index)
-    count = float(sum_over_workers(torch.tensor(float(len(rows)), dtype=torch.float64)))
+    count = rows_over_workers(rows)
     return {name: float(sum_over_workers(value)) / count for name, value in sorted(sums.items())}
 
 
@@ -210,6 +210,12 @@ def sum_over_workers(value: Tensor) -> Tensor:
         value = value.clone()
         dist.all_reduce(value)
     return value
+
+
+def rows_over_workers(rows: Rows) -> float:
+    """Count all workers' rows; on the rows' device, since nccl reduces nothing else."""
+    own = torch.tensor(float(len(rows)), dtype=torch.float64, device=rows.keys.device)
+    return float(sum_over_workers(own))
 
 
 def _mean_over_workers(value: Tensor) -> float:

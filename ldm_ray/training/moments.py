@@ -8,7 +8,7 @@ from torch import Tensor
 from ldm_ray.models.generate import ObservationNoise
 from ldm_ray.models.vae import Vae
 from ldm_ray.noise import mix
-from ldm_ray.training.loop import sum_over_workers
+from ldm_ray.training.loop import rows_over_workers, sum_over_workers
 from ldm_ray.training.rows import Rows, Tables, target_of
 from ldm_ray.training.steps import sampled_latent
 
@@ -29,7 +29,7 @@ def mean_and_scale(rows: Rows, values: Callable[[Tensor], Tensor]) -> tuple[Tens
     """
     sums = torch.stack([torch.stack([v.sum(0), (v**2).sum(0)]) for v in _chunks(rows, values)]).sum(0)
     sums = sum_over_workers(sums)
-    count = float(sum_over_workers(torch.tensor(float(len(rows)), dtype=torch.float64)))
+    count = rows_over_workers(rows)
     mean = sums[0] / count
     scale = torch.sqrt((sums[1] / count - mean**2).clamp_min(SMALLEST_SCALE**2))
     return mean.float(), scale.float()
@@ -72,7 +72,7 @@ def fit_observation_noise(vae: Vae, rows: Rows, tables: Tables, target: str, see
 
     with torch.no_grad():
         second = torch.stack([value.T @ value for value in _chunks(rows, residual)]).sum(0)
-    count = sum_over_workers(torch.tensor(float(len(rows)), dtype=torch.float64))
+    count = rows_over_workers(rows)
     covariance = sum_over_workers(second) / count
     rank = min(rank, int(count) // 20, len(covariance) - 1)
     eigenvalues, vectors = torch.linalg.eigh(covariance)
