@@ -114,6 +114,12 @@ def test_a_real_gene_table_gives_real_genes(mini_release: tuple[Path, ...], tmp_
     assert "SIMG" not in files.gene_info.read_text()
 
 
+def test_true_mean_is_untreated_cells_plus_true_delta(world: World) -> None:
+    truth = planted(world)
+    query = (truth.cell_names[[0, 1]], truth.parent_smiles[[3, 4]], np.array([1.0, 10.0]), np.array([6.0, 24.0]))
+    np.testing.assert_array_equal(truth.true_mean(*query), truth.cell_basal[[0, 1]] + truth.true_delta(*query))
+
+
 def test_mistakes(world: World) -> None:
     with pytest.raises(DataError, match="already holds a release"):
         simulate_release(world.config.simulate, world.files.gctx.parent, 0)
