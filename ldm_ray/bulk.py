@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from ldm_ray.data.filesystem import StorageOptions
 from ldm_ray.data.store import list_column, split_url
 from ldm_ray.errors import LdmRayError, QueryError
 from ldm_ray.predictor import Predictions, Query
@@ -18,14 +19,14 @@ QUERY_COLUMNS = ("smiles", "cell", "dose_um", "time_h")
 OUT_FORMATS = (".parquet", ".h5ad")
 
 
-def read_queries(url: str) -> list[Query]:
+def read_queries(url: str, storage_options: StorageOptions | None = None) -> list[Query]:
     """Read a CSV or Parquet table with columns smiles, cell, dose_um and time_h.
 
     Raises:
         QueryError: For another format, a missing column, an empty table or a dose or time that is no number.
         StoreError: If it cannot be read.
     """
-    store, name = split_url(url)
+    store, name = split_url(url, storage_options)
     if name.endswith(".parquet"):
         frame = store.read_table(name).to_pandas()
     elif name.endswith((".csv", ".tsv", ".txt")):
@@ -65,14 +66,18 @@ def check_out(url: str) -> None:
 
 
 def write_predictions(
-    url: str, queries: list[Query], predictions: Predictions, settings: dict[str, Any] | None = None
+    url: str,
+    queries: list[Query],
+    predictions: Predictions,
+    settings: dict[str, Any] | None = None,
+    storage_options: StorageOptions | None = None,
 ) -> None:
     """Write predictions as Parquet (lists `basal`, `mean`, `std`, genes in the metadata) or as h5ad.
 
     In the h5ad X is the mean, layers hold `basal`, `std` and `delta`, and obs the queries. What was asked (bundle,
     samples, steps, seed) is kept in the Parquet metadata `settings`, or in `uns`.
     """
-    store, name = split_url(url)
+    store, name = split_url(url, storage_options)
     columns = {column: [getattr(query, column) for query in queries] for column in QUERY_COLUMNS}
     columns["note"] = list(predictions.notes)
     if name.endswith(".parquet"):

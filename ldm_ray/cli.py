@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ldm_ray import __version__
-from ldm_ray.cli_options import ConfigFile, Data, Json, Overrides, Overwrite, Resume, Seed, settings
+from ldm_ray.cli_options import ConfigFile, Data, Json, Overrides, Overwrite, Resume, Root, Seed, settings
 from ldm_ray.console import counting, print_json, say, say_error, show_table, spinning, training
 from ldm_ray.errors import LdmRayError, QueryError
 
@@ -54,36 +54,42 @@ def simulate(
 )
 def prepare(
     out: Annotated[str, typer.Option(help="Folder URL of the dataset.")],
-    gctx: Annotated[Path | None, typer.Option(help="Level 3 matrix.")] = None,
-    inst_info: Annotated[Path | None, typer.Option(help="Table of wells.")] = None,
-    pert_info: Annotated[Path | None, typer.Option(help="Table of perturbagens, with SMILES.")] = None,
-    gene_info: Annotated[Path | None, typer.Option(help="Table of genes, 978 of them landmarks.")] = None,
-    h5ad: Annotated[Path | None, typer.Option(help="PRnet-style h5ad, instead of the four files.")] = None,
+    gctx: Annotated[str | None, typer.Option(help="Level 3 matrix, path or URL.")] = None,
+    inst_info: Annotated[str | None, typer.Option(help="Table of wells.")] = None,
+    pert_info: Annotated[str | None, typer.Option(help="Table of perturbagens, with SMILES.")] = None,
+    gene_info: Annotated[str | None, typer.Option(help="Table of genes, 978 of them landmarks.")] = None,
+    h5ad: Annotated[str | None, typer.Option(help="PRnet-style h5ad, instead of the four files.")] = None,
     allow_missing_genes: Annotated[bool, typer.Option(help="Go on with the landmarks that are there.")] = False,
+    resume: Resume = False,
     overwrite: Overwrite = False,
     config: ConfigFile = None,
     overrides: Overrides = None,
     seed: Seed = None,
     json: Json = False,
 ) -> None:
-    """Clean, pair and split a release into a paired dataset."""
+    """Clean, pair and split a release into a paired dataset; reads and writes any URL."""
     from ldm_ray.data.dataset import open_dataset
     from ldm_ray.data.describe import describe_json
     from ldm_ray.data.h5ad import read_h5ad
     from ldm_ray.data.l1000 import read_l1000
     from ldm_ray.data.prepare import prepare as write_dataset
+    from ldm_ray.data.source import source_file
+    from ldm_ray.ray_prepare import part_runner
 
     resolved = settings(config, overrides, None, *([] if seed is None else [f"splits.seed={seed}"]))
+    options = resolved.storage_options
     with spinning("reading tables"):
+        genes = source_file(gene_info, options) if gene_info else None
         if h5ad is not None and gctx is None:
-            release = read_h5ad(h5ad, gene_info, allow_missing_genes)
-        elif h5ad is None and gctx and inst_info and pert_info and gene_info:
-            release = read_l1000(gctx, inst_info, pert_info, gene_info, allow_missing_genes)
+            release = read_h5ad(source_file(h5ad, options), genes, allow_missing_genes)
+        elif h5ad is None and gctx and inst_info and pert_info and genes:
+            matrix, wells, compounds = (source_file(file, options) for file in (gctx, inst_info, pert_info))
+            release = read_l1000(matrix, wells, compounds, genes, allow_missing_genes)
         else:
             raise LdmRayError("give --h5ad, or all of --gctx, --inst-info, --pert-info and --gene-info")
     with counting("writing treated wells") as progress:
-        manifest = write_dataset(release, out, resolved, overwrite, progress)
-    dataset = open_dataset(out)
+        manifest = write_dataset(release, out, resolved, overwrite, progress, resume, part_runner(resolved))
+    dataset = open_dataset(out, options)
     if json:
         print_json(describe_json(dataset))
     for step in manifest["cleaning"]:
@@ -92,13 +98,18 @@ def prepare(
 
 
 @data_app.command(epilog="Example: `ldm-ray data describe runs/data`")
-def describe(root: Annotated[str, typer.Argument(help="Folder URL of a dataset.")], json: Json = False) -> None:
+def describe(
+    root: Root,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    json: Json = False,
+) -> None:
     """Print cells, compounds, doses, times, controls, splits, and what was dropped and why."""
     from ldm_ray.data.dataset import open_dataset
     from ldm_ray.data.describe import describe as sections
     from ldm_ray.data.describe import describe_json
 
-    dataset = open_dataset(root)
+    dataset = open_dataset(root, settings(config, overrides, None).storage_options)
     if json:
         print_json(describe_json(dataset))
         return
@@ -120,7 +131,8 @@ def embed(
     from ldm_ray.ray_pipeline import embed as embed_dataset
 
     with spinning("encoding compounds"):
-        url = embed_dataset(open_dataset(data), settings(config, overrides, seed), overwrite)
+        resolved = settings(config, overrides, seed)
+        url = embed_dataset(open_dataset(data, resolved.storage_options), resolved, overwrite)
     if json:
         print_json({"embeddings": url})
     say(f"embeddings in {url}")
@@ -143,7 +155,7 @@ def train_vae(
 
     resolved = settings(config, overrides, seed)
     with training("autoencoder") as progress:
-        bundle = run(open_dataset(data), out, resolved, resume, overwrite, progress)
+        bundle = run(open_dataset(data, resolved.storage_options), out, resolved, resume, overwrite, progress)
     _show_training(out, bundle.metadata, json)
 
 
@@ -166,7 +178,8 @@ def train_ldm(
     from ldm_ray.training.bundle import load_bundle
 
     resolved = settings(config, overrides, seed)
-    dataset, autoencoder = open_dataset(data), load_bundle(vae, "vae")
+    dataset = open_dataset(data, resolved.storage_options)
+    autoencoder = load_bundle(vae, "vae", resolved.storage_options)
     with spinning("encoding compounds"):
         embed_dataset(dataset, resolved)
     with training("latent diffusion") as progress:
@@ -198,26 +211,25 @@ def predict(
     from ldm_ray.bulk import check_out, read_queries, write_predictions
     from ldm_ray.predictor import Predictor, Query
 
+    asked = settings(config, overrides, seed)
     single = (smiles, cell, dose_um, time_h)
     if conditions is not None:
         if out is None or any(value is not None for value in single):
             raise QueryError("--conditions wants --out, and no --smiles, --cell, --dose-um or --time-h")
         check_out(out)
-        queries = read_queries(conditions)
+        queries = read_queries(conditions, asked.storage_options)
     elif smiles is not None and cell is not None and dose_um is not None and time_h is not None:
         queries = [Query(smiles, dose_um, time_h, cell)]
     else:
         raise QueryError("give --smiles, --cell, --dose-um and --time-h, or --conditions and --out")
-    asked = settings(config, overrides, seed)
     if config or overrides:
         n_samples, steps = n_samples or asked.predict.n_samples, steps or asked.predict.steps
-    predictor = Predictor.from_bundle(bundle)
+    predictor = Predictor.from_bundle(bundle, storage_options=asked.storage_options)
     with spinning(f"sampling {len(queries):,} conditions"):
         predictions = predictor.predict(queries, n_samples, steps, asked.seed)
     if conditions is not None and out is not None:
-        write_predictions(
-            out, queries, predictions, {"bundle": bundle, "seed": asked.seed} | predictor.used(n_samples, steps)
-        )
+        used = {"bundle": bundle, "seed": asked.seed} | predictor.used(n_samples, steps)
+        write_predictions(out, queries, predictions, used, asked.storage_options)
         say(f"{len(queries):,} predictions in {out}")
         if json:
             print_json({"predictions": out, "n": len(queries)})
@@ -243,7 +255,8 @@ def evaluate(
     from ldm_ray.ray_pipeline import show_scores
 
     resolved = settings(config, overrides, seed)
-    dataset, predictor = open_dataset(data), Predictor.from_bundle(bundle)
+    dataset = open_dataset(data, resolved.storage_options)
+    predictor = Predictor.from_bundle(bundle, storage_options=resolved.storage_options)
     with spinning("scoring") as progress:
         evaluation = judge(dataset, predictor, resolved.evaluate, resolved.seed, progress)
         pictures = write_report(out, evaluation, predictor.bundle, dataset, resolved)

@@ -16,6 +16,7 @@ Seed = Annotated[int | None, typer.Option("--seed", help="Same seed, same number
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output, the rest on standard error.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is already there.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")]
+Root = Annotated[str, typer.Argument(help="Folder URL of a dataset.")]
 Data = Annotated[str, typer.Option("--data", help="Folder URL of a paired dataset.")]
 
 

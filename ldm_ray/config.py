@@ -71,8 +71,23 @@ class SplitSettings(Settings):
 class PrepareSettings(Settings):
     """How a release is read and the dataset written."""
 
-    block_mb: Annotated[int, Field(ge=1)] = 128
+    block_mb: Annotated[int, Field(ge=1)] = Field(default=128, description="what one task reads at once")
     rows_per_file: Annotated[int, Field(ge=64)] = 8192
+    workers: Annotated[int, Field(ge=0)] = Field(default=0, description="1: no Ray; 0: Ray, where it is worth it")
+
+
+class IngestSettings(Settings):
+    """How treated wells come to training workers (docs/data.md)."""
+
+    mode: Literal["auto", "stream", "resident"] = Field(
+        default="auto", description="auto: resident where a worker's wells fit into resident_mb"
+    )
+    resident_mb: Annotated[int, Field(ge=1)] = 4096
+    shuffle_window_rows: Annotated[int, Field(ge=1)] = 16_384
+    latents: bool = Field(default=True, description="encode every profile once, before diffusion training")
+    wait_for_storage_s: Annotated[float, Field(ge=0)] = Field(
+        default=300.0, description="how long a read waits for a store that does not answer; 0: fail at once"
+    )
 
 
 class EncoderSettings(Settings):
@@ -174,11 +189,14 @@ class Config(Settings):
     preset: Literal["default", "paper"] = "default"
     seed: Annotated[int, Field(ge=0)] = 0
     target: Target = "delta"
+    # fsspec's arguments by protocol. May hold secrets, so no file that we write repeats them.
+    storage_options: dict[str, dict[str, Any]] = Field(default_factory=dict, exclude=True)
     simulate: SimulateSettings = SimulateSettings()
     cleaning: CleaningSettings = CleaningSettings()
     pairing: PairingSettings = PairingSettings()
     splits: SplitSettings = SplitSettings()
     prepare: PrepareSettings = PrepareSettings()
+    ingest: IngestSettings = IngestSettings()
     encoder: EncoderSettings = EncoderSettings()
     vae: VaeSettings = VaeSettings()
     schedule: ScheduleSettings = ScheduleSettings()

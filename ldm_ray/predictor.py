@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ldm_ray.chem.embedding import build_encoder
 from ldm_ray.chem.smiles import parent_smiles
+from ldm_ray.data.filesystem import StorageOptions
 from ldm_ray.errors import BundleError, QueryError
 from ldm_ray.keys import key_of
 from ldm_ray.models.condition import Condition
@@ -81,17 +82,21 @@ class Predictor:
         self._cell_basal = bundle.tensors["cells.basal"].numpy()
 
     @staticmethod
-    def from_bundle(url: str, device: torch.device | str | None = None) -> "Predictor":
+    def from_bundle(
+        url: str, device: torch.device | str | None = None, storage_options: StorageOptions | None = None
+    ) -> "Predictor":
         """Load a bundle from any URL.
 
         Args:
             url: Folder of the bundle.
             device: Where to compute; a GPU if there is one by default.
+            storage_options: fsspec's arguments by protocol, beside what the environment says.
 
         Raises:
             BundleError: If it is not a usable bundle.
         """
-        return Predictor(load_bundle(url, "ldm"), device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        bundle = load_bundle(url, "ldm", storage_options)
+        return Predictor(bundle, device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
     @property
     def cell_lines(self) -> list[str]:

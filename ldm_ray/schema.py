@@ -2,7 +2,7 @@
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 MANIFEST = "manifest.json"
 PROFILES = "profiles"
@@ -12,6 +12,8 @@ CELLS = "cells.parquet"
 EMBEDDINGS = "embeddings"
 TRUTH = "truth.npz"
 SETTINGS = "settings.yaml"
+UNFINISHED = ".unfinished"
+"""Folder of a prepare that has not ended: its plan, the records of its parts, its controls."""
 
 SPLITS = ("train", "valid", "test")
 PAIRING_LEVELS = ("plate", "batch", "cell_time")

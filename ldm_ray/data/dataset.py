@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ldm_ray.data.filesystem import StorageOptions
 from ldm_ray.data.store import Store, matrix
 from ldm_ray.data.world import World
 from ldm_ray.errors import DataError
@@ -86,13 +87,13 @@ class PairedDataset:
         return World.from_bytes(self.store.read_bytes(TRUTH)).for_genes(entrez_ids)
 
 
-def open_dataset(url: str) -> PairedDataset:
-    """Open a paired dataset.
+def open_dataset(url: str, storage_options: StorageOptions | None = None) -> PairedDataset:
+    """Open a paired dataset at any URL.
 
     Raises:
         DataError: If there is none, it is incomplete, or another schema version wrote it.
     """
-    store = Store(url)
+    store = Store(url, storage_options or {})
     if not store.exists(MANIFEST):
         hint = "its prepare did not finish" if store.exists(PROFILES) else "run `ldm-ray prepare` first"
         raise DataError(f"{url} is not a paired dataset (no {MANIFEST}): {hint}")

@@ -2,15 +2,17 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 import pandas as pd
 from anndata.io import read_elem, sparse_dataset
 
+from ldm_ray.data.gctx import HDF5_SIGNATURE, row_blocks
 from ldm_ray.data.l1000 import HOURS, MICROMOLAR, N_LANDMARKS, in_units, read_gene_info
 from ldm_ray.data.release import WELL_COLUMNS, Genes, Release
+from ldm_ray.data.source import AnyFile, SourceFile, source_file
 from ldm_ray.errors import DataError, NonFiniteError, StoreError
 
 TRUE = ("1", "1.0", "True", "true")
@@ -32,34 +34,35 @@ ALIASES = {
 class H5adReader:
     """Reads rows of X, dense or sparse, in blocks."""
 
-    path: Path
+    source: SourceFile
 
     def blocks(self, rows: np.ndarray, genes: np.ndarray, block_mb: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """See `ProfileReader`."""
-        with h5py.File(self.path, "r") as file:
-            x = file["X"] if isinstance(file["X"], h5py.Dataset) else sparse_dataset(file["X"])
-            per_block = max(1, block_mb * 1_000_000 // (x.shape[1] * 4))
-            for start in range(0, x.shape[0], per_block):
-                first, last = np.searchsorted(rows, [start, start + per_block])
-                if first == last:
-                    continue
+        with self.source.hdf5() as file:
+            x = _matrix(file)
+            for first, last in row_blocks(x, rows, block_mb):
                 wanted = rows[first:last]
-                try:
-                    slab = x[wanted[0] : wanted[-1] + 1]
-                except OSError as error:
-                    raise StoreError(f"{self.path} is truncated or damaged: {error}") from None
+                slab = x[int(wanted[0]) : int(wanted[-1]) + 1]
                 dense = slab if isinstance(slab, np.ndarray) else slab.toarray()
                 values = dense[wanted - wanted[0]][:, genes].astype(np.float32, copy=False)
                 if not np.isfinite(values).all():
-                    raise NonFiniteError(f"{self.path}: X holds NaN or infinite values")
+                    raise NonFiniteError(f"{self.source}: X holds NaN or infinite values")
                 yield np.arange(first, last), values
 
+    def without_ids(self) -> "H5adReader":
+        """See `ProfileReader`."""
+        return self
 
-def read_h5ad(path: Path, gene_info: Path | None = None, allow_missing_genes: bool = False) -> Release:
+
+def _matrix(file: h5py.File) -> Any:
+    return file["X"] if isinstance(file["X"], h5py.Dataset) else sparse_dataset(file["X"])
+
+
+def read_h5ad(file: AnyFile, gene_info: AnyFile | None = None, allow_missing_genes: bool = False) -> Release:
     """Open an h5ad; X itself is not read yet.
 
     Args:
-        path: The file, with `obs` columns as in PRnet's release.
+        file: The file, with `obs` columns as in PRnet's release.
         gene_info: A gene table that gives the Entrez ids, where `var` has symbols only.
         allow_missing_genes: Go on with fewer than 978 genes.
 
@@ -67,13 +70,15 @@ def read_h5ad(path: Path, gene_info: Path | None = None, allow_missing_genes: bo
         DataError: If it is not such a file.
         StoreError: If it is missing or damaged.
     """
-    if not path.is_file():
+    path = source_file(file)
+    if not path.exists():
         raise StoreError(f"h5ad file {path} does not exist")
+    if path.head(8) != HDF5_SIGNATURE:
+        raise DataError(f"{path} is not a readable h5ad: it does not begin as HDF5 files do")
     try:
-        with h5py.File(path, "r") as file:
-            obs, var = read_elem(file["obs"]), read_elem(file["var"])
-            x = file["X"] if isinstance(file["X"], h5py.Dataset) else sparse_dataset(file["X"])
-            shape = tuple(x.shape)
+        with path.hdf5() as opened:
+            obs, var = read_elem(opened["obs"]), read_elem(opened["var"])
+            shape = tuple(_matrix(opened).shape)
     except (OSError, KeyError) as error:
         raise DataError(f"{path} is not a readable h5ad: {' '.join(str(error).split())}") from None
     if shape != (len(obs), len(var)):
@@ -85,11 +90,11 @@ def read_h5ad(path: Path, gene_info: Path | None = None, allow_missing_genes: bo
         "duplicate_instance_ids": int(wells["profile_id"].duplicated().sum()),
     }
     wells = wells.drop_duplicates("profile_id", ignore_index=True)[list(WELL_COLUMNS)]
-    sources = (path,) if gene_info is None else (path, gene_info)
+    sources = (path,) if gene_info is None else (path, source_file(gene_info))
     return Release(wells, genes, H5adReader(path), sources, counts | {"wells_without_profile": 0}, (note,))
 
 
-def _wells(obs: pd.DataFrame, path: Path) -> pd.DataFrame:
+def _wells(obs: pd.DataFrame, path: SourceFile) -> pd.DataFrame:
     def column(key: str, default: str | None = None) -> pd.Series:
         name = next((name for name in ALIASES[key] if name in obs.columns), None)
         if name is None and default is None:
@@ -124,14 +129,14 @@ def _wells(obs: pd.DataFrame, path: Path) -> pd.DataFrame:
     )
 
 
-def _entrez(ids: pd.Series, path: Path) -> np.ndarray:
+def _entrez(ids: pd.Series, path: SourceFile) -> np.ndarray:
     number = pd.to_numeric(ids, errors="coerce")
     if number.isna().any():
         raise DataError(f"{path}: var[{ids.name!r}] must hold Entrez ids; got {ids[number.isna()].iloc[0]!r}")
     return np.asarray(number, dtype=np.int64)
 
 
-def _genes(var: pd.DataFrame, path: Path, gene_info: Path | None, allow_missing: bool) -> tuple[Genes, str]:
+def _genes(var: pd.DataFrame, path: SourceFile, gene_info: AnyFile | None, allow_missing: bool) -> tuple[Genes, str]:
     """Genes keep the file's order; the note says where their Entrez ids come from."""
     symbols = var["pr_gene_symbol"].astype(str) if "pr_gene_symbol" in var else pd.Series(var.index.astype(str))
     ids = next((name for name in ("pr_gene_id", "entrez_id", "gene_id") if name in var), None)
@@ -143,7 +148,7 @@ def _genes(var: pd.DataFrame, path: Path, gene_info: Path | None, allow_missing:
         unknown = symbols.to_numpy()[entrez == 0]
         if len(unknown):
             raise DataError(f"{path}: gene {unknown[0]!r} ({len(unknown)} in all) is not in {gene_info}")
-        note = f"Entrez ids looked up by symbol in {gene_info.name}"
+        note = f"Entrez ids looked up by symbol in {source_file(gene_info).name}"
     else:
         entrez, note = np.zeros(len(var), dtype=np.int64), "no Entrez ids: give --gene-info to add them"
     columns = np.arange(len(var))

@@ -3,13 +3,14 @@
 The names and sentinels of L1000's own files (`pert_idose`, `-666`) end in this module.
 """
 
-from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 
 from ldm_ray.data.gctx import GctxReader, open_gctx
 from ldm_ray.data.release import WELL_COLUMNS, Genes, Release
+from ldm_ray.data.source import AnyFile, source_file
 from ldm_ray.errors import DataError, StoreError
 
 INST_INFO_COLUMNS = (
@@ -28,7 +29,11 @@ HOURS = {"h": 1.0, "hr": 1.0, "hour": 1.0, "hours": 1.0, "min": 1 / 60, "m": 1 /
 
 
 def read_l1000(
-    gctx: Path, inst_info: Path, pert_info: Path, gene_info: Path, allow_missing_genes: bool = False
+    gctx: AnyFile,
+    inst_info: AnyFile,
+    pert_info: AnyFile,
+    gene_info: AnyFile,
+    allow_missing_genes: bool = False,
 ) -> Release:
     """Open a release; the matrix itself is not read yet.
 
@@ -74,7 +79,7 @@ def read_l1000(
         }
     )
     wells = wells.sort_values("row", ignore_index=True)[list(WELL_COLUMNS)]
-    return Release(wells, genes, reader, (gctx, inst_info, pert_info, gene_info), counts)
+    return Release(wells, genes, reader, tuple(map(source_file, (gctx, inst_info, pert_info, gene_info))), counts)
 
 
 def in_units(values: pd.Series, units: pd.Series, factors: dict[str, float]) -> pd.Series:
@@ -85,7 +90,7 @@ def in_units(values: pd.Series, units: pd.Series, factors: dict[str, float]) -> 
     return amount.where(np.isfinite(amount) & (amount > 0))
 
 
-def read_gene_info(path: Path) -> pd.DataFrame:
+def read_gene_info(path: AnyFile) -> pd.DataFrame:
     """Read a gene table, every column as text; an Entrez id written 780.0 becomes 780."""
     table = _read_table(path, ("pr_gene_id", "pr_gene_symbol", "pr_is_lm"))
     table = table.assign(pr_gene_id=table["pr_gene_id"].str.strip().str.removesuffix(".0"))
@@ -120,18 +125,24 @@ def _missing_genes_message(
 ) -> str:
     shown = [f"{row.pr_gene_symbol} ({row.pr_gene_id})" for row in missing.head(8).itertuples()]
     more = f" and {len(missing) - 8} more" if len(missing) > 8 else ""
-    text = f"{reader.path} lacks {len(missing)} of {n_landmarks} landmark genes: {', '.join(shown)}{more}"
+    text = f"{reader.source} lacks {len(missing)} of {n_landmarks} landmark genes: {', '.join(shown)}{more}"
     cut = [gene for gene in missing["pr_gene_id"] if any(gene[:k] in position for k in range(4, len(gene)))]
     if len(cut) == len(missing):
         text += "; its row ids look truncated"
     return text + "; --allow-missing-genes keeps the others"
 
 
-def _read_table(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
-    if not path.is_file():
+def _read_table(file: AnyFile, columns: tuple[str, ...]) -> pd.DataFrame:
+    path = source_file(file)
+    if not path.exists():
         raise StoreError(f"table {path} does not exist")
     try:
-        table = pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False, encoding="utf-8", quoting=3)
+        packed: Literal["gzip"] | None = "gzip" if path.name.endswith(".gz") else None
+        table = pd.read_csv(
+            path.buffer(), sep="\t", dtype=str, keep_default_na=False, encoding="utf-8", quoting=3, compression=packed
+        )
+    except StoreError:
+        raise
     except (ValueError, OSError) as error:
         raise DataError(f"{path} is not a tab-separated table: {' '.join(str(error).split())}") from None
     missing = [name for name in columns if name not in table.columns]

@@ -1,6 +1,5 @@
 """From a release to the paired dataset: clean, pair, split, write; the manifest comes last."""
 
-import hashlib
 from collections.abc import Callable
 from typing import Any
 
@@ -11,10 +10,11 @@ import pyarrow as pa
 from ldm_ray.config import Config, dump_config
 from ldm_ray.data.cleaning import Ledger, clean, condition_ids, require_wells
 from ldm_ray.data.pairing import Pairing, dmso_wells, pair
+from ldm_ray.data.parts import PartWriter, Runner, cut, in_turn, plan_digest, read_controls
 from ldm_ray.data.release import Release
 from ldm_ray.data.splits import folds_of, splits_of
 from ldm_ray.data.store import Store, list_column
-from ldm_ray.errors import DataError
+from ldm_ray.errors import DataError, StoreError
 from ldm_ray.schema import (
     BASAL,
     CELLS,
@@ -27,14 +27,15 @@ from ldm_ray.schema import (
     SCHEMA_VERSION,
     SETTINGS,
     TRUTH,
+    UNFINISHED,
     basal_schema,
     profiles_schema,
 )
 
 Progress = Callable[[int, int], None]
 CONTENT = (PROFILES, BASAL, COMPOUNDS, CELLS, EMBEDDINGS, TRUTH)
-UNFINISHED = ".unfinished"
-"""Marks a folder whose prepare has not ended, so that a killed one may be started again."""
+PLAN = f"{UNFINISHED}/plan.json"
+PART_COLUMNS = ["row", *(name for name in profiles_schema(1).names if name != "expression")]
 PAPER_COUNTS = {"profiles": 836_841, "cell_lines": 82, "compounds": 17_766}
 
 
@@ -44,22 +45,31 @@ def prepare(
     config: Config,
     overwrite: bool = False,
     on_progress: Progress = lambda done, total: None,
+    resume: bool = False,
+    run: Runner = in_turn,
 ) -> dict[str, Any]:
     """Write the paired dataset of a release and return its manifest.
 
     Args:
         release: What `read_l1000` or `read_h5ad` opened.
         root: Folder URL of the dataset.
-        config: Settings `cleaning`, `pairing`, `splits` and `prepare`.
+        config: Settings `cleaning`, `pairing`, `splits`, `prepare` and `storage_options`.
         overwrite: Replace a dataset that is already there.
         on_progress: Called with treated wells written and in all.
+        resume: Go on with a prepare of the same release and settings that did not end.
+        run: Writes the parts; in this process, one by one, unless told otherwise.
 
     Raises:
-        DataError: If a dataset is there already, or no well survives.
-        StoreError: If a file cannot be read or written; then no manifest is left behind.
+        DataError: If a dataset is there already, no well survives, or there is nothing to resume.
+        StoreError: If a file cannot be read or written; then there is no manifest, and `resume` goes on.
     """
-    store = Store(root)
-    _check_root(store, overwrite)
+    store = Store(root, config.storage_options)
+    sources = [file.identity() for file in release.sources]
+    settings = config.model_dump(mode="json", include={"cleaning", "pairing", "splits", "prepare"})
+    settings["prepare"].pop("workers")
+    digest = plan_digest(SCHEMA_VERSION, sources, settings, release.counts)
+    if done := _check_root(store, overwrite, resume, digest):
+        return done
     ledger = Ledger()
     treated = clean(release.wells, config.cleaning, ledger)
     paired = pair(treated, dmso_wells(release.wells), config.pairing, config.splits.seed)
@@ -67,44 +77,66 @@ def prepare(
     ledger.note(rule, len(treated), len(paired.wells), paired.wells["parent"].nunique())
     require_wells(paired.wells, ledger)
     wells, compounds, cells = _number(paired.wells, config)
-    basal = _basal_table(paired, cells, release, config)
-    truth_file = release.sources[0].parent / TRUTH
-    truth = truth_file.read_bytes() if truth_file.is_file() else None
-    _remove_dataset(store)
+    parts = cut(wells[PART_COLUMNS], np.unique(paired.members["row"].to_numpy()), config.prepare.rows_per_file)
+    truth_file = release.sources[0].beside(TRUTH)
+    truth = truth_file.read_bytes() if truth_file.exists() else None
+    if not resume:
+        remove_dataset(store)
+        store.write_json(PLAN, {"plan": digest})
+    writer = PartWriter(release.reader.without_ids(), release.genes.columns, store, config.prepare.block_mb)
+    records, rows_done = {}, 0
     try:
-        store.write_bytes(UNFINISHED, b"")
-        store.write_table(COMPOUNDS, compounds)
-        store.write_table(CELLS, cells)
-        store.write_table(BASAL, basal)
-        files = _write_profiles(store, wells, release, config, on_progress)
-        if truth is not None:
-            store.write_bytes(TRUTH, truth)
-        store.write_bytes(SETTINGS, dump_config(config).encode())
-        manifest = _manifest(release, config, ledger, paired, wells, files, truth is not None)
-        store.write_json(MANIFEST, manifest)
-        store.remove(UNFINISHED)
-    except BaseException:
-        _remove_dataset(store)
-        raise
+        for record in run(writer, parts):
+            records[record["path"]] = record
+            rows_done += record["rows"]
+            on_progress(rows_done, len(wells))
+    except StoreError as error:
+        raise StoreError(f"{error}; what is written stays, --resume goes on") from None
+    store.write_table(COMPOUNDS, compounds)
+    store.write_table(CELLS, cells)
+    store.write_table(BASAL, _basal_table(paired, cells, read_controls(store, parts)))
+    if truth is not None:
+        store.write_bytes(TRUTH, truth)
+    store.write_bytes(SETTINGS, dump_config(config).encode())
+    made = {"schema_version": SCHEMA_VERSION, "plan": digest, "simulated": truth is not None}
+    files = [records[part.path] for part in parts]
+    manifest = made | _manifest(release, config, ledger, paired, wells)
+    manifest |= {"settings": settings, "sources": sources, "files": files} | _gene_list(release)
+    store.write_json(MANIFEST, manifest)
+    store.remove(UNFINISHED)
     return manifest
 
 
-def _check_root(store: Store, overwrite: bool) -> None:
-    """Refuse a root that holds a dataset, or files that only look like one's and are somebody else's.
+def _check_root(store: Store, overwrite: bool, resume: bool, digest: str) -> dict[str, Any] | None:
+    """Refuse a root that is in use; return the manifest if the wanted dataset is complete already.
 
     Raises:
-        DataError: Naming what is in the way.
+        DataError: Naming what is in the way, or why there is nothing to resume.
     """
+    unfinished = store.exists(PLAN)
     if store.exists(MANIFEST):
+        manifest = store.read_json(MANIFEST)
+        if resume and manifest.get("plan") == digest:
+            store.remove(UNFINISHED)
+            return manifest
         if not overwrite:
             raise DataError(f"{store.url} already holds a dataset; --overwrite replaces it")
-        return
+        return None
+    if resume:
+        if not unfinished:
+            raise DataError(f"{store.url} holds no unfinished prepare to resume")
+        if store.read_json(PLAN).get("plan") != digest:
+            raise DataError(f"--resume wants the release and settings that {store.url} was begun with; got others")
+        return None
+    if unfinished and not overwrite:
+        raise DataError(f"{store.url} holds an unfinished prepare; --resume goes on with it, --overwrite starts anew")
     foreign = next((name for name in CONTENT if store.exists(name)), None)
-    if foreign is not None and not store.exists(UNFINISHED):
+    if foreign is not None and not unfinished:
         raise DataError(f"{store.url} holds {foreign!r} but no dataset; choose another --out")
+    return None
 
 
-def _remove_dataset(store: Store) -> None:
+def remove_dataset(store: Store) -> None:
     """Remove the manifest first, so that a half-removed dataset does not look complete."""
     for name in (MANIFEST, *CONTENT, UNFINISHED):
         store.remove(name)
@@ -141,16 +173,13 @@ def _number(wells: pd.DataFrame, config: Config) -> tuple[pd.DataFrame, pa.Table
     return wells, compounds, pa.table(cells).cast(CELLS_SCHEMA)
 
 
-def _basal_table(paired: Pairing, cells: pa.Table, release: Release, config: Config) -> pa.Table:
+def _basal_table(paired: Pairing, cells: pa.Table, controls: tuple[np.ndarray, np.ndarray]) -> pa.Table:
     """Average the DMSO wells of each control profile."""
-    rows, inverse = np.unique(paired.members["row"].to_numpy(), return_inverse=True)
-    genes = release.genes.columns
-    controls = np.empty((len(rows), len(genes)), dtype=np.float32)
-    for positions, values in release.reader.blocks(rows, genes, config.prepare.block_mb):
-        controls[positions] = values
-    basal = paired.basal
-    sums = np.zeros((len(basal), len(genes)))
-    np.add.at(sums, paired.members["basal_id"].to_numpy(), controls[inverse])
+    rows, profiles = controls
+    n_genes = profiles.shape[1]
+    basal, members = paired.basal, paired.members
+    sums = np.zeros((len(basal), n_genes))
+    np.add.at(sums, members["basal_id"].to_numpy(), profiles[np.searchsorted(rows, members["row"].to_numpy())])
     means = sums / basal["n_wells"].to_numpy()[:, None]
     numbers = {name: i for i, name in enumerate(cells["name"].to_pylist())}
     columns = [
@@ -162,55 +191,11 @@ def _basal_table(paired: Pairing, cells: pa.Table, release: Release, config: Con
         pa.array(basal["n_wells"].to_numpy(), pa.int32()),
         list_column(means.astype(np.float32)),
     ]
-    return pa.Table.from_arrays(columns, schema=basal_schema(len(genes)))
+    return pa.Table.from_arrays(columns, schema=basal_schema(n_genes))
 
 
-def _write_profiles(
-    store: Store, wells: pd.DataFrame, release: Release, config: Config, on_progress: Progress
-) -> list[dict[str, Any]]:
-    genes = release.genes.columns
-    schema = profiles_schema(len(genes))
-    plain = [name for name in schema.names if name != "expression"]
-    rows = wells["row"].to_numpy()
-    files: list[dict[str, Any]] = []
-    parts: list[pa.Table] = []
-
-    def flush(at_least: int) -> None:
-        while parts and sum(len(part) for part in parts) >= at_least:
-            table = pa.concat_tables(parts).combine_chunks()
-            head = table.slice(0, config.prepare.rows_per_file)
-            parts[:] = [table.slice(len(head))] if len(table) > len(head) else []
-            name = f"{PROFILES}/part-{len(files):05d}.parquet"
-            store.write_table(name, head)
-            files.append({"path": name, "rows": len(head)})
-
-    done = 0
-    for positions, values in release.reader.blocks(rows, genes, config.prepare.block_mb):
-        frame = wells.iloc[positions][plain]
-        columns = {name: pa.array(frame[name].to_numpy(), schema.field(name).type) for name in plain}
-        columns["expression"] = list_column(values)
-        parts.append(pa.Table.from_arrays([columns[name] for name in schema.names], schema=schema))
-        flush(config.prepare.rows_per_file)
-        done += len(positions)
-        on_progress(done, len(wells))
-    flush(1)
-    return files
-
-
-def _manifest(
-    release: Release,
-    config: Config,
-    ledger: Ledger,
-    paired: Pairing,
-    wells: pd.DataFrame,
-    files: list[dict[str, Any]],
-    simulated: bool,
-) -> dict[str, Any]:
-    genes = release.genes
-    pairs = zip(genes.entrez_ids.tolist(), genes.symbols.tolist(), strict=True)
+def _manifest(release: Release, config: Config, ledger: Ledger, paired: Pairing, wells: pd.DataFrame) -> dict[str, Any]:
     return {
-        "schema_version": SCHEMA_VERSION,
-        "simulated": simulated,
         "n_profiles": len(wells),
         "n_compounds": int(wells["compound_id"].nunique()),
         "n_cell_lines": int(wells["cell_id"].nunique()),
@@ -221,7 +206,7 @@ def _manifest(
         "pairing_levels": {str(k): int(v) for k, v in wells["pairing_level"].value_counts().items()},
         "control_profiles": {str(k): int(v) for k, v in paired.basal["role"].value_counts().items()},
         "wells_without_reserved_control": int((wells["reserved_basal_id"] < 0).sum()),
-        "missing_genes": list(genes.missing),
+        "missing_genes": list(release.genes.missing),
         "notes": list(release.notes),
         "splits": {
             "definition": "sha256(seed, kind, name): compound by parent SMILES, cell line, batch of plates",
@@ -231,15 +216,9 @@ def _manifest(
                 for name in ("split", "cell_split", "plate_split")
             },
         },
-        "settings": config.model_dump(mode="json", include={"cleaning", "pairing", "splits", "prepare"}),
-        "sources": [
-            {"name": path.name, "bytes": path.stat().st_size, "sha256": _sha256(path)} for path in release.sources
-        ],
-        "files": files,
-        "genes": [{"entrez_id": entrez, "symbol": symbol} for entrez, symbol in pairs],
     }
 
 
-def _sha256(path: Any) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _gene_list(release: Release) -> dict[str, Any]:
+    pairs = zip(release.genes.entrez_ids.tolist(), release.genes.symbols.tolist(), strict=True)
+    return {"genes": [{"entrez_id": entrez, "symbol": symbol} for entrez, symbol in pairs]}

@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import pandas as pd
+
+from ldm_ray.data.source import SourceFile
 
 WELL_COLUMNS = (
     "profile_id", "plate", "well", "source_id", "name", "kind", "smiles", "cell", "dose_um", "time_h", "row",
@@ -20,6 +21,9 @@ class ProfileReader(Protocol):
 
     def blocks(self, rows: np.ndarray, genes: np.ndarray, block_mb: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield (positions into `rows`, values of shape (block, len(genes)), float32), rows increasing."""
+
+    def without_ids(self) -> "ProfileReader":
+        """Return a reader of the same profiles that is small to send to another process."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,6 @@ class Release:
     wells: pd.DataFrame
     genes: Genes
     reader: ProfileReader
-    sources: tuple[Path, ...]
+    sources: tuple[SourceFile, ...]
     counts: dict[str, int]
     notes: tuple[str, ...] = ()

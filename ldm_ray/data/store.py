@@ -1,14 +1,16 @@
-"""Files at any URL that fsspec understands: local paths, s3://, gs:// and the like."""
+"""Folders at any URL that fsspec understands: local paths, s3://, gs://, az://, hf://.
+
+Credentials, profile, region and endpoint come from where each service's own tools look (for S3 the `AWS_*`
+variables and `~/.aws`), or from `storage_options`, fsspec's arguments by protocol.
+"""
 
 import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-import fsspec
-import fsspec.implementations.local
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -16,6 +18,7 @@ import pyarrow.dataset as pads
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
+from ldm_ray.data.filesystem import StorageOptions, arrow_filesystem, is_local, open_filesystem
 from ldm_ray.errors import DataError, LdmRayError, StoreError
 
 
@@ -24,6 +27,7 @@ class Store:
     """One folder at a URL; every path given to it is relative to that folder."""
 
     url: str
+    storage_options: StorageOptions = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         if not self.url:
@@ -31,8 +35,8 @@ class Store:
 
     @property
     def _fs_and_root(self) -> tuple[Any, str]:
-        with _one_line(self.url):
-            fs, root = fsspec.core.url_to_fs(self.url)
+        with one_line(self.url):
+            fs, root = open_filesystem(self.url, self.storage_options)
         return fs, root.rstrip("/")
 
     def path(self, name: str) -> str:
@@ -42,21 +46,20 @@ class Store:
     def arrow(self) -> tuple[pafs.FileSystem, str]:
         """Return pyarrow's view of the file system, and the folder's path on it."""
         fs, root = self._fs_and_root
-        if isinstance(fs, fsspec.implementations.local.LocalFileSystem):
-            return pafs.LocalFileSystem(), root
-        return pafs.PyFileSystem(pafs.FSSpecHandler(fs)), root
+        with one_line(self.url):
+            return arrow_filesystem(fs, root), root
 
     def exists(self, name: str = "") -> bool:
         """Tell whether a file or folder is there."""
         fs, root = self._fs_and_root
-        with _one_line(self.path(name)):
+        with one_line(self.path(name)):
             fs.invalidate_cache()
             return bool(fs.exists(f"{root}/{name}" if name else root))
 
     def names(self, folder: str = "") -> list[str]:
         """Return the sorted names of the files in a folder; empty when it does not exist."""
         fs, root = self._fs_and_root
-        with _one_line(self.path(folder)):
+        with one_line(self.path(folder)):
             fs.invalidate_cache()
             if not fs.exists(f"{root}/{folder}"):
                 return []
@@ -65,7 +68,7 @@ class Store:
     def remove(self, name: str) -> None:
         """Remove a file or folder if it is there."""
         fs, root = self._fs_and_root
-        with _one_line(self.path(name)):
+        with one_line(self.path(name)):
             fs.invalidate_cache()
             if fs.exists(f"{root}/{name}"):
                 fs.rm(f"{root}/{name}", recursive=True)
@@ -73,16 +76,16 @@ class Store:
     def read_bytes(self, name: str) -> bytes:
         """Read a file whole."""
         fs, root = self._fs_and_root
-        with _one_line(self.path(name)):
+        with one_line(self.path(name)):
             return bytes(fs.cat_file(f"{root}/{name}"))
 
     def write_bytes(self, name: str, content: bytes) -> None:
         """Write a file so that a reader sees the old content or the new one, never half of it."""
         fs, root = self._fs_and_root
         path = f"{root}/{name}"
-        with _one_line(self.path(name)):
+        with one_line(self.path(name)):
             fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
-            if not isinstance(fs, fsspec.implementations.local.LocalFileSystem):
+            if not is_local(fs):
                 fs.pipe_file(path, content)
                 return
             part = path + ".tmp"
@@ -112,27 +115,41 @@ class Store:
     def read_table(self, name: str, columns: list[str] | None = None) -> pa.Table:
         """Read a Parquet file."""
         fs, root = self.arrow()
-        with _one_line(self.path(name)):
+        with one_line(self.path(name)):
             return pq.read_table(f"{root}/{name}", columns=columns, filesystem=fs, partitioning=None)
 
     def read_tables(self, names: list[str], columns: list[str], keep: pc.Expression | None = None) -> pa.Table:
         """Read some columns of several Parquet files as one table, of the rows that `keep` selects."""
         fs, root = self.arrow()
-        with _one_line(self.url):
+        with one_line(self.url):
             data = pads.dataset([f"{root}/{name}" for name in names], format="parquet", filesystem=fs)
             return data.to_table(columns=columns, filter=keep)
 
     def write_table(self, name: str, table: pa.Table) -> None:
         """Write a Parquet file, whole or not at all as `write_bytes` does."""
-        sink = pa.BufferOutputStream()
-        pq.write_table(table, sink, compression="zstd", use_dictionary=_text_columns(table))
-        self.write_bytes(name, sink.getvalue().to_pybytes())
+        self.write_bytes(name, parquet_bytes([table]))
 
 
-def split_url(url: str) -> tuple[Store, str]:
+def parquet_bytes(groups: list[pa.Table]) -> bytes:
+    """Return a Parquet file with one row group a table; at least one table.
+
+    Floats are split into byte streams before they are compressed: a quarter smaller, and as fast to read.
+    """
+    sink = pa.BufferOutputStream()
+    schema = groups[0].schema
+    text = [field.name for field in schema if pa.types.is_string(field.type)]
+    floats = [f"{field.name}.list.element" for field in schema if pa.types.is_fixed_size_list(field.type)]
+    writer = pq.ParquetWriter(sink, schema, compression="zstd", use_dictionary=text, use_byte_stream_split=floats)
+    with writer:
+        for table in groups:
+            writer.write_table(table, row_group_size=max(1, len(table)))
+    return bytes(sink.getvalue())
+
+
+def split_url(url: str, storage_options: StorageOptions | None = None) -> tuple[Store, str]:
     """Split the URL of a file into its folder and its name."""
     folder, _, name = url.rstrip("/").rpartition("/")
-    return Store(folder or ("/" if url.startswith("/") else ".")), name
+    return Store(folder or ("/" if url.startswith("/") else "."), storage_options or {}), name
 
 
 def list_column(values: np.ndarray) -> pa.FixedSizeListArray:
@@ -154,12 +171,8 @@ def matrix(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
     return np.asarray(combined.flatten(), dtype=np.float32).reshape(-1, width)
 
 
-def _text_columns(table: pa.Table) -> list[str]:
-    return [field.name for field in table.schema if pa.types.is_string(field.type)]
-
-
 @contextmanager
-def _one_line(url: str) -> Iterator[None]:
+def one_line(url: str) -> Iterator[None]:
     """Turn the many errors of file systems and Parquet into one line with the URL in it."""
     try:
         yield
@@ -167,6 +180,8 @@ def _one_line(url: str) -> Iterator[None]:
         raise
     except FileNotFoundError:
         raise StoreError(f"{url} does not exist") from None
+    except ImportError as error:
+        raise StoreError(f"{url} wants a package that is not installed: {' '.join(str(error).split())}") from None
     except (OSError, pa.ArrowException) as error:
         raise StoreError(f"{url}: {' '.join(str(error).split())}") from error
     except Exception as error:  # each file system's client has errors of its own

@@ -112,7 +112,7 @@ def write_report(url: str, evaluation: Evaluation, bundle: Bundle, dataset: Pair
     Returns:
         URLs of the pictures.
     """
-    store, metrics = Store(url), evaluation.metrics
+    store, metrics = Store(url, config.storage_options), evaluation.metrics
     store.remove(METRICS)
     history = (bundle.metadata["vae_history"], bundle.metadata["history"])
     figures = {

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ldm_ray import __version__
 from ldm_ray.config import Config, config_from_dict
+from ldm_ray.data.filesystem import StorageOptions
 from ldm_ray.data.store import Store
 from ldm_ray.errors import BundleError
 from ldm_ray.models.generate import ObservationNoise
@@ -104,9 +105,9 @@ def check_splits(bundle: Bundle, dataset_splits: dict[str, Any], where: str) -> 
         raise BundleError(f"the bundle was trained with splits {trained}; {where} has {given}: its test compounds leak")
 
 
-def save_bundle(bundle: Bundle, url: str) -> None:
+def save_bundle(bundle: Bundle, url: str, storage_options: StorageOptions | None = None) -> None:
     """Write a bundle; its metadata comes last, so that half a bundle is never taken for one."""
-    store = Store(url)
+    store = Store(url, storage_options or {})
     store.remove(METADATA)
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in bundle.tensors.items()}
     store.write_json(CONFIG, bundle.config.model_dump(mode="json"))
@@ -115,18 +116,18 @@ def save_bundle(bundle: Bundle, url: str) -> None:
     store.write_json(METADATA, header | bundle.metadata)
 
 
-def bundle_exists(url: str) -> bool:
+def bundle_exists(url: str, storage_options: StorageOptions | None = None) -> bool:
     """Tell whether a complete bundle is at the URL."""
-    return Store(url).exists(METADATA)
+    return Store(url, storage_options or {}).exists(METADATA)
 
 
-def load_bundle(url: str, kind: Kind | None = None) -> Bundle:
+def load_bundle(url: str, kind: Kind | None = None, storage_options: StorageOptions | None = None) -> Bundle:
     """Read a bundle.
 
     Raises:
         BundleError: If there is none, it is damaged, of another format, or not of the wanted kind.
     """
-    store = Store(url)
+    store = Store(url, storage_options or {})
     if not store.exists(METADATA):
         raise BundleError(f"{url} is not a model bundle (no {METADATA})")
     metadata = store.read_json(METADATA)

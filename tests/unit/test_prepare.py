@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 
 from ldm_ray.config import PairingSettings, SplitSettings
 from ldm_ray.data.cleaning import condition_ids
-from ldm_ray.data.dataset import open_dataset
+from ldm_ray.data.dataset import PairedDataset, open_dataset
 from ldm_ray.data.describe import describe
 from ldm_ray.data.h5ad import read_h5ad
 from ldm_ray.data.l1000 import read_l1000
@@ -19,6 +20,7 @@ from ldm_ray.data.prepare import prepare
 from ldm_ray.data.splits import split_of
 from ldm_ray.data.store import Store, matrix
 from ldm_ray.errors import DataError, LdmRayError, StoreError
+from ldm_ray.schema import profiles_schema
 from tests.conftest import World, small_config
 
 
@@ -135,29 +137,70 @@ def test_a_dataset_is_not_overwritten_by_accident(world: World, tmp_path: Path) 
     prepare(release_of(world), root, world.config, overwrite=True)
 
 
-@pytest.mark.parametrize("fail_at", [1, 3, 4, 5])
-def test_a_failure_midway_leaves_nothing_that_looks_complete(
+def same_dataset(one: PairedDataset, other: PairedDataset) -> bool:
+    """Row for row, table for table, and in every figure of the manifest."""
+    columns = profiles_schema(1).names
+    tables = [(d.profiles(columns), d.basal, d.compounds) for d in (one, other)]
+    return one.manifest == other.manifest and all(a.equals(b) for a, b in zip(*tables, strict=True))
+
+
+@pytest.mark.parametrize("fail_at", [1, 2, 3, 5, 8, 13])
+def test_a_failure_midway_leaves_no_dataset_and_is_resumed(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fail_at: int
 ) -> None:
     root, calls = str(tmp_path / "data"), 0
-    write_table = Store.write_table
+    config = small_config("prepare.rows_per_file=500")
+    prepare(release_of(world), str(tmp_path / "undisturbed"), config)
+    write_bytes = Store.write_bytes
 
-    def full_disk(self: Store, name: str, table: object) -> None:
+    def full_disk(self: Store, name: str, content: bytes) -> None:
         nonlocal calls
         calls += 1
         if calls == fail_at:
             raise StoreError("No space left on device")
-        write_table(self, name, table)  # type: ignore[arg-type]
+        write_bytes(self, name, content)
 
-    monkeypatch.setattr(Store, "write_table", full_disk)
-    config = small_config("prepare.rows_per_file=500")
+    monkeypatch.setattr(Store, "write_bytes", full_disk)
     with pytest.raises(StoreError, match="No space left"):
         prepare(release_of(world), root, config)
     with pytest.raises(DataError, match="not a paired dataset"):
         open_dataset(root)
-    assert not list((tmp_path / "data").rglob("*.parquet"))
     monkeypatch.undo()
-    assert prepare(release_of(world), root, config)["n_profiles"] == 1200
+    finished = {path: path.stat().st_mtime_ns for path in (tmp_path / "data" / "profiles").glob("*.parquet")}
+    recorded = {Path(root) / f"profiles/{path.stem}.parquet" for path in Path(root).glob(".unfinished/part-*.json")}
+    if fail_at > 1:
+        with pytest.raises(DataError, match="holds an unfinished prepare; --resume goes on with it"):
+            prepare(release_of(world), root, config)
+    prepare(release_of(world), root, config, resume=fail_at > 1)
+    assert same_dataset(open_dataset(root), open_dataset(str(tmp_path / "undisturbed")))
+    assert all(path.stat().st_mtime_ns == finished[path] for path in recorded)
+    assert not (Path(root) / ".unfinished").exists()
+
+
+def test_resuming_wants_the_same_release_and_settings(world: World, tmp_path: Path) -> None:
+    root = str(tmp_path / "data")
+    with pytest.raises(DataError, match="no unfinished prepare to resume"):
+        prepare(release_of(world), root, world.config, resume=True)
+    manifest = prepare(release_of(world), root, world.config)
+    assert prepare(release_of(world), root, world.config, resume=True) == manifest
+    (Path(root) / "manifest.json").rename(tmp_path / "manifest.json")
+    Store(root).write_json(".unfinished/plan.json", {"plan": manifest["plan"]})
+    with pytest.raises(DataError, match="--resume wants the release and settings"):
+        prepare(release_of(world), root, small_config("splits.seed=1"), resume=True)
+    assert prepare(release_of(world), root, world.config, resume=True) == manifest
+
+
+def test_a_file_holds_one_split_after_the_other(world: World) -> None:
+    """A reader of one split skips the row groups of the others, by their statistics."""
+    dataset = world.dataset
+    for entry in dataset.manifest["files"]:
+        file = pq.ParquetFile(Path(dataset.url) / entry["path"])
+        seen = [file.read_row_group(i, columns=["split"])["split"].to_pylist() for i in range(file.num_row_groups)]
+        assert all(len(set(group)) == 1 for group in seen)
+        counts = {split: sum(len(group) for group in seen if group[0] == split) for split in ("train", "valid", "test")}
+        assert counts == entry["split_rows"]
+        content = (Path(dataset.url) / entry["path"]).read_bytes()
+        assert (entry["bytes"], entry["sha256"]) == (len(content), hashlib.sha256(content).hexdigest())
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(world: World, tmp_path: Path) -> None:
@@ -231,18 +274,6 @@ def test_somebody_elses_files_are_left_alone(world: World, tmp_path: Path) -> No
     with pytest.raises(DataError, match="holds 'truth.npz' but no dataset"):
         prepare(release_of(world), str(world.files.gctx.parent), world.config)
     assert world.files.truth.is_file()
-
-
-def test_a_killed_prepare_may_be_started_again(world: World, tmp_path: Path) -> None:
-    """What SIGKILL leaves: the mark, some tables, no manifest."""
-    root = tmp_path / "data"
-    prepare(release_of(world), str(root), world.config)
-    (root / "manifest.json").unlink()
-    (root / ".unfinished").touch()
-    with pytest.raises(DataError, match="its prepare did not finish"):
-        open_dataset(str(root))
-    assert prepare(release_of(world), str(root), world.config)["n_profiles"] == 1200
-    assert not (root / ".unfinished").exists()
 
 
 def test_a_mistake_with_overwrite_keeps_the_old_dataset(world: World, tmp_path: Path) -> None:

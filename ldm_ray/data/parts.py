@@ -1,0 +1,148 @@
+"""One part of a prepare: a stretch of the source's rows becomes one Parquet file and some control profiles.
+
+A part is what can be done in parallel, and what a killed prepare need not do again: its record is written last.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ldm_ray.data.release import ProfileReader
+from ldm_ray.data.store import Store, list_column, matrix, parquet_bytes
+from ldm_ray.schema import PROFILES, SPLITS, UNFINISHED, profiles_schema
+
+ROWS_PER_GROUP = 2048
+
+
+@dataclass(frozen=True)
+class Part:
+    """Which source rows make one file.
+
+    Attributes:
+        number: Place among the parts.
+        treated: Columns of `profiles_schema` but `expression`, and `row`, increasing.
+        controls: Source rows of the control wells in this stretch, increasing.
+    """
+
+    number: int
+    treated: pd.DataFrame
+    controls: np.ndarray
+
+    @property
+    def path(self) -> str:
+        """Where its treated wells go."""
+        return f"{PROFILES}/part-{self.number:05d}.parquet"
+
+    @property
+    def record(self) -> str:
+        """Where is said that it is done."""
+        return f"{UNFINISHED}/part-{self.number:05d}.json"
+
+    @property
+    def control_file(self) -> str:
+        """Where its control wells wait until all are there."""
+        return f"{UNFINISHED}/controls-{self.number:05d}.parquet"
+
+
+@dataclass(frozen=True)
+class PartWriter:
+    """Reads, sorts and writes parts; small to send to another process."""
+
+    reader: ProfileReader
+    genes: np.ndarray
+    store: Store
+    block_mb: int
+
+    def write(self, part: Part) -> dict[str, Any]:
+        """Write a part unless it is done already; return its record: path, rows, rows per split, size, checksum."""
+        if self.store.exists(part.record):
+            return self.store.read_json(part.record)
+        expression, controls = self._read(part)
+        if len(part.controls):
+            table = pa.table({"row": part.controls, "expression": list_column(controls)})
+            self.store.write_table(part.control_file, table)
+        content = parquet_bytes(row_groups(self._table(part, expression)))
+        self.store.write_bytes(part.path, content)
+        record = file_record(part.path, part.treated["split"].to_numpy(), content)
+        self.store.write_json(part.record, record)
+        return record
+
+    def _read(self, part: Part) -> tuple[np.ndarray, np.ndarray]:
+        """Read a part's treated and control wells in one pass over its stretch."""
+        treated = part.treated["row"].to_numpy()
+        rows = np.union1d(treated, part.controls)
+        values = np.empty((len(rows), len(self.genes)), dtype=np.float32)
+        for positions, block in self.reader.blocks(rows, self.genes, self.block_mb):
+            values[positions] = block
+        return values[np.searchsorted(rows, treated)], values[np.searchsorted(rows, part.controls)]
+
+    def _table(self, part: Part, expression: np.ndarray) -> pa.Table:
+        schema = profiles_schema(len(self.genes))
+        columns = {
+            name: pa.array(part.treated[name].to_numpy(), schema.field(name).type)
+            for name in schema.names
+            if name != "expression"
+        }
+        columns["expression"] = list_column(expression)
+        return pa.Table.from_arrays([columns[name] for name in schema.names], schema=schema)
+
+
+Runner = Callable[[PartWriter, list[Part]], Iterator[dict[str, Any]]]
+"""Writes parts in any order and yields their records."""
+
+
+def in_turn(writer: PartWriter, parts: list[Part]) -> Iterator[dict[str, Any]]:
+    """Write one part after the other in this process."""
+    for part in parts:
+        yield writer.write(part)
+
+
+def cut(treated: pd.DataFrame, controls: np.ndarray, rows_per_file: int) -> list[Part]:
+    """Cut a release into parts of `rows_per_file` treated wells, with the controls that lie between them.
+
+    Args:
+        treated: Treated wells by increasing `row`.
+        controls: Source rows of all control wells that are needed, increasing.
+        rows_per_file: Treated wells a part.
+    """
+    starts = range(0, len(treated), rows_per_file)
+    begins = treated["row"].to_numpy()[list(starts)][1:]
+    near = np.split(controls, np.searchsorted(controls, begins))
+    pieces = (treated.iloc[start : start + rows_per_file] for start in starts)
+    return [Part(number, piece, own) for number, (piece, own) in enumerate(zip(pieces, near, strict=True))]
+
+
+def row_groups(table: pa.Table) -> list[pa.Table]:
+    """Cut a table into row groups of one split each, so that a reader of one split skips the others' bytes."""
+    groups = []
+    for split in SPLITS:
+        rows = table.filter(pc.equal(table["split"], split))
+        groups += [rows.slice(start, ROWS_PER_GROUP) for start in range(0, len(rows), ROWS_PER_GROUP)]
+    return groups
+
+
+def file_record(path: str, split: np.ndarray, content: bytes) -> dict[str, Any]:
+    """Return a file's entry in the manifest."""
+    rows = {name: int((split == name).sum()) for name in SPLITS}
+    digest = hashlib.sha256(content).hexdigest()
+    return {"path": path, "rows": len(split), "split_rows": rows, "bytes": len(content), "sha256": digest}
+
+
+def read_controls(store: Store, parts: list[Part]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the source rows of all control wells, increasing, and their profiles (n, G)."""
+    tables = [store.read_table(part.control_file) for part in parts if len(part.controls)]
+    rows = np.concatenate([table["row"].to_numpy() for table in tables])
+    return rows, np.concatenate([matrix(table["expression"]) for table in tables])
+
+
+def plan_digest(*pieces: Any) -> str:
+    """Return a checksum of what a prepare depends on; a resumed one must have the same."""
+    text = json.dumps(pieces, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,106 @@
+"""The files of a release, wherever they lie: opened for ranged reads, never downloaded first."""
+
+import hashlib
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import h5py
+
+from ldm_ray.data.filesystem import StorageOptions, is_local, open_filesystem
+from ldm_ray.data.store import one_line
+from ldm_ray.errors import LdmRayError, StoreError
+
+REMOTE_BLOCK = 8 * 1024 * 1024
+BLOCKS_KEPT = 12
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """One file of a release at a path or URL."""
+
+    url: str
+    storage_options: StorageOptions = field(default_factory=dict, repr=False)
+
+    def __str__(self) -> str:
+        return self.url
+
+    @property
+    def name(self) -> str:
+        """The last part of its path."""
+        return self.url.rstrip("/").rpartition("/")[2]
+
+    def beside(self, name: str) -> "SourceFile":
+        """Return another file of the same folder."""
+        folder, slash, _ = self.url.rpartition("/")
+        return SourceFile(f"{folder}{slash}{name}", self.storage_options)
+
+    def exists(self) -> bool:
+        """Tell whether the file is there."""
+        with one_line(self.url):
+            fs, path = open_filesystem(self.url, self.storage_options)
+            return bool(fs.isfile(path))
+
+    def read_bytes(self) -> bytes:
+        """Read it whole; for tables, not for matrices."""
+        with one_line(self.url):
+            fs, path = open_filesystem(self.url, self.storage_options)
+            return bytes(fs.cat_file(path))
+
+    def head(self, n_bytes: int) -> bytes:
+        """Read its first bytes."""
+        with one_line(self.url):
+            fs, path = open_filesystem(self.url, self.storage_options)
+            return bytes(fs.cat_file(path, start=0, end=n_bytes))
+
+    def identity(self) -> dict[str, Any]:
+        """Return name, size and checksum: sha256 of a local file, the ETag of an object (nothing is downloaded)."""
+        with one_line(self.url):
+            fs, path = open_filesystem(self.url, self.storage_options)
+            info = fs.info(path)
+            known = {"name": self.name, "bytes": int(info["size"])}
+            if is_local(fs):
+                with Path(path).open("rb") as file:
+                    return known | {"sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+            tag = info.get("ETag") or info.get("etag") or info.get("md5Hash") or info.get("LastModified")
+            return known | {"etag": str(tag).strip('"')}
+
+    @contextmanager
+    def hdf5(self) -> Iterator[h5py.File]:
+        """Open it as HDF5, reading by ranges where it is remote.
+
+        Raises:
+            StoreError: If it is missing, truncated or damaged.
+        """
+        fs, path = open_filesystem(self.url, self.storage_options)
+        try:
+            if is_local(fs):
+                with h5py.File(path, "r") as file:
+                    yield file
+                return
+            cache = {"cache_type": "background", "cache_options": {"maxblocks": BLOCKS_KEPT}}
+            with fs.open(path, "rb", block_size=REMOTE_BLOCK, **cache) as raw, h5py.File(raw, "r") as file:
+                yield file
+        except LdmRayError:
+            raise
+        except FileNotFoundError:
+            raise StoreError(f"{self.url} does not exist") from None
+        except OSError as error:
+            what = "is truncated or damaged" if is_local(fs) else "cannot be read"
+            raise StoreError(f"{self.url} {what}: {' '.join(str(error).split())}") from None
+
+    def buffer(self) -> io.BytesIO:
+        """Return the file's content as a file in memory."""
+        return io.BytesIO(self.read_bytes())
+
+
+AnyFile = SourceFile | Path | str
+"""What the readers of releases take; a path or URL stands for a file without storage options."""
+
+
+def source_file(file: AnyFile, storage_options: StorageOptions | None = None) -> SourceFile:
+    """Name a release's file by path or URL."""
+    return file if isinstance(file, SourceFile) else SourceFile(str(file), storage_options or {})
