@@ -126,13 +126,13 @@ def embed(
     seed: Seed = None,
     json: Json = False,
 ) -> None:
-    """Encode a dataset's compounds and keep the embedding table with it."""
+    """Encode a dataset's compounds and keep the embedding table with it; only those it lacks are computed."""
     from ldm_ray.data.dataset import open_dataset
-    from ldm_ray.ray_pipeline import embed as embed_dataset
+    from ldm_ray.ray_embed import embed as embed_dataset
 
-    with spinning("encoding compounds"):
-        resolved = settings(config, overrides, seed)
-        url = embed_dataset(open_dataset(data, resolved.storage_options), resolved, overwrite)
+    resolved = settings(config, overrides, seed)
+    with counting("encoding compounds") as progress:
+        url = embed_dataset(open_dataset(data, resolved.storage_options), resolved, overwrite, progress)
     if json:
         print_json({"embeddings": url})
     say(f"embeddings in {url}")
@@ -173,15 +173,15 @@ def train_ldm(
 ) -> None:
     """Train the diffusion model on an autoencoder's latents; encodes compounds first if need be."""
     from ldm_ray.data.dataset import open_dataset
-    from ldm_ray.ray_pipeline import embed as embed_dataset
+    from ldm_ray.ray_embed import embed as embed_dataset
     from ldm_ray.ray_train import train_ldm as run
     from ldm_ray.training.bundle import load_bundle
 
     resolved = settings(config, overrides, seed)
     dataset = open_dataset(data, resolved.storage_options)
     autoencoder = load_bundle(vae, "vae", resolved.storage_options)
-    with spinning("encoding compounds"):
-        embed_dataset(dataset, resolved)
+    with counting("encoding compounds") as progress:
+        embed_dataset(dataset, resolved, on_progress=progress)
     with training("latent diffusion") as progress:
         bundle = run(dataset, autoencoder, out, resolved, resume, overwrite, progress)
     _show_training(out, bundle.metadata, json)

@@ -21,6 +21,10 @@ BasalInput = Literal["cell_time", "matched"]
 Norm = Literal["none", "layer", "batch"]
 
 
+MOLFORMER = "ibm/MoLFormer-XL-both-10pct"
+MOLFORMER_REVISION = "7b12d946c181a37f6012b9dc3b002275de070314"
+
+
 class Settings(BaseModel):
     """A frozen group of settings; an unknown key is an error."""
 
@@ -91,11 +95,18 @@ class IngestSettings(Settings):
 
 
 class EncoderSettings(Settings):
-    """Compound encoder; `ecfp` and `fcfp` are Morgan fingerprints with atom or feature invariants."""
+    """Compound encoder.
 
-    kind: Literal["ecfp", "fcfp"] = "ecfp"
+    `ecfp` and `fcfp` are Morgan fingerprints with atom or feature invariants; `molformer` is MoLFormer; `hub` is any
+    encoder that transformers knows by itself.
+    """
+
+    kind: Literal["ecfp", "fcfp", "molformer", "hub"] = "ecfp"
     radius: Annotated[int, Field(ge=0, le=6)] = 2
     n_bits: Annotated[int, Field(ge=16)] = 2048
+    checkpoint: str = Field(default=MOLFORMER, min_length=1, description="name on the hub, or a local folder")
+    revision: str = Field(default=MOLFORMER_REVISION, min_length=1, description="of the hub, pinned")
+    trust_remote_code: bool = Field(default=False, description="run the hub's own code (kind hub)")
 
 
 class VaeSettings(Settings):

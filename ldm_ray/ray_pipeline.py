@@ -6,39 +6,19 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ldm_ray.chem.embedding import build_encoder, load_embeddings, save_embeddings, table_name
 from ldm_ray.config import Config, dump_config
 from ldm_ray.console import counting, say, show_table, spinning, training
 from ldm_ray.data.dataset import PairedDataset, open_dataset
 from ldm_ray.data.l1000 import read_l1000
 from ldm_ray.data.prepare import prepare
 from ldm_ray.data.simulate import SUMMARY, ReleaseFiles, release_files, simulate_release
-from ldm_ray.data.store import matrix
 from ldm_ray.errors import DataError
 from ldm_ray.evaluation.report import caption, describe_wells, score_tables, write_report
 from ldm_ray.evaluation.suite import evaluate
 from ldm_ray.predictor import Predictor
-from ldm_ray.ray_cluster import connect
-from ldm_ray.ray_data import embed_compounds
+from ldm_ray.ray_embed import embed
 from ldm_ray.ray_train import train_ldm, train_vae
 from ldm_ray.training.bundle import bundle_exists, load_bundle
-
-
-def embed(dataset: PairedDataset, config: Config, overwrite: bool = False) -> str:
-    """Encode a dataset's compounds unless its table is there already; return the table's URL.
-
-    Raises:
-        DataError: If the table there was made by another revision of the encoder and `overwrite` is false.
-    """
-    encoder = build_encoder(config.encoder)
-    url = dataset.store.path(table_name(encoder))
-    if dataset.store.exists(table_name(encoder)) and not overwrite:
-        load_embeddings(dataset.store, encoder)
-        return url
-    connect(config.ray)
-    table = embed_compounds(dataset, encoder, config.encoder)
-    save_embeddings(dataset.store, encoder, table["compound_id"].to_numpy(), matrix(table["embedding"]))
-    return url
 
 
 def run_demo(out: Path, config: Config, overwrite: bool = False) -> dict[str, Any]:
@@ -56,8 +36,8 @@ def run_demo(out: Path, config: Config, overwrite: bool = False) -> dict[str, An
     _check_settings(out, config, overwrite)
     files = _simulated(out / "release", config)
     dataset = _prepared(files, str(out / "data"), config)
-    with spinning("encoding compounds"):
-        embed(dataset, config)
+    with counting("encoding compounds") as progress:
+        embed(dataset, config, on_progress=progress)
     _train(dataset, out, config)
     predictor = Predictor.from_bundle(str(out / "ldm"))
     with spinning("scoring") as progress:

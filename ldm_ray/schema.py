@@ -10,6 +10,7 @@ BASAL = "basal.parquet"
 COMPOUNDS = "compounds.parquet"
 CELLS = "cells.parquet"
 EMBEDDINGS = "embeddings"
+LATENTS = "latents"
 TRUTH = "truth.npz"
 SETTINGS = "settings.yaml"
 UNFINISHED = ".unfinished"
@@ -29,6 +30,7 @@ def profiles_schema(n_genes: int) -> pa.Schema:
     return pa.schema(
         [
             ("profile_id", pa.string()),
+            ("profile_key", pa.int64()),
             ("compound_id", pa.int32()),
             ("cell_id", pa.int16()),
             ("condition_id", pa.int32()),
@@ -84,4 +86,4 @@ CELLS_SCHEMA = pa.schema([("cell_id", pa.int16()), ("name", pa.string()), ("n_pr
 
 def embeddings_schema(dim: int, metadata: dict[str, str]) -> pa.Schema:
     """Return the columns of `embeddings/<encoder>.parquet`, with encoder name and revision as metadata."""
-    return pa.schema([("compound_id", pa.int32()), ("embedding", pa.list_(pa.float32(), dim))], metadata=metadata)
+    return pa.schema([("smiles", pa.string()), ("embedding", pa.list_(pa.float32(), dim))], metadata=metadata)

@@ -5,15 +5,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
-from ldm_ray.chem.embedding import build_encoder, encode_table, save_embeddings
+from ldm_ray.chem.embedding import build_encoder, save_embeddings
 from ldm_ray.config import Config, load_config
 from ldm_ray.data.dataset import PairedDataset, open_dataset
 from ldm_ray.data.l1000 import read_l1000
+from ldm_ray.data.lanes import keep_own, lanes_of, own_keys
 from ldm_ray.data.prepare import prepare
 from ldm_ray.data.simulate import ReleaseFiles, simulate_release
-from ldm_ray.data.store import matrix
+from ldm_ray.data.slices import ID_COLUMNS, WellFiles, read_slices
+from ldm_ray.ray_ingest import collect
+from ldm_ray.training.source import ResidentSource, lane_plan
+from tests.s3_server import S3Server, free_port
 
 SMALL = [
     "simulate.n_profiles=1200",
@@ -63,8 +69,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     prepare(read_l1000(files.gctx, files.inst_info, files.pert_info, files.gene_info), root, config)
     dataset = open_dataset(root)
     encoder = build_encoder(config.encoder)
-    table = encode_table(dataset.compounds, config.encoder)
-    save_embeddings(dataset.store, encoder, table["compound_id"].to_numpy(), matrix(table["embedding"]))
+    smiles = dataset.parent_smiles.tolist()
+    save_embeddings(dataset.store, encoder, smiles, encoder.encode(smiles))
     return World(files, folder, config, dataset)
 
 
@@ -88,6 +94,29 @@ def mini_release(real_data: Path) -> tuple[Path, Path, Path, Path]:
         folder / "GSE92742-mini_pert_info.txt",
         folder / "GSE92742_Broad_LINCS_gene_info.txt",
     )
+
+
+def resident_source(
+    files: WellFiles, config: Config, global_batch_size: int, rank: int, world_size: int
+) -> ResidentSource:
+    """A worker's lanes, read without Ray by the functions that Ray's tasks run."""
+    lanes = config.ray.lanes
+    rows, lane = {}, torch.zeros(0)
+    for split in ("valid", "train"):
+        tables = list(read_slices(files, files.slices(split), [*ID_COLUMNS, files.value_column]))
+        keys = np.sort(np.concatenate([table["profile_key"].to_numpy() for table in tables]))
+        own = own_keys(keys, lanes, rank, world_size)
+        rows[split] = collect((keep_own(table, own) for table in tables), files, own, split)
+        lane = torch.from_numpy(lanes_of(own, keys, lanes))
+    plan = lane_plan(files.count("train"), lanes, global_batch_size, world_size)
+    return ResidentSource(rows, lane, plan, global_batch_size // lanes, config.seed)
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """A real S3 server, shared by the tests of a session; each takes a folder of its own."""
+    with S3Server(tmp_path_factory.mktemp("s3"), free_port()) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

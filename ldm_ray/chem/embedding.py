@@ -34,18 +34,28 @@ class CompoundEncoder(Protocol):
 
 
 def build_encoder(settings: EncoderSettings) -> CompoundEncoder:
-    """Build the compound encoder that the settings name."""
+    """Build the compound encoder that the settings name; pretrained weights are read when they are first needed."""
+    if settings.kind == "molformer":
+        from ldm_ray.chem.molformer_encoder import MolformerEncoder
+
+        return MolformerEncoder(settings)
+    if settings.kind == "hub":
+        from ldm_ray.chem.hub import HubEncoder
+
+        return HubEncoder(settings)
     return MorganEncoder(settings.kind, settings.radius, settings.n_bits)
 
 
 @dataclass(frozen=True)
 class EmbeddingTable:
-    """Embeddings of a dataset's compounds: `vectors[i]` belongs to `compound_ids[i]`."""
+    """Embeddings by parent SMILES: `vectors[i]` belongs to `smiles[i]`; shape (n, dim), float32."""
 
-    encoder: str
-    revision: str
-    compound_ids: np.ndarray
+    smiles: np.ndarray
     vectors: np.ndarray
+
+    def position(self) -> dict[str, int]:
+        """Return where each molecule stands."""
+        return {str(text): i for i, text in enumerate(self.smiles)}
 
 
 def table_name(encoder: CompoundEncoder) -> str:
@@ -53,22 +63,21 @@ def table_name(encoder: CompoundEncoder) -> str:
     return f"{EMBEDDINGS}/{encoder.name}.parquet"
 
 
-def save_embeddings(store: Store, encoder: CompoundEncoder, compound_ids: np.ndarray, vectors: np.ndarray) -> None:
-    """Write an embedding table, sorted by compound."""
-    order = np.argsort(compound_ids)
+def save_embeddings(store: Store, encoder: CompoundEncoder, smiles: Sequence[str], vectors: np.ndarray) -> None:
+    """Write an embedding table, keyed by SMILES; encoder and revision are its metadata."""
     schema = embeddings_schema(encoder.dim, {"encoder": encoder.name, "revision": encoder.revision})
-    ids = pa.array(compound_ids[order].astype(np.int32))
-    store.write_table(table_name(encoder), pa.Table.from_arrays([ids, list_column(vectors[order])], schema=schema))
+    columns = [pa.array(list(smiles), pa.string()), list_column(vectors)]
+    store.write_table(table_name(encoder), pa.Table.from_arrays(columns, schema=schema))
 
 
-def load_embeddings(store: Store, encoder: CompoundEncoder) -> EmbeddingTable:
-    """Read a dataset's embedding table.
+def read_embeddings(store: Store, encoder: CompoundEncoder) -> EmbeddingTable:
+    """Read whatever an encoder's table holds; empty if there is none.
 
     Raises:
-        DataError: If it is missing, or was made by another revision of the encoder.
+        DataError: If the table was made by another revision of the encoder.
     """
     if not store.exists(table_name(encoder)):
-        raise DataError(f"{store.url} has no {encoder.name} embeddings; run `ldm-ray embed --data {store.url}`")
+        return EmbeddingTable(np.array([], dtype=object), np.zeros((0, encoder.dim), np.float32))
     table = store.read_table(table_name(encoder))
     metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
     if metadata.get("revision") != encoder.revision:
@@ -76,10 +85,25 @@ def load_embeddings(store: Store, encoder: CompoundEncoder) -> EmbeddingTable:
             f"embeddings of {store.url} must come from {encoder.name} revision {encoder.revision}; "
             f"got {metadata.get('revision')}; run `ldm-ray embed --data {store.url} --overwrite`"
         )
-    return EmbeddingTable(encoder.name, encoder.revision, table["compound_id"].to_numpy(), matrix(table["embedding"]))
+    return EmbeddingTable(np.array(table["smiles"].to_pylist(), dtype=object), matrix(table["embedding"]))
 
 
-def encode_table(table: pa.Table, settings: EncoderSettings) -> pa.Table:
-    """Encode a block of the compound table; columns `compound_id` and `embedding`."""
-    vectors = build_encoder(settings).encode(table["parent_smiles"].to_pylist())
-    return pa.table({"compound_id": table["compound_id"], "embedding": list_column(vectors)})
+def load_embeddings(store: Store, encoder: CompoundEncoder, parent_smiles: Sequence[str]) -> np.ndarray:
+    """Return the vectors of some molecules, shape (len(parent_smiles), dim), float32.
+
+    Raises:
+        DataError: If one is missing, or the table was made by another revision of the encoder.
+    """
+    table = read_embeddings(store, encoder)
+    place = table.position()
+    missing = [text for text in parent_smiles if text not in place]
+    if missing:
+        what = f"lacks the {encoder.name} embeddings of {len(missing)} compounds"
+        what = what if len(table.smiles) else f"has no {encoder.name} embeddings"
+        raise DataError(f"{store.url} {what}; run `ldm-ray embed --data {store.url}`")
+    return np.asarray(table.vectors[[place[text] for text in parent_smiles]])
+
+
+def encode_table(table: pa.Table, encoder: CompoundEncoder) -> pa.Table:
+    """Encode a block of molecules, column `smiles`; adds `embedding`."""
+    return pa.table({"smiles": table["smiles"], "embedding": list_column(encoder.encode(table["smiles"].to_pylist()))})

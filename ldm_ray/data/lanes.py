@@ -7,9 +7,6 @@ well), and which wells meet in a batch does not depend on the number of workers 
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-
-from ldm_ray.keys import keys_of
 
 
 def lanes_of(keys: np.ndarray, sorted_keys: np.ndarray, n_lanes: int) -> np.ndarray:
@@ -23,14 +20,13 @@ def lanes_of(keys: np.ndarray, sorted_keys: np.ndarray, n_lanes: int) -> np.ndar
     return np.asarray(np.searchsorted(sorted_keys, keys) % n_lanes)
 
 
-def keep_lanes(
-    table: pa.Table, sorted_keys: dict[str, np.ndarray], n_lanes: int, rank: int, world_size: int
-) -> pa.Table:
-    """Keep the wells that one worker holds, of each split in `sorted_keys`, with a column `key` added."""
-    keys = keys_of(table["profile_id"].to_pylist())
-    split = table["split"]
-    keep = np.zeros(len(table), dtype=bool)
-    for name, all_keys in sorted_keys.items():
-        inside = np.asarray(pc.equal(split, name))
-        keep |= inside & (lanes_of(keys, all_keys, n_lanes) % world_size == rank)
-    return table.append_column("key", pa.array(keys)).drop_columns(["profile_id"]).filter(pa.array(keep))
+def keep_own(table: pa.Table, own_keys: np.ndarray) -> pa.Table:
+    """Keep the wells whose `profile_key` is among a worker's own, which are increasing."""
+    keys = table["profile_key"].to_numpy()
+    place = np.minimum(np.searchsorted(own_keys, keys), len(own_keys) - 1)
+    return table.filter(pa.array(own_keys[place] == keys))
+
+
+def own_keys(sorted_keys: np.ndarray, n_lanes: int, rank: int, world_size: int) -> np.ndarray:
+    """Return the keys of a split that one worker holds, increasing."""
+    return np.asarray(sorted_keys[np.arange(len(sorted_keys)) % n_lanes % world_size == rank])

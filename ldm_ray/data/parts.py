@@ -61,16 +61,14 @@ class PartWriter:
     block_mb: int
 
     def write(self, part: Part) -> dict[str, Any]:
-        """Write a part unless it is done already; return its record: path, rows, rows per split, size, checksum."""
+        """Write a part unless it is done already; return its record: path, row groups, size, checksum."""
         if self.store.exists(part.record):
             return self.store.read_json(part.record)
         expression, controls = self._read(part)
         if len(part.controls):
             table = pa.table({"row": part.controls, "expression": list_column(controls)})
             self.store.write_table(part.control_file, table)
-        content = parquet_bytes(row_groups(self._table(part, expression)))
-        self.store.write_bytes(part.path, content)
-        record = file_record(part.path, part.treated["split"].to_numpy(), content)
+        record = write_wells(self.store, part.path, self._table(part, expression))
         self.store.write_json(part.record, record)
         return record
 
@@ -128,11 +126,17 @@ def row_groups(table: pa.Table) -> list[pa.Table]:
     return groups
 
 
-def file_record(path: str, split: np.ndarray, content: bytes) -> dict[str, Any]:
-    """Return a file's entry in the manifest."""
-    rows = {name: int((split == name).sum()) for name in SPLITS}
+def write_wells(store: Store, path: str, table: pa.Table) -> dict[str, Any]:
+    """Write a file of treated wells; return its entry in the manifest.
+
+    The entry: `path`, `rows`, `groups` (a list of (split, rows), one a row group), `bytes` and `sha256`.
+    """
+    groups = row_groups(table)
+    content = parquet_bytes(groups)
+    store.write_bytes(path, content)
+    listed = [[group["split"][0].as_py(), len(group)] for group in groups]
     digest = hashlib.sha256(content).hexdigest()
-    return {"path": path, "rows": len(split), "split_rows": rows, "bytes": len(content), "sha256": digest}
+    return {"path": path, "rows": len(table), "groups": listed, "bytes": len(content), "sha256": digest}
 
 
 def read_controls(store: Store, parts: list[Part]) -> tuple[np.ndarray, np.ndarray]:

@@ -15,6 +15,7 @@ from ldm_ray.data.release import Release
 from ldm_ray.data.splits import folds_of, splits_of
 from ldm_ray.data.store import Store, list_column
 from ldm_ray.errors import DataError, StoreError
+from ldm_ray.keys import keys_of
 from ldm_ray.schema import (
     BASAL,
     CELLS,
@@ -22,6 +23,7 @@ from ldm_ray.schema import (
     COMPOUNDS,
     COMPOUNDS_SCHEMA,
     EMBEDDINGS,
+    LATENTS,
     MANIFEST,
     PROFILES,
     SCHEMA_VERSION,
@@ -33,7 +35,7 @@ from ldm_ray.schema import (
 )
 
 Progress = Callable[[int, int], None]
-CONTENT = (PROFILES, BASAL, COMPOUNDS, CELLS, EMBEDDINGS, TRUTH)
+CONTENT = (PROFILES, BASAL, COMPOUNDS, CELLS, EMBEDDINGS, LATENTS, TRUTH)
 PLAN = f"{UNFINISHED}/plan.json"
 PART_COLUMNS = ["row", *(name for name in profiles_schema(1).names if name != "expression")]
 PAPER_COUNTS = {"profiles": 836_841, "cell_lines": 82, "compounds": 17_766}
@@ -148,6 +150,7 @@ def _number(wells: pd.DataFrame, config: Config) -> tuple[pd.DataFrame, pa.Table
     cell_names = np.unique(wells["cell"])
     split = splits_of(wells["parent"].to_numpy(), "compound", config.splits)
     wells = wells.assign(
+        profile_key=keys_of(wells["profile_id"]),
         compound_id=np.searchsorted(parents, wells["parent"]).astype(np.int32),
         cell_id=np.searchsorted(cell_names, wells["cell"]).astype(np.int16),
         condition_id=condition_ids(wells),

@@ -140,7 +140,7 @@ def load_bundle(url: str, kind: Kind | None = None, storage_options: StorageOpti
     except safetensors.SafetensorError as error:
         raise BundleError(f"{url}/{WEIGHTS} is damaged: {error}") from None
     wanted = {
-        "vae": (("genes",), ()),
+        "vae": (("genes",), ("noise.factor", "noise.sd")),
         "ldm": (("genes", "encoder", "cells"), ("noise.factor", "noise.sd", "cells.basal")),
     }
     names, weights = wanted[metadata["kind"]]

@@ -13,11 +13,10 @@ from ldm_ray.config import OptimiserSettings
 from ldm_ray.errors import NonFiniteError
 from ldm_ray.noise import mix
 from ldm_ray.training.ema import Ema
-from ldm_ray.training.rows import EpochPlan, Rows, epoch_batches
+from ldm_ray.training.source import WellSource
 from ldm_ray.training.steps import StepLosses, Task
 
 VALIDATION_EPOCH = -1
-VALIDATION_ROWS = 1024
 
 
 class Hooks(Protocol):
@@ -81,9 +80,7 @@ def start_fit(module: nn.Module, settings: OptimiserSettings) -> Fit:
 def run_fit(
     fit: Fit,
     task: Task,
-    train: Rows,
-    valid: Rows,
-    plan: EpochPlan,
+    source: WellSource,
     settings: OptimiserSettings,
     seed: int,
     hooks: Hooks,
@@ -93,9 +90,7 @@ def run_fit(
     Args:
         fit: Fresh or restored from a checkpoint.
         task: The model; `fit.module` is `task.module`.
-        train: This worker's training rows.
-        valid: This worker's validation rows.
-        plan: Steps an epoch, the same on all workers.
+        source: This worker's rows.
         settings: Optimiser settings.
         seed: Decides order and noise.
         hooks: Told of every step, epoch and checkpoint.
@@ -105,14 +100,15 @@ def run_fit(
     """
     # Buffers are the same on all workers already: batch normalisation reduces its moments itself.
     wrapped = DistributedDataParallel(fit.module, broadcast_buffers=False) if _world_size() > 1 else fit.module
+    plan = source.plan
     total = plan.steps * settings.epochs
     while fit.epoch < settings.epochs and not fit.stopped:
         wrapped.train()
-        losses = torch.tensor(fit.loss_sum, dtype=torch.float64, device=train.keys.device)
-        for index in epoch_batches(train, plan, seed, fit.epoch, fit.step_in_epoch):
-            keys = mix(train.keys[index], seed, fit.epoch)
+        losses = torch.tensor(fit.loss_sum, dtype=torch.float64, device=source.device)
+        for rows in source.batches(fit.epoch, fit.step_in_epoch):
+            keys = mix(rows.keys, seed, fit.epoch)
             learning_rate = learning_rate_at(fit.step, total, settings)
-            loss = _step(fit, wrapped, task.batch(train, index, keys), learning_rate, settings)
+            loss = _step(fit, wrapped, task.batch(rows, keys), learning_rate, settings)
             losses += loss.detach()
             fit.step += 1
             fit.step_in_epoch += 1
@@ -122,7 +118,7 @@ def run_fit(
                 losses.fill_(fit.loss_sum)
                 hooks.report({"step": fit.step}, fit.state_dict())
         train_loss = _mean_over_workers(losses) / plan.steps
-        _end_epoch(fit, task, valid, settings, seed, train_loss, plan)
+        _end_epoch(fit, task, source, settings, seed, train_loss)
         hooks.report(fit.history[-1], fit.state_dict() if _due(fit, settings) else None)
     fit.module.load_state_dict(fit.best)
 
@@ -137,17 +133,16 @@ def learning_rate_at(step: int, total: int, settings: OptimiserSettings) -> floa
     return peak * warmup * (low + (1 - low) * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
-def validation_losses(task: Task, rows: Rows, seed: int) -> dict[str, float]:
+def validation_losses(task: Task, source: WellSource, seed: int) -> dict[str, float]:
     """Mean losses over all workers' rows, with noise that is the same at every epoch."""
     task.module.eval()
     sums: dict[str, Tensor] = {}
     with torch.no_grad():
-        for index in torch.arange(len(rows), device=rows.keys.device).split(VALIDATION_ROWS):
-            keys = mix(rows.keys[index], seed, VALIDATION_EPOCH)
-            losses: StepLosses = task.module(task.batch(rows, index, keys))
+        for rows in source.sweep("valid"):
+            losses: StepLosses = task.module(task.batch(rows, mix(rows.keys, seed, VALIDATION_EPOCH)))
             for name, value in {"loss": losses.loss, **losses.parts}.items():
-                sums[name] = sums.get(name, torch.zeros((), device=value.device)) + value.double() * len(index)
-    count = rows_over_workers(rows)
+                sums[name] = sums.get(name, torch.zeros((), device=value.device)) + value.double() * len(rows)
+    count = count_over_workers(source, "valid")
     return {name: float(sum_over_workers(value)) / count for name, value in sorted(sums.items())}
 
 
@@ -166,18 +161,17 @@ def _step(fit: Fit, wrapped: nn.Module, batch: object, learning_rate: float, set
 def _end_epoch(
     fit: Fit,
     task: Task,
-    valid: Rows,
+    source: WellSource,
     settings: OptimiserSettings,
     seed: int,
     train_loss: float,
-    plan: EpochPlan,
 ) -> None:
     """Validate with the averaged weights, keep them if they are the best so far, count patience."""
     if not math.isfinite(train_loss):
         raise NonFiniteError(f"the training loss is {train_loss} in epoch {fit.epoch}; lower the learning rate")
     present = {name: value.clone() for name, value in fit.module.state_dict().items()}
     fit.module.load_state_dict(fit.ema.values)
-    losses = validation_losses(task, valid, seed)
+    losses = validation_losses(task, source, seed)
     fit.module.load_state_dict(present)
     if not math.isfinite(losses["loss"]):
         raise NonFiniteError(f"the validation loss is {losses['loss']} in epoch {fit.epoch}; lower the learning rate")
@@ -187,7 +181,7 @@ def _end_epoch(
     fit.stopped = fit.epoch - fit.best_epoch >= settings.early_stopping_epochs
     row = {"epoch": float(fit.epoch), "step": float(fit.step), "train_loss": train_loss}
     row |= {f"valid_{name}": value for name, value in losses.items()}
-    row |= {"best_loss": fit.best_loss, "rows_dropped": float(plan.dropped)}
+    row |= {"best_loss": fit.best_loss, "rows_dropped": float(source.plan.dropped)}
     fit.history.append(row)
     fit.epoch += 1
     fit.step_in_epoch, fit.loss_sum = 0, 0.0
@@ -212,9 +206,9 @@ def sum_over_workers(value: Tensor) -> Tensor:
     return value
 
 
-def rows_over_workers(rows: Rows) -> float:
-    """Count all workers' rows; on the rows' device, since nccl reduces nothing else."""
-    own = torch.tensor(float(len(rows)), dtype=torch.float64, device=rows.keys.device)
+def count_over_workers(source: WellSource, split: str) -> float:
+    """Count all workers' rows of a split; on the rows' device, since nccl reduces nothing else."""
+    own = torch.tensor(float(source.count(split)), dtype=torch.float64, device=source.device)
     return float(sum_over_workers(own))
 
 

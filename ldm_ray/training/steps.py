@@ -100,7 +100,7 @@ class Task(Protocol):
     def module(self) -> nn.Module:
         """The loss module; its forward takes what `batch` returns and gives `StepLosses`."""
 
-    def batch(self, rows: Rows, index: Tensor, keys: Tensor) -> object:
+    def batch(self, rows: Rows, keys: Tensor) -> object:
         """Build the loss module's input for some rows; nothing here is differentiated."""
 
 
@@ -111,31 +111,45 @@ class VaeTask:
         self.module = VaeLossModule(vae, config)
         self.tables, self.target = tables, config.target
 
-    def batch(self, rows: Rows, index: Tensor, keys: Tensor) -> VaeBatch:
+    def batch(self, rows: Rows, keys: Tensor) -> VaeBatch:
         """Gather targets."""
-        return VaeBatch(target_of(rows, self.tables, index, self.target), keys)
+        return VaeBatch(target_of(rows, self.tables, self.target), keys)
 
 
 class LdmTask:
     """Train the diffusion model on sampled latents of a fixed autoencoder."""
 
-    def __init__(self, model: LatentDiffusion, vae: Vae, tables: Tables, config: Config) -> None:
+    def __init__(self, model: LatentDiffusion, latents: "Latents", tables: Tables, config: Config) -> None:
         self.module = LdmLossModule(model, config)
-        self.model, self.vae, self.tables, self.target = (
-            model,
-            vae.eval().requires_grad_(False),
-            tables,
-            config.target,
-        )
+        self.model, self.latents, self.tables = model, latents, tables
 
-    def batch(self, rows: Rows, index: Tensor, keys: Tensor) -> DiffusionBatch:
-        """Encode targets and gather conditions."""
-        z = sampled_latent(self.vae, target_of(rows, self.tables, index, self.target), keys)
-        return DiffusionBatch(self.model.scale_latent(z), condition_of(rows, self.tables, index), keys)
+    def batch(self, rows: Rows, keys: Tensor) -> DiffusionBatch:
+        """Sample latents and gather conditions."""
+        z = self.latents.sample(rows, keys)
+        return DiffusionBatch(self.model.scale_latent(z), condition_of(rows, self.tables), keys)
 
 
-@torch.no_grad()
-def sampled_latent(vae: Vae, x: Tensor, keys: Tensor) -> Tensor:
-    """Sample z of q(z | x) with noise keyed by row, (batch, latent_dim)."""
-    mu, log_var = vae.encode(x)
-    return reparameterise(mu, log_var, standard_normal(mix(keys, LATENT), vae.latent_dim))
+class Latents:
+    """Latents of rows under a fixed autoencoder: encoded now, or from moments that the rows carry already.
+
+    Args:
+        vae: The autoencoder.
+        tables: What rows refer to.
+        target: `absolute` or `delta`.
+        encoded: The rows' `values` are moments, not profiles.
+    """
+
+    def __init__(self, vae: Vae, tables: Tables, target: str, encoded: bool = False) -> None:
+        self.vae, self.tables, self.target, self.encoded = vae, tables, target, encoded
+
+    @torch.no_grad()
+    def moments(self, rows: Rows) -> Tensor:
+        """Return mean and log-variance of q(z | x) side by side, (n, 2 latent_dim)."""
+        if self.encoded:
+            return rows.values
+        return torch.cat(self.vae.encode(target_of(rows, self.tables, self.target)), dim=1)
+
+    def sample(self, rows: Rows, keys: Tensor) -> Tensor:
+        """Sample z of q(z | x) with noise keyed by row, (n, latent_dim)."""
+        mu, log_var = self.moments(rows).chunk(2, dim=1)
+        return reparameterise(mu, log_var, standard_normal(mix(keys, LATENT), self.vae.latent_dim))

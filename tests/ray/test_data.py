@@ -1,54 +1,110 @@
-"""Ray Data pipelines on a real local cluster."""
+"""Ray Data pipelines on a real local cluster, from a real S3 server."""
+
+import shutil
+from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 
 from ldm_ray.chem.embedding import build_encoder, load_embeddings
-from ldm_ray.data.store import matrix
-from ldm_ray.errors import DataError
-from ldm_ray.keys import keys_of
-from ldm_ray.ray_data import (
-    PROFILES,
-    LaneDataConfig,
-    collect_rows,
-    embed_compounds,
-    read_profiles,
-    sorted_keys,
-)
+from ldm_ray.data.dataset import PairedDataset, open_dataset
+from ldm_ray.data.l1000 import read_l1000
+from ldm_ray.data.prepare import prepare
+from ldm_ray.data.store import matrix, parquet_bytes
+from ldm_ray.errors import DataError, StoreError
+from ldm_ray.ray_data import embed_compounds, profile_files, sorted_keys
+from ldm_ray.ray_ingest import open_source
+from ldm_ray.training.source import WellSource
 from tests.conftest import World, small_config
+from tests.s3_server import BUCKET, S3Server
+
+
+@pytest.fixture(scope="session")
+def on_s3(world: World, s3: S3Server) -> PairedDataset:
+    """The small dataset on a real S3 server, in small files."""
+    config = small_config("prepare.rows_per_file=100").model_copy(update={"storage_options": s3.options})
+    files = world.files
+    release = read_l1000(files.gctx, files.inst_info, files.pert_info, files.gene_info)
+    prepare(release, f"s3://{BUCKET}/rows/data", config)
+    return open_dataset(f"s3://{BUCKET}/rows/data", s3.options)
+
+
+def sources(dataset: PairedDataset, mode: str, world_size: int, batch: int) -> list[WellSource]:
+    config = small_config(f"ingest.mode={mode}", "ray.lanes=6", "ingest.shuffle_window_rows=100")
+    settings = config.train_vae.model_copy(update={"global_batch_size": batch})
+    keys = {split: sorted_keys(dataset, split) for split in ("train", "valid")}
+    files = profile_files(dataset, config.ingest)
+    where = torch.device("cpu")
+    return [open_source(files, keys, config, settings, rank, world_size, where) for rank in range(world_size)]
 
 
 @pytest.mark.usefixtures("cluster")
-@pytest.mark.parametrize("world_size", [1, 2])
-def test_workers_together_hold_every_well_once(world: World, world_size: int) -> None:
-    """Ids, values and tables survive the way through Ray Data."""
-    dataset = world.dataset
-    keys = {split: sorted_keys(dataset, split) for split in ("train", "valid")}
-    shards = LaneDataConfig(keys, 8).configure({PROFILES: read_profiles(dataset)}, world_size, None, None)
-    workers = [
-        collect_rows(shard[PROFILES], keys, 8, rank, world_size, torch.device("cpu"))
-        for rank, shard in enumerate(shards)
-    ]
+@pytest.mark.parametrize("mode", ["stream", "resident"])
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_an_epoch_from_s3_has_every_well_once(on_s3: PairedDataset, world_size: int, mode: str) -> None:
+    """Three epochs: each training well at most once, all but the counted rest of the last batch, values intact."""
+    table = on_s3.profiles(["profile_key", "expression", "basal_id", "dose_um"], "train")
+    expected = dict(zip(table["profile_key"].to_pylist(), range(len(table)), strict=True))
+    workers = sources(on_s3, mode, world_size, 48)
+    orders = []
+    for epoch in range(3):
+        parts = [list(worker.batches(epoch)) for worker in workers]
+        assert {len(part) for part in parts} == {workers[0].plan.steps}
+        assert {len(batch) for part in parts for batch in part} == {48 // world_size}
+        keys = [key for part in parts for batch in part for key in batch.keys.tolist()]
+        assert len(keys) == len(set(keys)) == len(expected) - workers[0].plan.dropped
+        assert set(keys) <= set(expected)
+        assert workers[0].plan.dropped < 48 + 6
+        orders.append(keys)
+        batch = parts[-1][-1]
+        rows = [expected[key] for key in batch.keys.tolist()]
+        np.testing.assert_array_equal(batch.values.numpy(), matrix(table["expression"].take(rows)))
+        np.testing.assert_array_equal(batch.basal.numpy(), table["basal_id"].take(rows).to_numpy())
+        np.testing.assert_array_equal(batch.dose_um.numpy(), table["dose_um"].take(rows).to_numpy())
+    assert orders[0] != orders[1] != orders[2]
     for split in ("train", "valid"):
-        parts = [worker[split] for worker in workers]
-        held = torch.cat([rows.keys for rows in parts]).numpy()
-        assert np.sort(held).tolist() == keys[split].tolist()
-        table = dataset.profiles(["profile_id", "expression", "basal_id"], split)
-        order = np.argsort(keys_of(table["profile_id"].to_pylist()))
-        ours = np.argsort(held)
-        np.testing.assert_array_equal(
-            torch.cat([rows.expression for rows in parts]).numpy()[ours], matrix(table["expression"])[order]
-        )
-        np.testing.assert_array_equal(
-            torch.cat([rows.basal for rows in parts]).numpy()[ours], table["basal_id"].to_numpy()[order]
-        )
+        swept = [key for worker in workers for rows in worker.sweep(split) for key in rows.keys.tolist()]
+        assert sorted(swept) == sorted_keys(on_s3, split).tolist()
+        assert [worker.count(split) for worker in workers] == [sum(map(len, worker.sweep(split))) for worker in workers]
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_stream_goes_on_midway_and_is_the_same_again(on_s3: PairedDataset) -> None:
+    worker = sources(on_s3, "stream", 2, 32)[1]
+    whole = [batch.keys for batch in worker.batches(4)]
+    for first_step in (0, 1, 6, 7, len(whole) - 1):
+        rest = [batch.keys for batch in worker.batches(4, first_step)]
+        assert len(rest) == len(whole) - first_step
+        assert all(torch.equal(a, b) for a, b in zip(whole[first_step:], rest, strict=True))
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_file_that_is_not_what_the_manifest_says_is_an_error(world: World, tmp_path: Path) -> None:
+    """Rows that went missing in a store are never a shorter epoch."""
+    shutil.copytree(world.dataset.url, tmp_path / "data")
+    dataset = open_dataset(str(tmp_path / "data"))
+    path = next((tmp_path / "data" / "profiles").iterdir())
+    file = pq.ParquetFile(path)
+    groups = [file.read_row_group(i) for i in range(file.num_row_groups)]
+    groups[0] = groups[0].slice(1)
+    path.write_bytes(parquet_bytes(groups))
+    with pytest.raises(DataError, match="row group 0 of .* must hold .* rows; got"):
+        list(sources(dataset, "stream", 1, 48)[0].batches(0))
+    with pytest.raises(DataError, match="row group 0 of .* must hold .* rows; got"):
+        sources(dataset, "resident", 1, 48)
+    (stream,) = sources(dataset, "stream", 1, 48)
+    path.unlink()
+    with pytest.raises(StoreError, match=r"part-00000.parquet does not exist"):
+        list(stream.batches(0))
 
 
 @pytest.mark.usefixtures("cluster")
 def test_embeddings_through_ray_equal_the_encoder(world: World) -> None:
     encoder = build_encoder(world.config.encoder)
-    table = embed_compounds(world.dataset, encoder, world.config.encoder)
+    compounds = world.dataset.compounds.select(["compound_id", "parent_smiles"])
+    table = embed_compounds(compounds, encoder, world.config.encoder)
     expected = encoder.encode(world.dataset.parent_smiles.tolist())
     np.testing.assert_array_equal(matrix(table["embedding"]), expected)
     assert expected.sum(axis=1).min() > 5

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -134,6 +135,27 @@ def test_the_diffusion_model_trains_to_a_bundle_that_predicts(
 
 
 @pytest.mark.usefixtures("cluster")
+def test_latents_encoded_once_train_the_same_model(world: World, undisturbed: Bundle, tmp_path: Path) -> None:
+    """In memory the noise of each row and step is the same; from a stream of latents only the batches differ."""
+    losses = {}
+    for name, overrides in {
+        "uncached": ("ingest.latents=false",),
+        "cached": ("ingest.latents=true",),
+        "streamed": ("ingest.mode=stream",),
+    }.items():
+        config = small_config("train_ldm.epochs=6", "ray.num_workers=2", *overrides)
+        bundle = train_ldm(world.dataset, undisturbed, str(tmp_path / name), config)
+        losses[name] = [row["valid_loss"] for row in bundle.metadata["history"]]
+        assert bundle.tensors["ldm.latent_scale"].isfinite().all()
+    assert losses["cached"] == pytest.approx(losses["uncached"], rel=1e-4)
+    assert losses["streamed"] == pytest.approx(losses["uncached"], rel=0.05)
+    (folder,) = (Path(world.dataset.url) / "latents").iterdir()
+    table = pq.read_table(folder / "part-00000.parquet")
+    assert set(table["split"].to_pylist()) == {"train", "valid"}
+    assert table["moments"].type.list_size == 2 * 8
+
+
+@pytest.mark.usefixtures("cluster")
 def test_a_loss_that_explodes_is_one_clear_line(world: World, tmp_path: Path) -> None:
     config = small_config("train_vae.learning_rate=1e30", "train_vae.gradient_clip_norm=1e30", "ray.num_workers=1")
     with pytest.raises(LdmRayError, match="the training loss is (nan|inf) in epoch"):
@@ -145,7 +167,16 @@ def test_a_loss_that_explodes_is_one_clear_line(world: World, tmp_path: Path) ->
     ("overrides", "error", "message"),
     [
         (("ray.num_workers=64",), SettingsError, "ray.num_workers is 64; the cluster has"),
-        (("train_vae.global_batch_size=60",), SettingsError, "must be a multiple of ray.lanes = 16"),
+        (
+            ("train_vae.global_batch_size=60", "ingest.mode=resident"),
+            SettingsError,
+            "must be a multiple of ray.lanes = 16",
+        ),
+        (
+            ("train_vae.global_batch_size=61", "ray.num_workers=2"),
+            SettingsError,
+            "must be a multiple of the number of workers, 2; got 61",
+        ),
         (("train_vae.global_batch_size=100000",), DataError, "the training split has only"),
     ],
 )

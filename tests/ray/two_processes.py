@@ -10,7 +10,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import torch
 import torch.distributed as dist
 
@@ -18,25 +17,15 @@ from ldm_ray.chem.embedding import build_encoder, load_embeddings
 from ldm_ray.config import Config, config_from_dict
 from ldm_ray.data.controls import basal_input
 from ldm_ray.data.dataset import open_dataset
-from ldm_ray.data.lanes import keep_lanes
 from ldm_ray.models.ldm import LatentDiffusion
 from ldm_ray.models.vae import Vae
-from ldm_ray.ray_data import TRAINING_COLUMNS, collect_rows, sorted_keys
+from ldm_ray.ray_data import profile_files
 from ldm_ray.training.loop import run_fit, start_fit
-from ldm_ray.training.rows import Tables, plan_epoch
-from ldm_ray.training.steps import LdmTask, VaeTask
+from ldm_ray.training.rows import Tables
+from ldm_ray.training.steps import Latents, LdmTask, VaeTask
+from tests.conftest import resident_source
 
 STEPS = 20
-
-
-class Shard:
-    """Stands where Ray's data iterator stands: the lanes of one rank."""
-
-    def __init__(self, table: pa.Table) -> None:
-        self.table = table
-
-    def iter_batches(self, **_: object) -> list[pa.Table]:
-        return [self.table]
 
 
 class Hooks:
@@ -59,10 +48,10 @@ def main(rank: int, world_size: int, port: int, config: Config, root: str, kind:
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
         dist.init_process_group("gloo", rank=rank, world_size=world_size)
     dataset = open_dataset(root)
-    keys = {split: sorted_keys(dataset, split) for split in ("train", "valid")}
-    table = keep_lanes(dataset.profiles(TRAINING_COLUMNS), keys, config.ray.lanes, rank, world_size)
-    rows = collect_rows(Shard(table), keys, config.ray.lanes, rank, world_size, torch.device("cpu"))
-    vectors = load_embeddings(dataset.store, build_encoder(config.encoder)).vectors
+    settings = config.train_vae if kind == "vae" else config.train_ldm
+    files = profile_files(dataset, config.ingest)
+    source = resident_source(files, config, settings.global_batch_size, rank, world_size)
+    vectors = load_embeddings(dataset.store, build_encoder(config.encoder), dataset.parent_smiles.tolist())
     arrays = (dataset.basal_expression, basal_input(dataset, config.denoiser.basal_input), vectors)
     tables = Tables(*(torch.from_numpy(np.array(values)) for values in arrays))
     torch.manual_seed(0)
@@ -72,14 +61,13 @@ def main(rank: int, world_size: int, port: int, config: Config, root: str, kind:
         vae, model = vae.double(), model.double()
         tables = Tables(tables.basal.double(), tables.basal_input.double(), tables.embeddings.double())
         rows = {
-            split: replace(part, **{n: getattr(part, n).double() for n in ("expression", "dose_um", "time_h")})
-            for split, part in rows.items()
+            split: replace(part, **{n: getattr(part, n).double() for n in ("values", "dose_um", "time_h")})
+            for split, part in source.rows.items()
         }
-    task = VaeTask(vae, tables, config) if kind == "vae" else LdmTask(model, vae, tables, config)
-    settings = config.train_vae if kind == "vae" else config.train_ldm
-    plan = replace(
-        plan_epoch(len(keys["train"]), config.ray.lanes, settings.global_batch_size, world_size), steps=STEPS // 2
-    )
+        source = replace(source, rows=rows)
+    latents = Latents(vae, tables, config.target)
+    task = VaeTask(vae, tables, config) if kind == "vae" else LdmTask(model, latents, tables, config)
+    source = replace(source, plan=replace(source.plan, steps=STEPS // 2))
     fit = start_fit(task.module, settings)
     fit.best = {}
     hooks = Hooks(task.module)
@@ -92,7 +80,7 @@ def main(rank: int, world_size: int, port: int, config: Config, root: str, kind:
         return load(state, **kwargs)
 
     task.module.load_state_dict = keep_raw  # type: ignore[assignment,method-assign]
-    run_fit(fit, task, rows["train"], rows["valid"], plan, settings, 0, hooks)
+    run_fit(fit, task, source, settings, 0, hooks)
     torch.save({"weights": raw, "gradients": hooks.gradients, "history": fit.history}, out)
 
 

@@ -5,41 +5,37 @@ import pyarrow as pa
 import pytest
 import torch
 
-from ldm_ray.data.lanes import keep_lanes, lanes_of
+from ldm_ray.data.lanes import keep_own, lanes_of, own_keys
 from ldm_ray.errors import DataError, SettingsError
 from ldm_ray.keys import keys_of
-from ldm_ray.training.rows import Rows, epoch_batches, plan_epoch
+from ldm_ray.training.rows import Rows
+from ldm_ray.training.source import ResidentSource, lane_plan
 
-NAMES = [f"w{i}" for i in range(103)]
-KEYS = np.sort(keys_of(NAMES))
+KEYS = np.sort(keys_of([f"w{i}" for i in range(103)]))
 LANES = 8
 
 
-def rows_of(rank: int, world_size: int) -> Rows:
-    table = pa.table({"profile_id": NAMES, "split": ["train"] * len(NAMES)})
-    kept = keep_lanes(table, {"train": KEYS}, LANES, rank, world_size)
-    keys = np.sort(kept["key"].to_numpy())
+def source_of(rank: int, world_size: int) -> ResidentSource:
+    table = pa.table({"profile_key": KEYS})
+    keys = keep_own(table, own_keys(KEYS, LANES, rank, world_size))["profile_key"].to_numpy()
     lane = torch.from_numpy(lanes_of(keys, KEYS, LANES))
     empty = torch.zeros(len(keys))
-    return Rows(torch.from_numpy(keys), lane, empty[:, None], lane, lane, empty, empty)
+    rows = Rows(torch.from_numpy(keys.copy()), empty[:, None], lane, lane, empty, empty)
+    return ResidentSource({"train": rows}, lane, lane_plan(len(KEYS), LANES, 16, world_size), 16 // LANES, 0)
 
 
 def global_batches(world_size: int, epoch: int) -> list[set[int]]:
-    plan = plan_epoch(len(NAMES), LANES, 16, world_size)
-    workers = [rows_of(rank, world_size) for rank in range(world_size)]
-    parts = [list(epoch_batches(rows, plan, 0, epoch)) for rows in workers]
-    assert len({len(part) for part in parts}) == 1
-    assert {len(index) for part in parts for index in part} == {16 // world_size}
-    return [
-        {int(key) for rows, part in zip(workers, parts, strict=True) for key in rows.keys[part[step]]}
-        for step in range(plan.steps)
-    ]
+    sources = [source_of(rank, world_size) for rank in range(world_size)]
+    parts = [list(source.batches(epoch)) for source in sources]
+    assert {len(part) for part in parts} == {sources[0].plan.steps}
+    assert {len(batch) for part in parts for batch in part} == {16 // world_size}
+    return [set(torch.cat([batch.keys for batch in step]).tolist()) for step in zip(*parts, strict=True)]
 
 
 def test_every_row_has_one_owner() -> None:
     for world_size in (1, 2, 4, 8):
-        owned = [set(rows_of(rank, world_size).keys.tolist()) for rank in range(world_size)]
-        assert sum(len(part) for part in owned) == len(NAMES)
+        owned = [set(source_of(rank, world_size).rows["train"].keys.tolist()) for rank in range(world_size)]
+        assert sum(len(part) for part in owned) == len(KEYS)
         assert set().union(*owned) == set(KEYS.tolist())
 
 
@@ -52,23 +48,22 @@ def test_global_batches_are_the_same_for_any_number_of_workers(world_size: int) 
 def test_an_epoch_takes_each_row_at_most_once_and_drops_the_planned_number() -> None:
     batches = global_batches(1, 0)
     seen = set().union(*batches)
-    plan = plan_epoch(len(NAMES), LANES, 16, 1)
-    assert len(seen) == sum(map(len, batches)) == len(NAMES) - plan.dropped
+    plan = source_of(0, 1).plan
+    assert len(seen) == sum(map(len, batches)) == len(KEYS) - plan.dropped
     assert plan.dropped < 16 + LANES
     assert batches != global_batches(1, 1)
 
 
 def test_resuming_midway_gives_the_rest() -> None:
-    rows, plan = rows_of(0, 1), plan_epoch(len(NAMES), LANES, 16, 1)
-    whole = list(epoch_batches(rows, plan, 0, 3))
-    rest = list(epoch_batches(rows, plan, 0, 3, first_step=4))
-    assert all(torch.equal(a, b) for a, b in zip(whole[4:], rest, strict=True))
+    source = source_of(0, 1)
+    whole, rest = list(source.batches(3)), list(source.batches(3, first_step=4))
+    assert all(torch.equal(a.keys, b.keys) for a, b in zip(whole[4:], rest, strict=True))
 
 
 def test_numbers_that_do_not_fit_are_said() -> None:
     with pytest.raises(SettingsError, match="must divide ray.lanes = 8; got 3"):
-        plan_epoch(100, 8, 16, 3)
+        lane_plan(100, 8, 16, 3)
     with pytest.raises(SettingsError, match="must be a multiple of ray.lanes = 8; got 20"):
-        plan_epoch(100, 8, 20, 1)
+        lane_plan(100, 8, 20, 1)
     with pytest.raises(DataError, match="has only 10 profiles"):
-        plan_epoch(10, 8, 16, 1)
+        lane_plan(10, 8, 16, 1)

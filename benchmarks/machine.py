@@ -1,0 +1,85 @@
+"""What every benchmark records and measures beside its own figures."""
+
+import json
+import os
+import platform
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+
+
+def machine() -> dict[str, Any]:
+    """Describe the machine and the commit."""
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
+    return {
+        "machine": f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}",
+        "python": platform.python_version(),
+        "commit": commit.stdout.strip(),
+    }
+
+
+def write(result: dict[str, Any], out: Path | None) -> None:
+    """Print a result, and keep it if asked."""
+    text = json.dumps(result, indent=1) + "\n"
+    print(text)
+    if out:
+        out.write_text(text)
+
+
+class Peak:
+    """The largest proportional set size of this process and all below it, in MB, but of S3 servers."""
+
+    mb = 0.0
+
+
+@contextmanager
+def peak_memory(every_s: float = 0.25) -> Iterator[Peak]:
+    """Watch the memory of the process tree while the block runs."""
+    peak, done = Peak(), threading.Event()
+
+    def watch() -> None:
+        while not done.wait(every_s):
+            peak.mb = max(peak.mb, tree_mb(os.getpid()))
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield peak
+    finally:
+        done.set()
+        thread.join()
+
+
+def tree_mb(pid: int) -> float:
+    """Sum the proportional set size of a process and all below it."""
+    below: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                status = (entry / "stat").read_text()
+                name, rest = status[status.index("(") + 1 :].rsplit(")", 1)
+            except OSError:
+                continue
+            if name != "weed":
+                below.setdefault(int(rest.split()[1]), []).append(int(entry.name))
+    waiting, total = [pid], 0.0
+    while waiting:
+        own = waiting.pop()
+        waiting += below.get(own, [])
+        try:
+            text = Path(f"/proc/{own}/smaps_rollup").read_text()
+        except OSError:
+            continue
+        total += next((int(line.split()[1]) for line in text.splitlines() if line.startswith("Pss:")), 0) / 1000
+    return total
+
+
+def seconds(started: float) -> float:
+    """Return the time since `started`."""
+    return time.monotonic() - started

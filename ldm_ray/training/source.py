@@ -1,0 +1,141 @@
+"""Where a worker's treated wells come from: the interface, and the source that holds them in memory.
+
+A worker of a resident source holds some lanes of a split (`ldm_ray.data.lanes`). A global batch takes equally many
+rows of each lane, in an order keyed by (seed, epoch, row): the batches are the same sets of rows for 1, 2, 4 ...
+workers.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ldm_ray.errors import DataError, SettingsError
+from ldm_ray.noise import mix
+from ldm_ray.training.rows import Rows
+
+ORDER = 1
+ROWS_AT_ONCE = 1024
+
+
+@dataclass(frozen=True)
+class EpochPlan:
+    """How many steps an epoch has, and what it leaves out; the same on every worker.
+
+    Attributes:
+        steps: Global batches an epoch.
+        dropped: Rows of the training split that an epoch leaves out, others each time.
+    """
+
+    steps: int
+    dropped: int
+
+
+class WellSource(Protocol):
+    """The wells of one worker. All workers of a run have the same plan."""
+
+    @property
+    def plan(self) -> EpochPlan:
+        """Steps of an epoch over `split = train`."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the rows are."""
+
+    def count(self, split: str) -> int:
+        """Return how many wells of a split this worker has."""
+
+    def batches(self, epoch: int, first_step: int = 0) -> Iterator[Rows]:
+        """Yield this worker's part of each global batch of an epoch, from `first_step` on."""
+
+    def sweep(self, split: str) -> Iterator[Rows]:
+        """Yield each well of this worker once, in pieces, always in the same order."""
+
+
+@dataclass(frozen=True)
+class ResidentSource:
+    """Wells held on the device.
+
+    Attributes:
+        rows: By split, sorted by key.
+        lane: Lane of each training row, (n,), int64.
+        plan: See `lane_plan`.
+        rows_per_lane: Rows of each lane in a batch.
+        seed: Decides the order.
+    """
+
+    rows: Mapping[str, Rows]
+    lane: Tensor
+    plan: EpochPlan
+    rows_per_lane: int
+    seed: int
+
+    @property
+    def device(self) -> torch.device:
+        """Where the rows are."""
+        return self.lane.device
+
+    def count(self, split: str) -> int:
+        """Return how many wells of a split this worker has."""
+        return len(self.rows[split])
+
+    def batches(self, epoch: int, first_step: int = 0) -> Iterator[Rows]:
+        """Yield this worker's part of each global batch of an epoch, from `first_step` on."""
+        train = self.rows["train"]
+        order = torch.argsort(mix(train.keys, self.seed, ORDER, epoch), stable=True)
+        order = order[torch.argsort(self.lane[order], stable=True)]
+        lanes = torch.unique_consecutive(self.lane[order], return_counts=True)[1]
+        starts = (torch.cumsum(lanes, 0) - lanes).tolist()
+        for step in range(first_step, self.plan.steps):
+            low, high = step * self.rows_per_lane, (step + 1) * self.rows_per_lane
+            yield train.take(torch.cat([order[start + low : start + high] for start in starts]))
+
+    def sweep(self, split: str) -> Iterator[Rows]:
+        """Yield each well of this worker once, in pieces, by key."""
+        rows = self.rows[split]
+        for index in torch.arange(len(rows), device=self.device).split(ROWS_AT_ONCE):
+            yield rows.take(index)
+
+    def encoded(self, encode: Callable[[Rows], Tensor]) -> "ResidentSource":
+        """Return a source whose `values` are `encode(rows)`, computed once; the profiles are let go."""
+        rows = {}
+        for split, part in self.rows.items():
+            values = torch.cat([encode(piece) for piece in self.sweep(split)])
+            rows[split] = replace(part, values=values)
+        return replace(self, rows=rows)
+
+
+def lane_plan(n_rows: int, n_lanes: int, global_batch_size: int, world_size: int) -> EpochPlan:
+    """Plan an epoch of resident rows, `n_rows` of all workers together.
+
+    Raises:
+        SettingsError: If the workers do not divide the lanes, or the lanes the batch.
+        DataError: If there are fewer rows than one batch takes.
+    """
+    if n_lanes % world_size:
+        raise SettingsError(f"the number of workers must divide ray.lanes = {n_lanes}; got {world_size}")
+    if global_batch_size % n_lanes:
+        raise SettingsError(f"global_batch_size must be a multiple of ray.lanes = {n_lanes}; got {global_batch_size}")
+    return _plan((n_rows // n_lanes) // (global_batch_size // n_lanes), n_rows, global_batch_size)
+
+
+def stream_plan(n_rows: int, global_batch_size: int, world_size: int) -> EpochPlan:
+    """Plan an epoch of streamed rows, `n_rows` of all workers together.
+
+    Raises:
+        SettingsError: If the workers do not divide the batch.
+        DataError: If there are fewer rows than one batch takes.
+    """
+    if global_batch_size % world_size:
+        raise SettingsError(
+            f"global_batch_size must be a multiple of the number of workers, {world_size}; got {global_batch_size}"
+        )
+    return _plan(n_rows // global_batch_size, n_rows, global_batch_size)
+
+
+def _plan(steps: int, n_rows: int, global_batch_size: int) -> EpochPlan:
+    if steps == 0:
+        raise DataError(f"global_batch_size is {global_batch_size}; the training split has only {n_rows} profiles")
+    return EpochPlan(steps, n_rows - steps * global_batch_size)
