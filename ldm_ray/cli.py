@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from ldm_ray import __version__
-from ldm_ray.cli_options import ConfigFile, Data, Json, Overrides, Overwrite, Resume, Root, Seed, settings
+from ldm_ray.cli_data import data_app
+from ldm_ray.cli_options import ConfigFile, Data, Json, Overrides, Overwrite, Resume, Seed, settings
 from ldm_ray.console import counting, print_json, say, say_error, show_table, spinning, training
 from ldm_ray.errors import LdmRayError, QueryError
 
@@ -19,7 +20,6 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     help="Train and query a latent diffusion model of drug-induced gene expression, on Ray.",
 )
-data_app = typer.Typer(no_args_is_help=True, help="Look at a paired dataset.")
 train_app = typer.Typer(no_args_is_help=True, help="Train the autoencoder, then the diffusion model.")
 app.add_typer(data_app, name="data")
 app.add_typer(train_app, name="train")
@@ -95,26 +95,6 @@ def prepare(
     for step in manifest["cleaning"]:
         say(f"{step['removed']:>9,} wells removed, {step['wells_after']:>9,} left: {step['rule']}")
     say(f"{manifest['n_profiles']:,} treated wells in {out}; look with: ldm-ray data describe {out}")
-
-
-@data_app.command(epilog="Example: `ldm-ray data describe runs/data`")
-def describe(
-    root: Root,
-    config: ConfigFile = None,
-    overrides: Overrides = None,
-    json: Json = False,
-) -> None:
-    """Print cells, compounds, doses, times, controls, splits, and what was dropped and why."""
-    from ldm_ray.data.dataset import open_dataset
-    from ldm_ray.data.describe import describe as sections
-    from ldm_ray.data.describe import describe_json
-
-    dataset = open_dataset(root, settings(config, overrides, None).storage_options)
-    if json:
-        print_json(describe_json(dataset))
-        return
-    for section in sections(dataset):
-        show_table(section.title, section.columns, section.rows)
 
 
 @app.command(epilog="Example: `ldm-ray embed --data runs/data`")

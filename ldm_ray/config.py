@@ -76,7 +76,7 @@ class PrepareSettings(Settings):
     """How a release is read and the dataset written."""
 
     block_mb: Annotated[int, Field(ge=1)] = Field(default=128, description="what one task reads at once")
-    rows_per_file: Annotated[int, Field(ge=64)] = 8192
+    rows_per_file: Annotated[int, Field(ge=64)] = 16_384
     workers: Annotated[int, Field(ge=0)] = Field(default=0, description="1: no Ray; 0: Ray, where it is worth it")
 
 
@@ -87,7 +87,7 @@ class IngestSettings(Settings):
         default="auto", description="auto: resident where a worker's wells fit into resident_mb"
     )
     resident_mb: Annotated[int, Field(ge=1)] = 4096
-    shuffle_window_rows: Annotated[int, Field(ge=1)] = 16_384
+    shuffle_window_rows: Annotated[int, Field(ge=1)] = 32_768
     latents: bool = Field(default=True, description="encode every profile once, before diffusion training")
     wait_for_storage_s: Annotated[float, Field(ge=0)] = Field(
         default=300.0, description="how long a read waits for a store that does not answer; 0: fail at once"

@@ -21,11 +21,13 @@ from ray.data.block import BlockMetadata
 from ldm_ray import errors
 from ldm_ray.config import IngestSettings
 from ldm_ray.data.dataset import PairedDataset
+from ldm_ray.data.parts import ROWS_PER_GROUP
 from ldm_ray.data.slices import ID_COLUMNS, Slice, WellFiles, read_slices
 from ldm_ray.errors import DataError, LdmRayError
 
-SLICES_PER_TASK = 4
+SLICES_PER_TASK = 2
 CPUS_PER_READ = 0.5
+BLOCKS_AHEAD = 6
 ERROR = "error"
 Filter = Callable[[pa.Table], pa.Table]
 
@@ -103,13 +105,15 @@ def stream_tables(
     columns = [*ID_COLUMNS, files.value_column, *more]
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = True
+    # Smaller than a full row group, so that each is passed on as it is and not joined with the next.
+    context.target_max_block_size = max(1, int(0.7 * ROWS_PER_GROUP * 4 * files.width))
     source = WellsDatasource(files, slices, columns, keep)
     data = ray.data.read_datasource(
         source,
         override_num_blocks=-(-len(slices) // SLICES_PER_TASK),
         num_cpus=CPUS_PER_READ,
     )
-    for table in data.iter_batches(batch_format="pyarrow", batch_size=None, prefetch_batches=2):
+    for table in data.iter_batches(batch_format="pyarrow", batch_size=None, prefetch_batches=BLOCKS_AHEAD):
         raise_reported(table)
         if len(table):
             yield table

@@ -1,6 +1,6 @@
 """Encodes a dataset's compounds in a pool of Ray actors, only those that its table does not have yet."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -91,7 +91,8 @@ def encode_on_ray(smiles: list[str], encoder: CompoundEncoder, settings: Encoder
     )
     place = {text: i for i, text in enumerate(smiles)}
     vectors, seen = np.empty((len(smiles), encoder.dim), dtype=np.float32), set()
-    for table in data.iter_batches(batch_format="pyarrow", batch_size=None):
+    tables: Iterable[pa.Table] = data.iter_batches(batch_format="pyarrow", batch_size=None)
+    for table in tables:
         raise_reported(table)
         rows = [place[text] for text in table["smiles"].to_pylist()]
         vectors[rows] = matrix(table["embedding"])

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ldm_ray.config import Config, OptimiserSettings
 from ldm_ray.data.lanes import keep_own, lanes_of, own_keys
-from ldm_ray.data.slices import ID_COLUMNS, WellFiles, share, shuffled, stretch
+from ldm_ray.data.slices import WellFiles, share, shuffled, stretch
 from ldm_ray.data.store import matrix
 from ldm_ray.errors import DataError
 from ldm_ray.noise import mix
@@ -74,7 +74,7 @@ class StreamSource:
         rows = 0
         for table in stream_tables(self.files, stretch(self.files.slices(split), start, stop)):
             values = torch.from_numpy(matrix(table[self.files.value_column]).copy())
-            yield Rows(values=values, **_ids([table])).to(self.device)
+            yield Rows(values=values, **_ids(table)).to(self.device)
             rows += len(table)
         if rows != stop - start:
             raise DataError(f"split {split!r} must have {stop - start} rows for worker {self.rank}; {rows} came")
@@ -127,31 +127,34 @@ def plan_of(files: WellFiles, config: Config, global_batch_size: int, world_size
     return stream_plan(files.count("train"), global_batch_size, world_size)
 
 
-def _ids(tables: list[pa.Table]) -> dict[str, Tensor]:
-    """Return the small columns of tables, one after the other."""
-    whole = pa.concat_tables([table.select(ID_COLUMNS) for table in tables])
+def _ids(table: pa.Table) -> dict[str, Tensor]:
+    """Copy the small columns of a table, so that its block need not stay in the object store."""
     names = {"keys": "profile_key", "basal": "basal_id", "compound": "compound_id"}
-    integers = {name: torch.from_numpy(whole[column].to_numpy().astype(np.int64)) for name, column in names.items()}
-    return integers | {name: torch.from_numpy(whole[name].to_numpy().copy()) for name in ("dose_um", "time_h")}
+    integers = {name: torch.from_numpy(table[column].to_numpy().astype(np.int64)) for name, column in names.items()}
+    return integers | {name: torch.from_numpy(table[name].to_numpy().copy()) for name in ("dose_um", "time_h")}
+
+
+def _joined(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
 def _windows(tables: Iterator[pa.Table], value_column: str, width: int, per_window: int) -> Iterator[Rows]:
     """Cut a stream into windows of rows; the last one may be shorter. A window is gone when the next one comes."""
     values = np.empty((per_window, width), dtype=np.float32)
-    held: list[pa.Table] = []
+    held: list[dict[str, Tensor]] = []
     rows = 0
     for table in tables:
         taken = 0
         while taken < len(table):
             part = table.slice(taken, per_window - rows)
             values[rows : rows + len(part)] = matrix(part[value_column])
-            held.append(part)
+            held.append(_ids(part))
             rows, taken = rows + len(part), taken + len(part)
             if rows == per_window:
-                yield Rows(values=torch.from_numpy(values), **_ids(held))
+                yield Rows(values=torch.from_numpy(values), **_joined(held))
                 held, rows = [], 0
     if held:
-        yield Rows(values=torch.from_numpy(values[:rows]), **_ids(held))
+        yield Rows(values=torch.from_numpy(values[:rows]), **_joined(held))
 
 
 def _resident(
@@ -182,13 +185,15 @@ def _resident(
 def collect(tables: Iterator[pa.Table], files: WellFiles, own: np.ndarray, split: str) -> Rows:
     """Put a stream of a worker's wells into the order of their keys, each value copied once."""
     values = np.empty((len(own), files.width), dtype=np.float32)
-    held: list[pa.Table] = []
+    held = []
     for table in tables:
-        values[np.searchsorted(own, table["profile_key"].to_numpy())] = matrix(table[files.value_column])
-        held.append(table.select(ID_COLUMNS))
-    came = sum(map(len, held))
-    ids = _ids(held) if held else {"keys": torch.zeros(0, dtype=torch.int64)}
+        # What is not an own well stands in the wrong place until the keys are compared below.
+        place = np.searchsorted(own, table["profile_key"].to_numpy()) % max(1, len(own))
+        values[place] = matrix(table[files.value_column])
+        held.append(_ids(table))
+    ids = _joined(held) if held else {"keys": torch.zeros(0, dtype=torch.int64)}
     order = torch.argsort(ids["keys"])
     if not np.array_equal(ids["keys"][order].numpy(), own):
+        came = len(order)
         raise DataError(f"a worker wants {len(own)} wells of split {split!r}, each once; Ray Data gave {came}")
     return Rows(values=torch.from_numpy(values), **{name: column[order] for name, column in ids.items()})

@@ -26,26 +26,29 @@ def expression_type(n_genes: int) -> pa.DataType:
 
 
 def profiles_schema(n_genes: int) -> pa.Schema:
-    """Return the columns of `profiles/part-*.parquet`, one row per treated well."""
+    """Return the columns of `profiles/part-*.parquet`, one row per treated well.
+
+    Those that training reads come last and side by side: a reader of them makes one request a row group.
+    """
     return pa.schema(
         [
             ("profile_id", pa.string()),
-            ("profile_key", pa.int64()),
-            ("compound_id", pa.int32()),
             ("cell_id", pa.int16()),
             ("condition_id", pa.int32()),
             ("plate", pa.string()),
             ("well", pa.string()),
-            ("dose_um", pa.float32()),
-            ("time_h", pa.float32()),
-            ("basal_id", pa.int32()),
             ("reserved_basal_id", pa.int32()),
             ("pairing_level", pa.string()),
-            ("expression", expression_type(n_genes)),
             ("split", pa.string()),
             ("fold", pa.int8()),
             ("cell_split", pa.string()),
             ("plate_split", pa.string()),
+            ("profile_key", pa.int64()),
+            ("basal_id", pa.int32()),
+            ("compound_id", pa.int32()),
+            ("dose_um", pa.float32()),
+            ("time_h", pa.float32()),
+            ("expression", expression_type(n_genes)),
         ]
     )
 

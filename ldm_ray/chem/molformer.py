@@ -58,8 +58,7 @@ class Molformer(nn.Module):
         self.embeddings = nn.ModuleDict(
             {"word_embeddings": nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=config.pad_token_id)}
         )
-        layers = nn.ModuleList(_Layer(config) for _ in range(config.num_hidden_layers))
-        self.encoder = nn.ModuleDict({"layer": layers})
+        self.encoder = _Encoder(config)
         self.LayerNorm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
@@ -71,7 +70,7 @@ class Molformer(nn.Module):
         """
         hidden = self.embeddings["word_embeddings"](ids)
         rotation = rotary(ids.shape[1], self.config.hidden_size // self.config.num_attention_heads, hidden)
-        for layer in self.encoder["layer"]:  # type: ignore[union-attr]
+        for layer in self.encoder.layer:
             hidden = layer(hidden, mask.to(hidden.dtype), rotation)
         output: Tensor = self.LayerNorm(hidden)
         return output
@@ -128,7 +127,8 @@ class _FeatureMap(nn.Module):
         self.register_buffer("weight", orthogonal_features(head_size, config.num_random_features))
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.relu(x @ self.weight)
+        features: Tensor = torch.relu(x @ self.weight)
+        return features
 
 
 def orthogonal_features(head_size: int, features: int, generator: torch.Generator | None = None) -> Tensor:
@@ -153,12 +153,14 @@ class _SelfAttention(nn.Module):
 
     def forward(self, hidden: Tensor, mask: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
         def split(x: Tensor) -> Tensor:
-            return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            headed: Tensor = x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            return headed
 
         q = self.feature_map(rotate(split(self.query(hidden)), rotation))
         k = self.feature_map(rotate(split(self.key(hidden)), rotation))
         mixed = linear_attention(q, k, split(self.value(hidden)), mask, self.eps)
-        return mixed.transpose(1, 2).flatten(2)
+        merged: Tensor = mixed.transpose(1, 2).flatten(2)
+        return merged
 
 
 class _AddNorm(nn.Module):
@@ -172,6 +174,12 @@ class _AddNorm(nn.Module):
     def forward(self, x: Tensor, residual: Tensor) -> Tensor:
         output: Tensor = self.LayerNorm(residual + self.dense(x))
         return output
+
+
+class _Encoder(nn.Module):
+    def __init__(self, config: MolformerConfig) -> None:
+        super().__init__()
+        self.layer = nn.ModuleList(_Layer(config) for _ in range(config.num_hidden_layers))
 
 
 class _Layer(nn.Module):

@@ -101,6 +101,6 @@ def open_dataset(url: str, storage_options: StorageOptions | None = None) -> Pai
     if manifest.get("schema_version") != SCHEMA_VERSION:
         raise DataError(
             f"{url} has schema version {manifest.get('schema_version')}; this version of ldm-ray reads"
-            f" {SCHEMA_VERSION}: prepare it again"
+            f" {SCHEMA_VERSION}: run `ldm-ray data migrate {url}`"
         )
     return PairedDataset(store, manifest)

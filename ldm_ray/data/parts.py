@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from ldm_ray.data.release import ProfileReader
 from ldm_ray.data.store import Store, list_column, matrix, parquet_bytes
 from ldm_ray.schema import PROFILES, SPLITS, UNFINISHED, profiles_schema
 
-ROWS_PER_GROUP = 2048
+ROWS_PER_GROUP = 4096
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,9 @@ def row_groups(table: pa.Table) -> list[pa.Table]:
     groups = []
     for split in SPLITS:
         rows = table.filter(pc.equal(table["split"], split))
-        groups += [rows.slice(start, ROWS_PER_GROUP) for start in range(0, len(rows), ROWS_PER_GROUP)]
+        n = -(-len(rows) // ROWS_PER_GROUP)
+        edges = [len(rows) * i // n for i in range(n + 1)] if n else []
+        groups += [rows.slice(low, high - low) for low, high in pairwise(edges)]
     return groups
 
 

@@ -34,7 +34,7 @@ class Rows:
 
     def take(self, index: Tensor) -> "Rows":
         """Return some rows, in the order of `index`."""
-        return Rows(*(getattr(self, field.name)[index] for field in fields(self)))
+        return Rows(*(getattr(self, field.name).index_select(0, index) for field in fields(self)))
 
     def to(self, device: torch.device) -> "Rows":
         """Return the rows on a device."""

@@ -8,16 +8,18 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from ldm_ray.chem.embedding import build_encoder, load_embeddings
+from ldm_ray.chem.embedding import build_encoder, load_embeddings, save_embeddings
 from ldm_ray.data.dataset import PairedDataset, open_dataset
 from ldm_ray.data.l1000 import read_l1000
 from ldm_ray.data.prepare import prepare
 from ldm_ray.data.store import matrix, parquet_bytes
 from ldm_ray.errors import DataError, StoreError
-from ldm_ray.ray_data import embed_compounds, profile_files, sorted_keys
+from ldm_ray.ray_data import profile_files, sorted_keys
+from ldm_ray.ray_embed import embed
 from ldm_ray.ray_ingest import open_source
 from ldm_ray.training.source import WellSource
 from tests.conftest import World, small_config
+from tests.molformer_checkpoint import SMALL, write_checkpoint
 from tests.s3_server import BUCKET, S3Server
 
 
@@ -101,19 +103,48 @@ def test_a_file_that_is_not_what_the_manifest_says_is_an_error(world: World, tmp
 
 
 @pytest.mark.usefixtures("cluster")
-def test_embeddings_through_ray_equal_the_encoder(world: World) -> None:
-    encoder = build_encoder(world.config.encoder)
-    compounds = world.dataset.compounds.select(["compound_id", "parent_smiles"])
-    table = embed_compounds(compounds, encoder, world.config.encoder)
-    expected = encoder.encode(world.dataset.parent_smiles.tolist())
-    np.testing.assert_array_equal(matrix(table["embedding"]), expected)
+def test_only_missing_embeddings_are_computed(world: World, tmp_path: Path) -> None:
+    """A table with half of the compounds, one of them marked: the rest is added, the mark stays."""
+    shutil.copytree(world.dataset.url, tmp_path / "data")
+    dataset = open_dataset(str(tmp_path / "data"))
+    config = small_config("encoder.kind=fcfp")
+    encoder = build_encoder(config.encoder)
+    smiles = dataset.parent_smiles.tolist()
+    expected = encoder.encode(smiles)
+    half = expected[::2].copy()
+    half[0] = 7.0
+    save_embeddings(dataset.store, encoder, smiles[::2], half)
+    with pytest.raises(DataError, match="lacks the fcfp4-256 embeddings of 30 compounds; run `ldm-ray embed"):
+        load_embeddings(dataset.store, encoder, smiles)
+    embed(dataset, config)
+    found = load_embeddings(dataset.store, encoder, smiles)
+    np.testing.assert_array_equal(found[1:], expected[1:])
+    assert (found[0] == 7.0).all()
+    embed(dataset, config, overwrite=True)
+    np.testing.assert_array_equal(load_embeddings(dataset.store, encoder, smiles), expected)
     assert expected.sum(axis=1).min() > 5
+
+
+@pytest.mark.usefixtures("cluster")
+def test_molformer_runs_in_the_actor_pool(world: World, tmp_path: Path) -> None:
+    shutil.copytree(world.dataset.url, tmp_path / "data")
+    dataset = open_dataset(str(tmp_path / "data"))
+    folder = write_checkpoint(tmp_path / "tiny", SMALL, seed=3)
+    config = small_config("encoder.kind=molformer", f"encoder.checkpoint={folder}")
+    embed(dataset, config)
+    encoder = build_encoder(config.encoder)
+    smiles = dataset.parent_smiles.tolist()
+    np.testing.assert_allclose(load_embeddings(dataset.store, encoder, smiles), encoder.encode(smiles), atol=2e-6)
+    write_checkpoint(tmp_path / "other" / "tiny", SMALL, seed=4)
+    other = small_config("encoder.kind=molformer", f"encoder.checkpoint={tmp_path / 'other' / 'tiny'}")
+    with pytest.raises(DataError, match="must come from molformer-tiny revision sha256:.*; run `ldm-ray embed"):
+        embed(dataset, other)
 
 
 def test_a_missing_embedding_table_names_the_command(world: World) -> None:
     other = build_encoder(small_config("encoder.n_bits=128").encoder)
     with pytest.raises(DataError, match="has no ecfp4-128 embeddings; run `ldm-ray embed --data"):
-        load_embeddings(world.dataset.store, other)
+        load_embeddings(world.dataset.store, other, world.dataset.parent_smiles.tolist())
 
 
 def test_an_empty_split_is_said(world: World) -> None:

@@ -1,0 +1,98 @@
+"""The commands under `ldm-ray data`: describe, validate, migrate, gdsc."""
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from ldm_ray.cli_options import ConfigFile, Json, Overrides, Root, settings
+from ldm_ray.console import counting, print_json, say, show_table
+from ldm_ray.errors import DataError
+
+data_app = typer.Typer(no_args_is_help=True, help="Look at a paired dataset, check it, bring it up to date.")
+
+
+@data_app.command(
+    epilog="Examples: `ldm-ray data describe runs/data`; `ldm-ray data describe s3://bucket/data --out runs/pictures`"
+)
+def describe(
+    root: Root,
+    out: Annotated[str | None, typer.Option(help="Folder URL for pictures: cell lines, doses, expression.")] = None,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    json: Json = False,
+) -> None:
+    """Print cells, compounds, doses, times, controls, splits, and what was dropped and why; draw pictures."""
+    from ldm_ray.data.dataset import open_dataset
+    from ldm_ray.data.describe import describe as sections
+    from ldm_ray.data.describe import describe_json
+    from ldm_ray.data.pictures import draw_pictures
+    from ldm_ray.data.store import Store
+
+    options = settings(config, overrides, None).storage_options
+    dataset = open_dataset(root, options)
+    pictures = draw_pictures(dataset, Store(out, options)) if out else []
+    if json:
+        print_json(describe_json(dataset) | {"pictures": pictures})
+        return
+    for section in sections(dataset):
+        show_table(section.title, section.columns, section.rows)
+    if pictures:
+        say("pictures: " + ", ".join(pictures))
+
+
+@data_app.command(epilog="Example: `ldm-ray data validate runs/data`")
+def validate(root: Root, config: ConfigFile = None, overrides: Overrides = None, json: Json = False) -> None:
+    """Check a dataset from its files: schema, ids, ranges, NaN, split leakage, checksums. Exit code 2 if one fails."""
+    from ldm_ray.data.dataset import open_dataset
+    from ldm_ray.data.validate import validate as check
+
+    dataset = open_dataset(root, settings(config, overrides, None).storage_options)
+    with counting("reading files") as progress:
+        findings = check(dataset, progress)
+    failed = [finding for finding in findings if finding.problems]
+    if json:
+        print_json({"valid": not failed, "findings": [asdict(finding) for finding in findings]})
+    rows = [[finding.check, "; ".join(finding.problems) or "ok"] for finding in findings]
+    show_table(root, ["check", "result"], rows)
+    if failed:
+        raise DataError(f"{root} fails {len(failed)} of {len(findings)} checks: {failed[0].problems[0]}")
+    say(f"{root}: {dataset.manifest['n_profiles']:,} treated wells, every check passed")
+
+
+@data_app.command(epilog="Example: `ldm-ray data migrate runs/data`")
+def migrate(root: Root, config: ConfigFile = None, overrides: Overrides = None, json: Json = False) -> None:
+    """Bring a dataset that an older version wrote to the present schema, in place."""
+    from ldm_ray.data.migrate import migrate as bring
+    from ldm_ray.schema import SCHEMA_VERSION
+
+    with counting("writing files") as progress:
+        changed = bring(root, settings(config, overrides, None).storage_options, progress)
+    if json:
+        print_json({"migrated": changed, "schema_version": SCHEMA_VERSION})
+    say(f"{root} {'now has' if changed else 'has'} schema version {SCHEMA_VERSION}")
+
+
+@data_app.command(epilog="Example: `ldm-ray data gdsc runs/data --table GDSC2_fitted_dose_response.csv`")
+def gdsc(
+    root: Root,
+    table: Annotated[str, typer.Option(help="GDSC2's fitted dose-response table: .csv, .csv.gz or .xlsx.")],
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    json: Json = False,
+) -> None:
+    """Join GDSC2's drug sensitivities to a dataset's cell lines and compounds, as a table beside it."""
+    from ldm_ray.data.dataset import open_dataset
+    from ldm_ray.data.gdsc import GDSC, join_gdsc, read_gdsc
+    from ldm_ray.data.source import source_file
+
+    options = settings(config, overrides, None).storage_options
+    dataset = open_dataset(root, options)
+    joined, counts = join_gdsc(read_gdsc(source_file(table, options)), dataset)
+    dataset.store.write_table(GDSC, joined)
+    url = dataset.store.path(GDSC)
+    if json:
+        print_json({"table": url} | asdict(counts))
+    say(f"{counts.rows:,} values in {url}, {counts.rows_joined:,} of them of a cell line and a compound of the dataset")
+    cells, drugs = (counts.cell_lines_joined, counts.cell_lines), (counts.drugs_joined, counts.drugs)
+    say(f"cell lines: {cells[0]:,} of {cells[1]:,}; drugs: {drugs[0]:,} of {drugs[1]:,}")

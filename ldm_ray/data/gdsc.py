@@ -1,0 +1,136 @@
+"""Drug sensitivity: the fitted dose-response table of GDSC2, joined to a dataset's cell lines and compounds.
+
+Official column names (`CELL_LINE_NAME`, `DRUG_NAME`, `LN_IC50`, `AUC`, `Z_SCORE`, `COSMIC_ID`, `DRUG_ID`) and, where a
+table has it, `SMILES`. `LN_IC50` is the natural logarithm of the IC50 in uM.
+
+Source: Iorio et al. 2016, doi:10.1016/j.cell.2016.06.017; Yang et al. 2013, doi:10.1093/nar/gks1111.
+"""
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from ldm_ray.chem.smiles import parse_compound
+from ldm_ray.data.dataset import PairedDataset
+from ldm_ray.data.source import AnyFile, source_file
+from ldm_ray.errors import DataError, StoreError
+
+GDSC = "gdsc2.parquet"
+COLUMNS = ("CELL_LINE_NAME", "DRUG_NAME", "LN_IC50")
+SCHEMA = pa.schema(
+    [
+        ("cell_line", pa.string()),
+        ("drug", pa.string()),
+        ("ln_ic50_um", pa.float32()),
+        ("parent_smiles", pa.string()),
+        ("cell_id", pa.int16()),
+        ("compound_id", pa.int32()),
+    ]
+)
+"""`cell_id` and `compound_id` are -1, and `parent_smiles` is empty, where the dataset or the table has none."""
+
+
+@dataclass(frozen=True)
+class GdscCounts:
+    """How much of the table could be joined; rows, unless said otherwise."""
+
+    rows: int
+    without_ic50: int
+    cell_lines: int
+    cell_lines_joined: int
+    drugs: int
+    drugs_joined: int
+    rows_joined: int
+
+
+def normalised(name: str) -> str:
+    """Return a name as it is compared: upper case, letters and digits only (`SK-MEL-5` and `SKMEL5` are one)."""
+    return re.sub(r"[^A-Z0-9]", "", name.upper())
+
+
+def read_gdsc(file: AnyFile) -> pd.DataFrame:
+    """Read a fitted dose-response table, .csv or .csv.gz or .xlsx as the project publishes it.
+
+    Returns:
+        Columns `cell_line`, `drug`, `ln_ic50_um` (NaN where the table has none) and `smiles` (empty likewise).
+
+    Raises:
+        DataError: If it lacks columns.
+        StoreError: If it cannot be read.
+    """
+    source = source_file(file)
+    if not source.exists():
+        raise StoreError(f"GDSC table {source} does not exist")
+    try:
+        if source.name.endswith(".xlsx"):
+            table = pd.read_excel(source.buffer(), dtype=str)
+        else:
+            packed = "gzip" if source.name.endswith(".gz") else None
+            table = pd.read_csv(source.buffer(), dtype=str, compression=packed, keep_default_na=False)
+    except StoreError:
+        raise
+    except ImportError as error:
+        raise DataError(f"{source}: save it as .csv, or install what Excel files need: {error}") from None
+    except (ValueError, OSError, EOFError) as error:
+        raise DataError(f"{source} is not a table: {' '.join(str(error).split())}") from None
+    missing = [name for name in COLUMNS if name not in table.columns]
+    if missing:
+        raise DataError(f"{source} must have the column {missing[0]!r}; got {', '.join(table.columns[:8])}")
+    smiles = table["SMILES"] if "SMILES" in table.columns else pd.Series("", index=table.index)
+    number = pd.to_numeric(table["LN_IC50"], errors="coerce")
+    return pd.DataFrame(
+        {
+            "cell_line": table["CELL_LINE_NAME"].str.strip(),
+            "drug": table["DRUG_NAME"].str.strip(),
+            "ln_ic50_um": number.where(np.isfinite(number)),
+            "smiles": smiles.fillna("").str.strip(),
+        }
+    )
+
+
+def join_gdsc(table: pd.DataFrame, dataset: PairedDataset) -> tuple[pa.Table, GdscCounts]:
+    """Join a table to a dataset: cell lines by normalised name; drugs by parent structure, else by normalised name.
+
+    Args:
+        table: From `read_gdsc`.
+        dataset: Whose cell lines and compounds are looked up.
+
+    Returns:
+        All rows with an IC50, columns of `SCHEMA`, and what was joined.
+    """
+    usable = table[table["ln_ic50_um"].notna()]
+    cells = {normalised(name): number for number, name in enumerate(dataset.cells)}
+    cell_id = usable["cell_line"].map(lambda name: cells.get(normalised(name), -1))
+    parents = {text: parse_compound(text) for text in usable["smiles"].unique()}
+    parent = usable["smiles"].map(lambda text: found.parent_smiles if (found := parents[text]) else "")
+    by_structure = {text: number for number, text in enumerate(dataset.parent_smiles)}
+    by_name = {
+        normalised(name): number
+        for number, names in enumerate(dataset.compounds["names"].to_pylist())
+        for name in names
+        if normalised(name)
+    }
+    drug_id = usable["drug"].map(lambda name: by_name.get(normalised(name), -1))
+    compound_id = parent.map(lambda text: by_structure.get(text, -1)).where(lambda found: found >= 0, drug_id)
+    known = compound_id.map(lambda number: str(dataset.parent_smiles[number]) if number >= 0 else "")
+    columns = [
+        pa.array(usable["cell_line"].to_list()),
+        pa.array(usable["drug"].to_list()),
+        pa.array(usable["ln_ic50_um"].to_numpy(dtype=np.float32)),
+        pa.array(parent.where(parent != "", known).to_list()),
+        pa.array(cell_id.to_numpy(dtype=np.int16)),
+        pa.array(compound_id.to_numpy(dtype=np.int32)),
+    ]
+    counts = GdscCounts(
+        rows=len(usable),
+        without_ic50=len(table) - len(usable),
+        cell_lines=usable["cell_line"].nunique(),
+        cell_lines_joined=usable["cell_line"][cell_id >= 0].nunique(),
+        drugs=usable["drug"].nunique(),
+        drugs_joined=usable["drug"][compound_id >= 0].nunique(),
+        rows_joined=int(((cell_id >= 0) & (compound_id >= 0)).sum()),
+    )
+    return pa.Table.from_arrays(columns, schema=SCHEMA), counts

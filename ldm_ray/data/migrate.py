@@ -1,0 +1,64 @@
+"""Brings a dataset that an older version wrote to the present schema, in place and without its source.
+
+Version 1 had neither `profile_key` nor row groups by split nor checksums. Files are written beside the old ones under
+new names; the manifest is replaced when all are there, so an interrupted migration is started again and loses nothing.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import pyarrow as pa
+
+from ldm_ray.data.filesystem import StorageOptions
+from ldm_ray.data.parts import write_wells
+from ldm_ray.data.store import Store
+from ldm_ray.errors import DataError
+from ldm_ray.keys import keys_of
+from ldm_ray.schema import EMBEDDINGS, MANIFEST, PROFILES, SCHEMA_VERSION, profiles_schema
+
+OLDEST = 1
+
+
+def migrate(
+    root: str,
+    storage_options: StorageOptions | None = None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> bool:
+    """Migrate the dataset under a root; return False if it is of the present version already.
+
+    Args:
+        root: Folder URL.
+        storage_options: fsspec's arguments by protocol.
+        on_progress: Called with files written and in all.
+
+    Raises:
+        DataError: If there is no dataset, or its version is unknown.
+    """
+    store = Store(root, storage_options or {})
+    if not store.exists(MANIFEST):
+        raise DataError(f"{root} is not a paired dataset (no {MANIFEST})")
+    manifest = store.read_json(MANIFEST)
+    version = manifest.get("schema_version")
+    if version == SCHEMA_VERSION:
+        return False
+    if version != OLDEST:
+        raise DataError(f"{root} has schema version {version}; this version of ldm-ray migrates {OLDEST}")
+    files, old = [], manifest["files"]
+    for number, entry in enumerate(old):
+        table = store.read_table(entry["path"])
+        files.append(
+            write_wells(store, f"{PROFILES}/part-{number:05d}-v{SCHEMA_VERSION}.parquet", _rows(table, manifest))
+        )
+        on_progress(number + 1, len(old))
+    store.remove(EMBEDDINGS)  # they were keyed by compound number; `ldm-ray embed` makes them anew
+    store.write_json(MANIFEST, manifest | {"schema_version": SCHEMA_VERSION, "plan": "", "files": files})
+    for entry in old:
+        store.remove(entry["path"])
+    return True
+
+
+def _rows(table: pa.Table, manifest: dict[str, Any]) -> pa.Table:
+    """Add the key of each row and put the columns into their present order."""
+    keyed = table.append_column("profile_key", pa.array(keys_of(table["profile_id"].to_pylist())))
+    schema = profiles_schema(len(manifest["genes"]))
+    return keyed.select(schema.names).cast(schema)
