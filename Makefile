@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-full lint format clean
+.PHONY: help install demo test test-full s3 lint format clean
 
 help:  ## List the targets.
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ldm-ray needs Python 3.11 or newer; got " + sys.version)'
@@ -26,6 +26,9 @@ test: $(INSTALLED)  ## Run the test suite.
 
 test-full: $(INSTALLED)  ## Run the slower campaigns too.
 	$(BIN)/python -m pytest
+
+s3: $(INSTALLED)  ## Serve a local S3 bucket to try things with (SeaweedFS), until Ctrl-C.
+	$(BIN)/python -m tests.s3_server --folder runs/s3
 
 lint: $(INSTALLED)  ## Check style and types.
 	$(BIN)/ruff check .

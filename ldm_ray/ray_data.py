@@ -34,7 +34,7 @@ Filter = Callable[[pa.Table], pa.Table]
 
 def profile_files(dataset: PairedDataset, settings: IngestSettings) -> WellFiles:
     """Return the profile files of a dataset."""
-    fs, root = dataset.store.arrow()
+    fs, root = dataset.store.arrow(attempts=1)  # how long to wait for a store is for the settings to say
     entries = tuple(dataset.manifest["files"])
     return WellFiles(fs, root, entries, "expression", dataset.n_genes, settings.wait_for_storage_s)
 

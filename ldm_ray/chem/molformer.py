@@ -104,8 +104,8 @@ def linear_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, eps: float) 
 
 def rotary(tokens: int, head_size: int, like: Tensor) -> tuple[Tensor, Tensor]:
     """Return cosine and sine of the rotary angles, each (tokens, head_size)."""
-    exponent = torch.arange(0, head_size, 2, device=like.device, dtype=torch.float32) / head_size
-    angle = torch.arange(tokens, device=like.device, dtype=torch.float32)[:, None] * ROTARY_BASE**-exponent
+    exponent = torch.arange(0, head_size, 2, device=like.device, dtype=torch.float64) / head_size
+    angle = torch.arange(tokens, device=like.device, dtype=torch.float64)[:, None] * ROTARY_BASE**-exponent
     both = torch.cat([angle, angle], dim=1)
     return both.cos().to(like.dtype), both.sin().to(like.dtype)
 

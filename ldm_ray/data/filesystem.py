@@ -13,7 +13,7 @@ StorageOptions = Mapping[str, Mapping[str, Any]]
 """fsspec's arguments by protocol, for example `{"s3": {"anon": True}}`."""
 
 ATTEMPTS = 10
-"""How often one request to S3 is tried, with growing pauses, before it is an error."""
+"""How often one request to S3 is tried, with growing pauses (about a minute in all), before it is an error."""
 
 
 def open_filesystem(url: str, storage_options: StorageOptions) -> tuple[Any, str]:
@@ -28,7 +28,7 @@ def is_local(fs: Any) -> bool:
     return isinstance(fs, fsspec.implementations.local.LocalFileSystem)
 
 
-def arrow_filesystem(fs: Any, path: str) -> pafs.FileSystem:
+def arrow_filesystem(fs: Any, path: str, attempts: int = ATTEMPTS) -> pafs.FileSystem:
     """Return pyarrow's file system for what fsspec opened.
 
     S3 gets pyarrow's own client: it reads column chunks in parallel and without Python's lock.
@@ -40,7 +40,7 @@ def arrow_filesystem(fs: Any, path: str) -> pafs.FileSystem:
         profile = fs.kwargs.get("profile")
         region = fs.client_kwargs.get("region_name")
         bucket = path.split("/", 1)[0]
-        return _native_s3(fs.key, fs.secret, fs.token, fs.anon, endpoint, region, profile, bucket)
+        return _native_s3(fs.key, fs.secret, fs.token, fs.anon, endpoint, region, profile, bucket, attempts)
     return pafs.PyFileSystem(pafs.FSSpecHandler(fs))
 
 
@@ -54,6 +54,7 @@ def _native_s3(
     region: str | None,
     profile: str | None,
     bucket: str,
+    attempts: int,
 ) -> pafs.S3FileSystem:
     import botocore.session
 
@@ -69,7 +70,7 @@ def _native_s3(
     elif region is None and _region(session) is None:
         where["region"] = pafs.resolve_s3_region(bucket)
     who = {"anonymous": True} if anonymous else {"access_key": key, "secret_key": secret, "session_token": token}
-    retries = pafs.AwsStandardS3RetryStrategy(max_attempts=ATTEMPTS)
+    retries = pafs.AwsStandardS3RetryStrategy(max_attempts=attempts)
     return pafs.S3FileSystem(**who, **where, retry_strategy=retries, connect_timeout=5.0)
 
 

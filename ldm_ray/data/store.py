@@ -18,7 +18,7 @@ import pyarrow.dataset as pads
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from ldm_ray.data.filesystem import StorageOptions, arrow_filesystem, is_local, open_filesystem
+from ldm_ray.data.filesystem import ATTEMPTS, StorageOptions, arrow_filesystem, is_local, open_filesystem
 from ldm_ray.errors import DataError, LdmRayError, StoreError
 
 
@@ -43,11 +43,15 @@ class Store:
         """Return the full URL of a file in this folder."""
         return f"{self.url.rstrip('/')}/{name}" if name else self.url
 
-    def arrow(self) -> tuple[pafs.FileSystem, str]:
-        """Return pyarrow's view of the file system, and the folder's path on it."""
+    def arrow(self, attempts: int = ATTEMPTS) -> tuple[pafs.FileSystem, str]:
+        """Return pyarrow's view of the file system, and the folder's path on it.
+
+        Args:
+            attempts: How often a request is tried.
+        """
         fs, root = self._fs_and_root
         with one_line(self.url):
-            return arrow_filesystem(fs, root), root
+            return arrow_filesystem(fs, root, attempts), root
 
     def exists(self, name: str = "") -> bool:
         """Tell whether a file or folder is there."""

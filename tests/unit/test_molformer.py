@@ -143,7 +143,7 @@ def test_a_checkpoint_that_does_not_fit_is_said(checkpoint: Path, tmp_path: Path
     with pytest.raises(SettingsError, match="is neither"):
         build_encoder(EncoderSettings(kind="molformer", checkpoint=str(tmp_path / "nowhere"))).encode(["C"])
     (tmp_path / "empty").mkdir()
-    with pytest.raises(SettingsError, match="must hold config.json"):
+    with pytest.raises(SettingsError, match="must hold tokenizer.json or vocab.json"):
         build_encoder(EncoderSettings(kind="molformer", checkpoint=str(tmp_path / "empty"))).encode(["C"])
 
 
