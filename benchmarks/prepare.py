@@ -80,7 +80,7 @@ def make_release(folder: Path, server: S3Server, n_rows: int, chunks: Any) -> fl
     from ldm_ray.data.simulate import simulate_release
 
     # Some wells of a release are controls or dirt; what is asked for is a little more than what remains.
-    config = load_config(None, [f"simulate.n_profiles={int(n_rows * 0.915)}", "simulate.n_cell_lines=12"])
+    config = load_config(None, [f"simulate.n_profiles={int(n_rows * 0.93)}", "simulate.n_cell_lines=12"])
     files = simulate_release(config.simulate, folder / "narrow", 0)
     ids = open_gctx(files.gctx).profile_ids[:n_rows]
     genes = pd.read_csv(files.gene_info, sep="\t", dtype=str)

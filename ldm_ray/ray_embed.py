@@ -25,6 +25,7 @@ from ldm_ray.ray_data import raise_reported, reported
 
 ROWS_PER_CALL = 256
 ROWS_PER_SAVE = 8192
+CPUS_PER_ACTOR = 0.5
 PRETRAINED = ("molformer", "hub")
 
 
@@ -75,19 +76,16 @@ def encode_on_ray(smiles: list[str], encoder: CompoundEncoder, settings: Encoder
     """
     gpus = int(ray.cluster_resources().get("GPU", 0)) if settings.kind in PRETRAINED else 0
     cpus = int(ray.cluster_resources().get("CPU", 1))
-    calls = -(-len(smiles) // ROWS_PER_CALL)
-    data = (
-        ray.data.from_arrow(pa.table({"smiles": smiles}))
-        .repartition(calls)
-        .map_batches(
-            _Encode,
-            fn_constructor_args=(settings,),
-            batch_format="pyarrow",
-            batch_size=ROWS_PER_CALL,
-            concurrency=min(gpus or cpus, calls),
-            num_gpus=1 if gpus else 0,
-            num_cpus=0 if gpus else 1,
-        )
+    # The blocks are cut here: with every CPU taken by the pool, an operator that cuts them would wait for ever.
+    blocks = [pa.table({"smiles": smiles[i : i + ROWS_PER_CALL]}) for i in range(0, len(smiles), ROWS_PER_CALL)]
+    data = ray.data.from_arrow(blocks).map_batches(
+        _Encode,
+        fn_constructor_args=(settings,),
+        batch_format="pyarrow",
+        batch_size=None,
+        concurrency=min(gpus or cpus, len(blocks)),
+        num_gpus=1 if gpus else 0,
+        num_cpus=0 if gpus else CPUS_PER_ACTOR,
     )
     place = {text: i for i, text in enumerate(smiles)}
     vectors, seen = np.empty((len(smiles), encoder.dim), dtype=np.float32), set()

@@ -29,6 +29,7 @@ from ldm_ray.schema import LATENTS
 from ldm_ray.training.bundle import Bundle
 
 ROWS_AT_ONCE = 1024
+CPUS_PER_ACTOR = 0.5
 
 
 def latents_id(dataset: PairedDataset, vae: Bundle) -> str:
@@ -76,7 +77,7 @@ def _encode(numbers: list[int], encoder: "FileEncoder") -> None:
         batch_format="pyarrow",
         concurrency=min(gpus or cpus, len(numbers)),
         num_gpus=1 if gpus else 0,
-        num_cpus=0 if gpus else 1,
+        num_cpus=0 if gpus else CPUS_PER_ACTOR,
     )
     for table in data.iter_batches(batch_format="pyarrow", batch_size=None):
         raise_reported(table)

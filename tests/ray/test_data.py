@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import ray.data
 import torch
 
 from ldm_ray.chem.embedding import build_encoder, load_embeddings, save_embeddings
@@ -103,8 +104,13 @@ def test_a_file_that_is_not_what_the_manifest_says_is_an_error(world: World, tmp
 
 
 @pytest.mark.usefixtures("cluster")
-def test_only_missing_embeddings_are_computed(world: World, tmp_path: Path) -> None:
-    """A table with half of the compounds, one of them marked: the rest is added, the mark stays."""
+def test_only_missing_embeddings_are_computed(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A table with half of the compounds, one of them marked: the rest is added, the mark stays.
+
+    More calls than actors: once, an operator that cut the blocks waited for a CPU that the pool held.
+    """
+    monkeypatch.setattr("ldm_ray.ray_embed.ROWS_PER_CALL", 7)
+    monkeypatch.setattr("ldm_ray.ray_embed.ROWS_PER_SAVE", 20)
     shutil.copytree(world.dataset.url, tmp_path / "data")
     dataset = open_dataset(str(tmp_path / "data"))
     config = small_config("encoder.kind=fcfp")
@@ -150,3 +156,18 @@ def test_a_missing_embedding_table_names_the_command(world: World) -> None:
 def test_an_empty_split_is_said(world: World) -> None:
     with pytest.raises(DataError, match="no profile in split 'nowhere'"):
         sorted_keys(world.dataset, "nowhere")
+
+
+@pytest.mark.usefixtures("cluster")
+def test_ray_data_still_loses_the_class_of_an_error() -> None:
+    """The reason why errors travel as blocks; when this fails, they may be raised in the task."""
+
+    def fail(_: object) -> None:
+        raise DataError("ours")
+
+    with pytest.raises(Exception, match="ours") as caught:
+        ray.data.range(1).map_batches(fail).materialize()
+    layers = [caught.value]
+    while (inner := getattr(layers[-1], "cause", None) or layers[-1].__cause__) is not None:
+        layers.append(inner)
+    assert not any(isinstance(layer, DataError) for layer in layers)
