@@ -201,7 +201,7 @@ class Config(Settings):
     seed: Annotated[int, Field(ge=0)] = 0
     target: Target = "delta"
     # fsspec's arguments by protocol. May hold secrets, so no file that we write repeats them.
-    storage_options: dict[str, dict[str, Any]] = Field(default_factory=dict, exclude=True)
+    storage_options: dict[str, dict[str, Any]] = Field(default_factory=dict, exclude=True, repr=False)
     simulate: SimulateSettings = SimulateSettings()
     cleaning: CleaningSettings = CleaningSettings()
     pairing: PairingSettings = PairingSettings()

@@ -71,7 +71,7 @@ def reported(error: LdmRayError) -> pa.Table:
 def raise_reported(table: pa.Table) -> None:
     """Raise the error that a block stands for, if it stands for one."""
     if ERROR in table.column_names:
-        kind, message = table[ERROR].to_pylist()
+        kind, message = table[ERROR].drop_null().to_pylist()  # Ray Data may have joined it with rows
         raise getattr(errors, kind)(message)
 
 

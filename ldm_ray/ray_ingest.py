@@ -121,7 +121,14 @@ def is_resident(files: WellFiles, config: Config, global_batch_size: int, world_
 
 
 def plan_of(files: WellFiles, config: Config, global_batch_size: int, world_size: int) -> EpochPlan:
-    """Plan an epoch, or say why the settings do not fit; nothing is read."""
+    """Plan an epoch, or say why the settings do not fit; nothing is read.
+
+    Raises:
+        SettingsError: If workers, lanes and batch do not fit each other.
+        DataError: If a split has too few wells.
+    """
+    if (n_valid := files.count("valid")) < world_size:
+        raise DataError(f"the validation split must have a profile for each of {world_size} workers; it has {n_valid}")
     if is_resident(files, config, global_batch_size, world_size):
         return lane_plan(files.count("train"), config.ray.lanes, global_batch_size, world_size)
     return stream_plan(files.count("train"), global_batch_size, world_size)

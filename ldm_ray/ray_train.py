@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import ray
@@ -29,6 +30,8 @@ from ldm_ray.training.metadata import dataset_metadata
 RUN = "run"
 SETTINGS = "settings.yaml"
 HISTORY = "history.json"
+SHARE = "workers.json"
+"""How many workers an unfinished run has, and whether they stream: what a step of an epoch means."""
 
 
 def train_vae(
@@ -119,9 +122,13 @@ def _run(
         threads=max(1, (os.cpu_count() or 1) // num_workers),
         board=board,
     )
-    if not resume:  # nothing is removed before everything has been checked
+    share = {"num_workers": num_workers, "mode": "resident" if resident else "stream"}
+    if resume:
+        _check_share(store, share)
+    else:  # nothing is removed before everything has been checked
         for name in (METADATA, RUN):
             store.remove(name)
+        store.write_json(SHARE, share)
         store.write_bytes(SETTINGS, dump_config(config).encode())
     fs, root = store.arrow()
     trainer = TorchTrainer(
@@ -154,6 +161,7 @@ def _run(
     save_bundle(bundle, store.url, config.storage_options)
     store.write_json(HISTORY, bundle.metadata["history"])
     store.remove(RUN)
+    store.remove(SHARE)
     return bundle
 
 
@@ -168,6 +176,21 @@ def _check_out(store: Store, config: Config, resume: bool, overwrite: bool) -> N
         raise BundleError(f"{store.url} holds an unfinished run; --resume goes on with it, --overwrite starts anew")
     if resume and store.read_bytes(SETTINGS).decode() != dump_config(config):
         raise SettingsError(f"--resume wants the settings of the run, {store.path(SETTINGS)}; got others")
+
+
+def _check_share(store: Store, share: dict[str, Any]) -> None:
+    """Refuse to go on midway through an epoch with wells dealt otherwise.
+
+    Raises:
+        SettingsError: Naming how the run was begun.
+    """
+    begun = store.read_json(SHARE)
+    same_lanes = begun["mode"] == share["mode"] == "resident"
+    if begun != share and not same_lanes:
+        wanted = f"ray.num_workers={begun['num_workers']} and ingest.mode={begun['mode']}"
+        raise SettingsError(
+            f"--resume wants {wanted}, as the run was begun; got {share['num_workers']}, {share['mode']}"
+        )
 
 
 def _finish(

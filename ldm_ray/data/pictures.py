@@ -62,9 +62,10 @@ def _grid(dose_um: np.ndarray, time_h: np.ndarray) -> Figure:
     np.add.at(counts, (np.searchsorted(times, time_h), which), 1)
     figure = Figure(figsize=(1.6 + 0.62 * len(labels), 1.9 + 0.45 * len(times)), layout="constrained")
     axes = figure.subplots()
-    axes.imshow(np.log10(counts + 1), cmap="Blues", aspect="auto")
+    shade = np.log10(counts + 1)
+    axes.imshow(shade, cmap="Blues", aspect="auto", vmin=0)
     for row, column in np.argwhere(counts > 0):
-        dark = counts[row, column] > counts.max() ** 0.6
+        dark = shade[row, column] > 0.6 * shade.max()
         axes.text(column, row, f"{counts[row, column]:,}", ha="center", va="center", fontsize=7,
                   color="white" if dark else "black")  # fmt: skip
     axes.set_xticks(range(len(labels)), labels, rotation=45, ha="right")

@@ -115,12 +115,16 @@ def _check_root(store: Store, overwrite: bool, resume: bool, digest: str) -> dic
     Raises:
         DataError: Naming what is in the way, or why there is nothing to resume.
     """
+    if resume and overwrite:
+        raise DataError("--resume goes on with what is there and --overwrite removes it; give one of them")
     unfinished = store.exists(PLAN)
     if store.exists(MANIFEST):
         manifest = store.read_json(MANIFEST)
         if resume and manifest.get("plan") == digest:
             store.remove(UNFINISHED)
             return manifest
+        if resume:
+            raise DataError(f"{store.url} already holds a dataset of another release or settings")
         if not overwrite:
             raise DataError(f"{store.url} already holds a dataset; --overwrite replaces it")
         return None
@@ -139,7 +143,9 @@ def _check_root(store: Store, overwrite: bool, resume: bool, digest: str) -> dic
 
 
 def remove_dataset(store: Store) -> None:
-    """Remove the manifest first, so that a half-removed dataset does not look complete."""
+    """Remove the manifest first, so that a half-removed dataset does not look complete, nor its parts finished."""
+    if store.exists(MANIFEST) or store.exists(PLAN):
+        store.write_json(PLAN, {"plan": ""})
     for name in (MANIFEST, *CONTENT, UNFINISHED):
         store.remove(name)
 

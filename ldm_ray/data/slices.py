@@ -116,6 +116,8 @@ def _read(files: WellFiles, piece: Slice, columns: Sequence[str]) -> pa.Table:
             break
         except FileNotFoundError:
             raise StoreError(f"{piece.path} does not exist") from None
+        except pa.ArrowInvalid as error:
+            raise DataError(f"{piece.path} is damaged: {' '.join(str(error).split())}") from None
         except OSError as error:
             if time.monotonic() + pause > deadline:
                 raise StoreError(

@@ -98,6 +98,9 @@ def test_a_file_that_is_not_what_the_manifest_says_is_an_error(world: World, tmp
     with pytest.raises(DataError, match="row group 0 of .* must hold .* rows; got"):
         sources(dataset, "resident", 1, 48)
     (stream,) = sources(dataset, "stream", 1, 48)
+    path.write_bytes(b"no parquet at all")
+    with pytest.raises(DataError, match=r"part-00000.parquet is damaged"):
+        list(stream.batches(0))
     path.unlink()
     with pytest.raises(StoreError, match=r"part-00000.parquet does not exist"):
         list(stream.batches(0))

@@ -13,6 +13,10 @@ import pytest
 import torch
 
 from ldm_ray.config import Config, dump_config
+from ldm_ray.data.dataset import open_dataset
+from ldm_ray.data.l1000 import read_l1000
+from ldm_ray.data.prepare import prepare
+from ldm_ray.data.store import Store
 from ldm_ray.errors import BundleError, DataError, LdmRayError, SettingsError
 from ldm_ray.ray_train import train_ldm, train_vae
 from ldm_ray.training.bundle import Bundle, load_bundle
@@ -185,6 +189,27 @@ def test_settings_that_cannot_run_are_said_before_anything_starts(
 ) -> None:
     with pytest.raises(error, match=message):
         train_vae(world.dataset, str(tmp_path / "vae"), small_config(*overrides))
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_stream_is_resumed_by_as_many_workers_only(world: World, tmp_path: Path) -> None:
+    """A step of a streamed epoch means other wells with another number of workers."""
+    config = small_config("ingest.mode=stream", "ray.num_workers=2")
+    store = Store(str(tmp_path))
+    store.write_bytes("settings.yaml", dump_config(config).encode())
+    store.write_json("run/x.json", {})
+    store.write_json("workers.json", {"num_workers": 1, "mode": "stream"})
+    with pytest.raises(SettingsError, match="wants ray.num_workers=1 and ingest.mode=stream, .*; got 2, stream"):
+        train_vae(world.dataset, str(tmp_path), config, resume=True)
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_dataset_without_validation_wells_is_said(world: World, tmp_path: Path) -> None:
+    files = world.files
+    config = small_config("splits.valid_fraction=0", "ingest.mode=stream")
+    prepare(read_l1000(files.gctx, files.inst_info, files.pert_info, files.gene_info), str(tmp_path / "data"), config)
+    with pytest.raises(DataError, match="validation split must have a profile for each of 2 workers; it has 0"):
+        train_vae(open_dataset(str(tmp_path / "data")), str(tmp_path / "vae"), config)
 
 
 @pytest.mark.usefixtures("cluster")

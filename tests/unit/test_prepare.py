@@ -183,11 +183,38 @@ def test_resuming_wants_the_same_release_and_settings(world: World, tmp_path: Pa
         prepare(release_of(world), root, world.config, resume=True)
     manifest = prepare(release_of(world), root, world.config)
     assert prepare(release_of(world), root, world.config, resume=True) == manifest
+    with pytest.raises(DataError, match="already holds a dataset of another release or settings"):
+        prepare(release_of(world), root, small_config("splits.seed=1"), resume=True)
+    with pytest.raises(DataError, match="give one of them"):
+        prepare(release_of(world), root, world.config, resume=True, overwrite=True)
     (Path(root) / "manifest.json").rename(tmp_path / "manifest.json")
     Store(root).write_json(".unfinished/plan.json", {"plan": manifest["plan"]})
     with pytest.raises(DataError, match="--resume wants the release and settings"):
         prepare(release_of(world), root, small_config("splits.seed=1"), resume=True)
     assert prepare(release_of(world), root, world.config, resume=True) == manifest
+
+
+def test_a_removal_that_was_killed_leaves_nothing_to_resume(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Records of parts whose files are gone must not pass for finished parts."""
+    root, removed = str(tmp_path / "data"), []
+    prepare(release_of(world), root, world.config)
+    remove = Store.remove
+
+    def killed(self: Store, name: str) -> None:
+        remove(self, name)
+        removed.append(name)
+        if name == "profiles":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Store, "remove", killed)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(release_of(world), root, world.config, overwrite=True)
+    monkeypatch.undo()
+    with pytest.raises(DataError, match="--resume wants the release and settings"):
+        prepare(release_of(world), root, world.config, resume=True)
+    assert prepare(release_of(world), root, world.config, overwrite=True)["n_profiles"] == 1200
 
 
 def test_a_file_holds_one_split_after_the_other(world: World) -> None:
