@@ -158,11 +158,16 @@ def _run(
         store.remove(RUN)
         raise LdmRayError(status["diverged"])
     bundle = _finish(kind, dataset, vae, config, result.checkpoint)
+    _save(bundle, store, config)
+    return bundle
+
+
+def _save(bundle: Bundle, store: Store, config: Config) -> None:
+    """Write a run's bundle; then its checkpoints are not needed any more."""
     save_bundle(bundle, store.url, config.storage_options)
     store.write_json(HISTORY, bundle.metadata["history"])
-    store.remove(RUN)
-    store.remove(SHARE)
-    return bundle
+    for name in (RUN, SHARE):
+        store.remove(name)
 
 
 def _check_out(store: Store, config: Config, resume: bool, overwrite: bool) -> None:
