@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.processes import name_of, tree
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -58,25 +60,14 @@ def peak_memory(every_s: float = 0.25) -> Iterator[Peak]:
 
 def tree_mb(pid: int) -> float:
     """Sum the proportional set size of a process and all below it."""
-    below: dict[int, list[int]] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                status = (entry / "stat").read_text()
-                name, rest = status[status.index("(") + 1 :].rsplit(")", 1)
-            except OSError:
-                continue
-            if name != "weed":
-                below.setdefault(int(rest.split()[1]), []).append(int(entry.name))
-    waiting, total = [pid], 0.0
-    while waiting:
-        own = waiting.pop()
-        waiting += below.get(own, [])
+    total = 0.0
+    for own in tree(pid):
         try:
             text = Path(f"/proc/{own}/smaps_rollup").read_text()
         except OSError:
             continue
-        total += next((int(line.split()[1]) for line in text.splitlines() if line.startswith("Pss:")), 0) / 1000
+        if not name_of(own).split(" ")[0].endswith("weed"):
+            total += next((int(line.split()[1]) for line in text.splitlines() if line.startswith("Pss:")), 0) / 1000
     return total
 
 

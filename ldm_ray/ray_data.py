@@ -85,15 +85,12 @@ def _read_part(
         yield reported(error)
 
 
-def stream_tables(
-    files: WellFiles, slices: Sequence[Slice], more: Sequence[str] = (), keep: Filter | None = None
-) -> Iterator[pa.Table]:
+def stream_tables(files: WellFiles, slices: Sequence[Slice], keep: Filter | None = None) -> Iterator[pa.Table]:
     """Stream slices through Ray Data, in their order, only the columns that are needed.
 
     Args:
         files: Where the slices lie.
         slices: What to read.
-        more: Columns beside those that training needs.
         keep: Applied to each table where it is read.
 
     Raises:
@@ -102,7 +99,7 @@ def stream_tables(
     """
     if not slices:
         return
-    columns = [*ID_COLUMNS, files.value_column, *more]
+    columns = [*ID_COLUMNS, files.value_column]
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = True
     # Smaller than a full row group, so that each is passed on as it is and not joined with the next.

@@ -155,7 +155,8 @@ def _run(
             raise LdmRayError(f"training failed, --resume goes on from the last checkpoint: {reason}") from error
     status = ray.get(board.get.remote())
     if "diverged" in status:
-        store.remove(RUN)
+        for name in (RUN, SHARE):
+            store.remove(name)
         raise LdmRayError(status["diverged"])
     bundle = _finish(kind, dataset, vae, config, result.checkpoint)
     _save(bundle, store, config)

@@ -1,11 +1,32 @@
 """Finds a pretrained encoder's files: a local folder, or the hub at a pinned revision."""
 
+import hashlib
 from pathlib import Path
 
-from ldm_ray.config import EncoderSettings
+from ldm_ray.config import MOLFORMER, MOLFORMER_REVISION, EncoderSettings
 from ldm_ray.errors import SettingsError
 
 PATTERNS = ["*.json", "*.txt", "*.safetensors"]
+OLDER = ["*.bin"]
+"""Weights of checkpoints that have no safetensors."""
+
+
+def revision_of(settings: EncoderSettings) -> str:
+    """Say which weights a checkpoint has: the hub's pinned revision, or a checksum of a local folder's weights.
+
+    Raises:
+        SettingsError: If another checkpoint of the hub than MoLFormer has no revision of its own.
+    """
+    local = Path(settings.checkpoint)
+    if local.is_dir():
+        digest = hashlib.sha256()
+        for file in sorted(path for path in local.iterdir() if path.suffix in (".safetensors", ".bin")):
+            with file.open("rb") as content:
+                digest.update(hashlib.file_digest(content, "sha256").digest())
+        return f"sha256:{digest.hexdigest()[:32]}"
+    if settings.checkpoint != MOLFORMER and settings.revision == MOLFORMER_REVISION:
+        raise SettingsError(f"encoder.revision must be a commit of {settings.checkpoint!r}; got MoLFormer's")
+    return settings.revision
 
 
 def checkpoint_folder(settings: EncoderSettings) -> Path:
@@ -23,8 +44,12 @@ def checkpoint_folder(settings: EncoderSettings) -> Path:
         )
     from huggingface_hub import snapshot_download
 
+    revision = revision_of(settings)
     try:
-        return Path(snapshot_download(settings.checkpoint, revision=settings.revision, allow_patterns=PATTERNS))
+        folder = Path(snapshot_download(settings.checkpoint, revision=revision, allow_patterns=PATTERNS))
+        if not any(folder.glob("*.safetensors")):
+            snapshot_download(settings.checkpoint, revision=revision, allow_patterns=OLDER)
+        return folder
     except Exception as error:  # the hub's client has errors of its own, and so has its network
         reason = " ".join(str(error).split())[:200]
         raise SettingsError(

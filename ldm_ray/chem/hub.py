@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ldm_ray.chem.checkpoint import checkpoint_folder
+from ldm_ray.chem.checkpoint import checkpoint_folder, revision_of
 from ldm_ray.chem.molformer_encoder import plain_smiles
 from ldm_ray.config import EncoderSettings
 from ldm_ray.errors import SettingsError
@@ -27,10 +27,10 @@ class HubEncoder:
         """`hub-` and the checkpoint's name."""
         return f"hub-{self._settings.checkpoint.strip('/').replace('/', '--')}"
 
-    @property
+    @cached_property
     def revision(self) -> str:
-        """The hub's revision; a local folder should be named so that it says as much."""
-        return self._settings.revision
+        """Which weights these are."""
+        return revision_of(self._settings)
 
     @cached_property
     def dim(self) -> int:

@@ -1,6 +1,5 @@
 """MoLFormer as a compound encoder: checkpoint to vectors, the same for a molecule whatever its neighbours."""
 
-import hashlib
 import json
 from collections.abc import Sequence
 from functools import cached_property
@@ -13,7 +12,7 @@ import torch
 from rdkit import Chem
 from torch import Tensor
 
-from ldm_ray.chem.checkpoint import checkpoint_folder
+from ldm_ray.chem.checkpoint import checkpoint_folder, revision_of
 from ldm_ray.chem.molformer import PREFIX, Molformer, MolformerConfig
 from ldm_ray.chem.smiles_tokens import SmilesTokenizer
 from ldm_ray.config import EncoderSettings
@@ -42,11 +41,8 @@ class MolformerEncoder:
 
     @cached_property
     def revision(self) -> str:
-        """The hub's revision, or a checksum of a local folder's weights."""
-        if not Path(self._settings.checkpoint).is_dir():
-            return self._settings.revision
-        with self._weights_file.open("rb") as file:
-            return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()[:32]}"
+        """Which weights these are."""
+        return revision_of(self._settings)
 
     @cached_property
     def dim(self) -> int:

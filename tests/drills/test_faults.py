@@ -3,7 +3,6 @@
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
 import threading
@@ -25,6 +24,7 @@ from ldm_ray.ray_train import train_vae
 from ldm_ray.schema import profiles_schema
 from ldm_ray.training.bundle import Bundle
 from tests.conftest import small_config
+from tests.processes import kill_tree
 from tests.s3_server import BUCKET, S3Server, free_port
 
 pytestmark = [
@@ -108,26 +108,6 @@ def test_prepare_killed_five_times(
     assert again.compounds.equals(dataset.compounds)
     assert again.manifest == dataset.manifest
     print(f"parts finished before and after each kill: {kills} of {len(again.manifest['files'])}")
-
-
-def kill_tree(pid: int) -> None:
-    """Kill a process and all below it: Ray starts its own in sessions of their own."""
-    below: dict[int, list[int]] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                stat = (entry / "stat").read_text()
-            except OSError:
-                continue
-            below.setdefault(int(stat.rsplit(")", 1)[1].split()[1]), []).append(int(entry.name))
-    waiting = [pid]
-    while waiting:
-        own = waiting.pop()
-        waiting += below.get(own, [])
-        try:
-            os.kill(own, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
 
 
 STREAM = (

@@ -21,6 +21,7 @@ from ldm_ray.errors import BundleError, DataError, LdmRayError, SettingsError
 from ldm_ray.ray_train import train_ldm, train_vae
 from ldm_ray.training.bundle import Bundle, load_bundle
 from tests.conftest import World, small_config
+from tests.processes import name_of, tree
 
 LONG = ("train_vae.epochs=24", "train_vae.checkpoint_every_steps=7", "train_vae.early_stopping_epochs=24")
 
@@ -33,28 +34,7 @@ def difference(a: Bundle, b: Bundle) -> float:
 
 def train_workers() -> list[int]:
     """Process ids of this test's own Ray Train workers."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        try:
-            title = (entry / "cmdline").read_bytes() if entry.name.isdigit() else b""
-        except OSError:
-            continue
-        if title.startswith(b"ray::") and b"RayTrainWorker" in title and os.getpid() in ancestors(int(entry.name)):
-            found.append(int(entry.name))
-    return found
-
-
-def ancestors(pid: int) -> set[int]:
-    """Parent, its parent and so on."""
-    found: set[int] = set()
-    while pid > 1:
-        try:
-            status = Path(f"/proc/{pid}/status").read_text()
-        except OSError:
-            break
-        pid = int(status.split("PPid:")[1].split()[0])
-        found.add(pid)
-    return found
+    return [pid for pid in tree(os.getpid()) if name_of(pid).startswith("ray::") and "RayTrainWorker" in name_of(pid)]
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,42 @@
+"""The processes of this machine, as /proc tells."""
+
+import os
+import signal
+from pathlib import Path
+
+
+def parents() -> dict[int, int]:
+    """Return the parent of every process."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                found[int(entry.name)] = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
+            except OSError:
+                continue
+    return found
+
+
+def tree(pid: int) -> list[int]:
+    """Return a process and all below it: Ray starts its own in sessions of their own."""
+    above, found = parents(), [pid]
+    for own in found:
+        found += [child for child, parent in above.items() if parent == own]
+    return found
+
+
+def name_of(pid: int) -> str:
+    """Return the command line of a process; empty if it has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def kill_tree(pid: int) -> None:
+    """Kill a process and all below it."""
+    for own in tree(pid):
+        try:
+            os.kill(own, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
