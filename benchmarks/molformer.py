@@ -40,8 +40,8 @@ def run(folder: Path, n: int) -> dict[str, Any]:
     """Encode `n` molecules."""
     from ldm_ray.chem.embedding import build_encoder
     from ldm_ray.chem.molformer_encoder import MolformerEncoder, plain_smiles
-    from ldm_ray.config import EncoderSettings
     from ldm_ray.data.molecules import choose_molecules
+    from ldm_ray.settings import EncoderSettings
 
     smiles = [str(text) for text in choose_molecules(n, 16, np.random.default_rng(0)).parent_smiles]
     encoder = build_encoder(EncoderSettings(kind="molformer", checkpoint=str(folder)))

@@ -5,8 +5,8 @@ import os
 
 import ray
 
-from ldm_ray.config import RaySettings
 from ldm_ray.errors import SettingsError
+from ldm_ray.settings import RaySettings
 
 
 def connect(settings: RaySettings) -> None:

@@ -19,11 +19,11 @@ from ray.data import Datasource, ReadTask
 from ray.data.block import BlockMetadata
 
 from ldm_ray import errors
-from ldm_ray.config import IngestSettings
 from ldm_ray.data.dataset import PairedDataset
 from ldm_ray.data.parts import ROWS_PER_GROUP
 from ldm_ray.data.slices import ID_COLUMNS, Slice, WellFiles, read_slices
 from ldm_ray.errors import DataError, LdmRayError
+from ldm_ray.settings import IngestSettings
 
 SLICES_PER_TASK = 2
 CPUS_PER_READ = 0.5

@@ -16,12 +16,13 @@ from ldm_ray.chem.embedding import (
     save_embeddings,
     table_name,
 )
-from ldm_ray.config import Config, EncoderSettings
+from ldm_ray.config import Config
 from ldm_ray.data.dataset import PairedDataset
 from ldm_ray.data.store import matrix
 from ldm_ray.errors import DataError, LdmRayError
 from ldm_ray.ray_cluster import connect
 from ldm_ray.ray_data import raise_reported, reported
+from ldm_ray.settings import EncoderSettings
 
 ROWS_PER_CALL = 256
 ROWS_PER_SAVE = 8192

@@ -9,13 +9,14 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from ldm_ray.config import Config, OptimiserSettings
+from ldm_ray.config import Config
 from ldm_ray.data.lanes import keep_own, lanes_of, own_keys
 from ldm_ray.data.slices import WellFiles, share, shuffled, stretch
 from ldm_ray.data.store import matrix
 from ldm_ray.errors import DataError
 from ldm_ray.noise import mix
 from ldm_ray.ray_data import stream_tables
+from ldm_ray.settings import OptimiserSettings
 from ldm_ray.training.rows import Rows
 from ldm_ray.training.source import ORDER, EpochPlan, ResidentSource, WellSource, lane_plan, stream_plan
 

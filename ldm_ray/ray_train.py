@@ -13,7 +13,7 @@ from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, Sc
 from ray.train.torch import TorchTrainer
 
 from ldm_ray.chem.embedding import build_encoder, load_embeddings
-from ldm_ray.config import Config, OptimiserSettings, dump_config
+from ldm_ray.config import Config, dump_config
 from ldm_ray.data.controls import basal_input, mean_controls, training_controls
 from ldm_ray.data.dataset import PairedDataset
 from ldm_ray.data.store import Store
@@ -24,6 +24,7 @@ from ldm_ray.ray_ingest import SPLITS, is_resident, plan_of
 from ldm_ray.ray_latents import latent_files
 from ldm_ray.ray_progress import Board, Progress, watching
 from ldm_ray.ray_worker import STATE, TENSORS, WorkerArgs, run_worker
+from ldm_ray.settings import OptimiserSettings
 from ldm_ray.training.bundle import METADATA, Bundle, check_splits, save_bundle
 from ldm_ray.training.metadata import dataset_metadata
 

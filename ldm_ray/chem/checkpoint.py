@@ -3,8 +3,8 @@
 import hashlib
 from pathlib import Path
 
-from ldm_ray.config import MOLFORMER, MOLFORMER_REVISION, EncoderSettings
 from ldm_ray.errors import SettingsError
+from ldm_ray.settings import MOLFORMER, MOLFORMER_REVISION, EncoderSettings
 
 PATTERNS = ["*.json", "*.txt", "*.safetensors"]
 OLDER = ["*.bin"]

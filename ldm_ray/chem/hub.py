@@ -9,8 +9,8 @@ import torch
 
 from ldm_ray.chem.checkpoint import checkpoint_folder, revision_of
 from ldm_ray.chem.molformer_encoder import plain_smiles
-from ldm_ray.config import EncoderSettings
 from ldm_ray.errors import SettingsError
+from ldm_ray.settings import EncoderSettings
 
 ROWS_AT_ONCE = 64
 

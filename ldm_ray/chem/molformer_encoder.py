@@ -15,8 +15,8 @@ from torch import Tensor
 from ldm_ray.chem.checkpoint import checkpoint_folder, revision_of
 from ldm_ray.chem.molformer import PREFIX, Molformer, MolformerConfig
 from ldm_ray.chem.smiles_tokens import SmilesTokenizer
-from ldm_ray.config import EncoderSettings
 from ldm_ray.errors import QueryError, SettingsError
+from ldm_ray.settings import EncoderSettings
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 HEAD = "lm_head."

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 
 from ldm_ray.chem.smiles import parse_compound
-from ldm_ray.config import CleaningSettings
 from ldm_ray.errors import DataError
+from ldm_ray.settings import CleaningSettings
 
 TREATED = "trt_cp"
 DOSE_TOLERANCE = 1.10

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from ldm_ray.config import PairingSettings
 from ldm_ray.data.splits import unit_interval
 from ldm_ray.schema import PAIRING_LEVELS
+from ldm_ray.settings import PairingSettings
 
 REPLICATE_SUFFIX = re.compile(r"_X\d+(\D.*)?$")
 KEYS = {

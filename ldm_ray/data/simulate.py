@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ldm_ray.config import SimulateSettings
 from ldm_ray.data.gctx import GctxWriter
 from ldm_ray.data.l1000 import (
     GENE_INFO_COLUMNS,
@@ -27,6 +26,7 @@ from ldm_ray.data.l1000 import (
 from ldm_ray.data.world import COMMON_DOSE_UM, DOSES_UM, TIMES_H, World, build_world
 from ldm_ray.errors import DataError, StoreError
 from ldm_ray.schema import TRUTH
+from ldm_ray.settings import SimulateSettings
 
 N_OTHER_GENES = 22
 PREFIX = "SIM_Level3"

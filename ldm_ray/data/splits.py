@@ -4,7 +4,7 @@ import hashlib
 
 import numpy as np
 
-from ldm_ray.config import SplitSettings
+from ldm_ray.settings import SplitSettings
 
 
 def unit_interval(*parts: object) -> float:

@@ -16,12 +16,12 @@ from ldm_ray.baselines.trivial import (
 )
 from ldm_ray.chem.embedding import build_encoder
 from ldm_ray.chem.fingerprint import MorganEncoder
-from ldm_ray.config import EvaluateSettings
 from ldm_ray.data.controls import basal_input
 from ldm_ray.data.dataset import PairedDataset
 from ldm_ray.evaluation.wells import Wells, load_wells
 from ldm_ray.models.condition import Condition
 from ldm_ray.predictor import Predictor
+from ldm_ray.settings import EvaluateSettings
 
 TRIVIAL = ("control", "train_mean", "mean_delta")
 

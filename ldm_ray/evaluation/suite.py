@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from ldm_ray.config import EvaluateSettings
 from ldm_ray.data.dataset import PairedDataset
 from ldm_ray.evaluation.bootstrap import Bootstrap, by_compound, weighted_mean
 from ldm_ray.evaluation.ceiling import Ceiling, measure_ceiling
@@ -32,6 +31,7 @@ from ldm_ray.evaluation.predictions import (
 )
 from ldm_ray.evaluation.wells import Wells, load_wells
 from ldm_ray.predictor import Predictor
+from ldm_ray.settings import EvaluateSettings
 from ldm_ray.training.bundle import check_splits
 
 Progress = Callable[[str], None]

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ldm_ray.config import DenoiserSettings
 from ldm_ray.errors import ShapeError
 from ldm_ray.models.blocks import Mlp, Norm
+from ldm_ray.settings import DenoiserSettings
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ import itertools
 import torch
 from torch import Tensor, nn
 
-from ldm_ray.config import DenoiserSettings
 from ldm_ray.models.blocks import HiddenBlock
+from ldm_ray.settings import DenoiserSettings
 
 
 class Denoiser(nn.Module):

@@ -6,9 +6,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ldm_ray.config import VaeSettings
 from ldm_ray.errors import ShapeError
 from ldm_ray.models.blocks import Mlp, ResidualBlock
+from ldm_ray.settings import VaeSettings
 
 
 @dataclass(frozen=True)

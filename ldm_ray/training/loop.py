@@ -9,9 +9,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ldm_ray.config import OptimiserSettings
 from ldm_ray.errors import NonFiniteError
 from ldm_ray.noise import mix
+from ldm_ray.settings import OptimiserSettings
 from ldm_ray.training.ema import Ema
 from ldm_ray.training.source import WellSource
 from ldm_ray.training.steps import StepLosses, Task

@@ -11,7 +11,6 @@ from scipy.spatial.distance import pdist
 from ldm_ray.baselines.linear import fit_ridge
 from ldm_ray.baselines.trivial import fit_group_means, predict_mean_delta, predict_train_mean
 from ldm_ray.chem.fingerprint import MorganEncoder
-from ldm_ray.config import EvaluateSettings
 from ldm_ray.errors import DataError, NonFiniteError, ShapeError
 from ldm_ray.evaluation.bootstrap import by_compound, weighted_mean
 from ldm_ray.evaluation.ceiling import measure_ceiling
@@ -29,6 +28,7 @@ from ldm_ray.evaluation.metrics import (
 from ldm_ray.evaluation.predictions import Prediction, true_delta
 from ldm_ray.evaluation.suite import Judge
 from ldm_ray.evaluation.wells import Wells, load_wells
+from ldm_ray.settings import EvaluateSettings
 from tests.conftest import World
 
 RNG = np.random.default_rng(0)

@@ -14,8 +14,8 @@ from ldm_ray.chem.embedding import build_encoder
 from ldm_ray.chem.molformer import Molformer, MolformerConfig
 from ldm_ray.chem.molformer_encoder import load_molformer, plain_smiles
 from ldm_ray.chem.smiles_tokens import SmilesTokenizer
-from ldm_ray.config import EncoderSettings
 from ldm_ray.errors import QueryError, SettingsError
+from ldm_ray.settings import EncoderSettings
 from tests.molformer_checkpoint import PUBLISHED, SMALL, published_names, write_checkpoint
 
 SMILES = ["CCO", "CC(=O)Oc1ccccc1C(=O)O", "C[C@H](N)C(=O)O", "Clc1ccc(Br)cc1", "O=C([O-])[13CH3]", "C" * 60]

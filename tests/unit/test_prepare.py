@@ -9,7 +9,6 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from ldm_ray.config import PairingSettings, SplitSettings
 from ldm_ray.data.cleaning import condition_ids
 from ldm_ray.data.dataset import PairedDataset, open_dataset
 from ldm_ray.data.describe import describe
@@ -21,6 +20,7 @@ from ldm_ray.data.splits import split_of
 from ldm_ray.data.store import Store, matrix
 from ldm_ray.errors import DataError, LdmRayError, StoreError
 from ldm_ray.schema import profiles_schema
+from ldm_ray.settings import PairingSettings, SplitSettings
 from tests.conftest import World, small_config
 
 

@@ -1,0 +1,187 @@
+"""The groups of settings: frozen models with defaults. `ldm_ray.config` resolves them."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+Width = Annotated[int, Field(ge=1)]
+Basal = Literal["mean", "well"]
+Target = Literal["absolute", "delta"]
+Head = Literal["mean", "x0", "v"]
+Loss = Literal["nll", "marginal_nll", "hybrid"]
+BasalInput = Literal["cell_time", "matched"]
+Norm = Literal["none", "layer", "batch"]
+
+
+MOLFORMER = "ibm/MoLFormer-XL-both-10pct"
+MOLFORMER_REVISION = "7b12d946c181a37f6012b9dc3b002275de070314"
+
+
+class Settings(BaseModel):
+    """A frozen group of settings; an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class SimulateSettings(Settings):
+    """The simulated release (`ldm-ray simulate`)."""
+
+    n_profiles: Annotated[int, Field(ge=500)] = 12_000
+    n_cell_lines: Annotated[int, Field(ge=2, le=500)] = 6
+    n_compounds: Annotated[int, Field(ge=20)] | None = Field(default=None, description="default: n_profiles / 25")
+    n_mechanisms: Annotated[int, Field(ge=2, le=16)] = 16
+    replicates: Annotated[int, Field(ge=1, le=9)] = 3
+    treated_wells_per_plate: Annotated[int, Field(ge=24, le=320)] = 192
+    dmso_wells_per_plate: Annotated[int, Field(ge=1, le=32)] = 12
+    well_noise_sd_log2: Annotated[float, Field(gt=0)] = 0.85
+    plate_effect_sd_log2: Annotated[float, Field(ge=0)] = 0.35
+    treated_plate_effect_sd_log2: Annotated[float, Field(ge=0)] = 0.12
+    replicate_delta_correlation: Annotated[float, Field(gt=0, lt=1)] = 0.16
+    idiosyncratic_share: Annotated[float, Field(ge=0, lt=1)] = 0.3
+    dirt: bool = True
+    threads: Annotated[int, Field(ge=1)] = 2
+
+
+class CleaningSettings(Settings):
+    """The paper's section 2.2."""
+
+    min_profiles_per_compound: Annotated[int, Field(ge=1)] = 5
+
+
+class PairingSettings(Settings):
+    """Which controls a treated well is compared with."""
+
+    basal_mode: Basal = "mean"
+    min_dmso_wells_to_reserve: Annotated[int, Field(ge=2)] = 4
+
+
+class SplitSettings(Settings):
+    """Hold-out by parent structure, by cell line and by batch of plates."""
+
+    seed: Annotated[int, Field(ge=0)] = 0
+    test_fraction: Fraction = 0.2
+    valid_fraction: Fraction = 0.2
+    n_folds: Annotated[int, Field(ge=2, le=100)] = 5
+
+
+class PrepareSettings(Settings):
+    """How a release is read and the dataset written."""
+
+    block_mb: Annotated[int, Field(ge=1)] = Field(default=128, description="what one task reads at once")
+    rows_per_file: Annotated[int, Field(ge=64)] = 16_384
+    workers: Annotated[int, Field(ge=0)] = Field(default=0, description="1: no Ray; 0: Ray, where it is worth it")
+
+
+class IngestSettings(Settings):
+    """How treated wells come to training workers (docs/data.md)."""
+
+    mode: Literal["auto", "stream", "resident"] = Field(
+        default="auto", description="auto: resident where a worker's wells fit into resident_mb"
+    )
+    resident_mb: Annotated[int, Field(ge=1)] = 4096
+    shuffle_window_rows: Annotated[int, Field(ge=1)] = 32_768
+    latents: bool = Field(default=True, description="encode every profile once, before diffusion training")
+    wait_for_storage_s: Annotated[float, Field(ge=0)] = Field(
+        default=300.0, description="how long a read waits for a store that does not answer; 0: fail at once"
+    )
+
+
+class EncoderSettings(Settings):
+    """Compound encoder.
+
+    `ecfp` and `fcfp` are Morgan fingerprints with atom or feature invariants; `molformer` is MoLFormer; `hub` is any
+    encoder that transformers knows by itself.
+    """
+
+    kind: Literal["ecfp", "fcfp", "molformer", "hub"] = "ecfp"
+    radius: Annotated[int, Field(ge=0, le=6)] = 2
+    n_bits: Annotated[int, Field(ge=16)] = 2048
+    checkpoint: str = Field(default=MOLFORMER, min_length=1, description="name on the hub, or a local folder")
+    revision: str = Field(default=MOLFORMER_REVISION, min_length=1, description="of the hub, pinned")
+    trust_remote_code: bool = Field(default=False, description="run the hub's own code (kind hub)")
+
+
+class VaeSettings(Settings):
+    """The autoencoder (DESIGN.md section 5)."""
+
+    latent_dim: Width = 128
+    encoder_widths: tuple[Width, ...] = (512, 256, 256)
+    decoder_widths: tuple[Width, ...] = Field(default=(), description="none: a linear decoder, whose mean is exact")
+    residual_decoder: bool = Field(default=False, description="the paper's decoder; decoder_widths are then unused")
+    kl_weight: Annotated[float, Field(ge=0)] = 0.01
+    reduction: Literal["mean", "sum"] = "mean"
+    standardise: bool = True
+    observation_noise_rank: Annotated[int, Field(ge=0)] = 16
+
+
+class ScheduleSettings(Settings):
+    """Linear beta, Eq. (4)."""
+
+    num_steps: Annotated[int, Field(ge=2)] = 1000
+    beta_first: Annotated[float, Field(gt=0, lt=1)] = 1e-5
+    beta_last: Annotated[float, Field(gt=0, lt=1)] = 0.01
+
+
+class DenoiserSettings(Settings):
+    """Condition encoder and denoiser (DESIGN.md section 5)."""
+
+    head: Head = "v"
+    loss: Loss = "hybrid"
+    vlb_weight: Annotated[float, Field(ge=0)] = 0.001
+    basal_input: BasalInput = "cell_time"
+    basal_widths: tuple[Width, ...] = (256, 128)
+    compound_widths: tuple[Width, ...] = (256, 128)
+    scalar_dim: Width = 32
+    condition_widths: tuple[Width, ...] = (256, 256)
+    hidden_widths: tuple[Width, ...] = (512, 512, 512)
+    time_dim: Width = 128
+    norm: Norm = "layer"
+    dropout: Fraction = 0.4
+    compound_dropout: Fraction = 0.7
+    raw_inputs: bool = Field(default=False, description="feed dose, time and t untransformed, as published")
+
+
+class OptimiserSettings(Settings):
+    """One training run. The global batch is the same whatever the number of workers."""
+
+    epochs: Annotated[int, Field(ge=1)] = 30
+    global_batch_size: Annotated[int, Field(ge=1)] = 256
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    warmup_steps: Annotated[int, Field(ge=0)] = 50
+    learning_rate_shape: Literal["cosine", "triangle"] = "cosine"
+    final_learning_rate_share: Annotated[float, Field(ge=0, le=1)] = 0.05
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-2
+    gradient_clip_norm: Annotated[float, Field(gt=0)] = 1.0
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.995
+    early_stopping_epochs: Annotated[int, Field(ge=1)] = 15
+    checkpoint_every_steps: Annotated[int, Field(ge=1)] = 200
+
+
+class RaySettings(Settings):
+    """What of the cluster a run uses."""
+
+    num_workers: Annotated[int, Field(ge=0)] = Field(default=0, description="0: one per GPU, else two on two cores")
+    max_failures: Annotated[int, Field(ge=-1)] = 3
+    lanes: Annotated[int, Field(ge=1)] = 16
+    object_store_mb: Annotated[int, Field(ge=80)] = 1024
+
+
+class PredictSettings(Settings):
+    """How a bundle is sampled."""
+
+    n_samples: Annotated[int, Field(ge=1)] = 16
+    steps: Annotated[int, Field(ge=2)] = 50
+    rows_per_batch: Annotated[int, Field(ge=1)] = 1024
+
+
+class EvaluateSettings(Settings):
+    """How predictions are judged (EVALUATION in docs/)."""
+
+    split: Literal["test", "valid"] = "test"
+    max_profiles: Annotated[int, Field(ge=0)] = Field(default=0, description="0: all wells; else a seeded sub-sample")
+    n_samples: tuple[Annotated[int, Field(ge=2)], ...] = (16,)
+    distribution_wells: Annotated[int, Field(ge=16)] = 512
+    bootstrap_draws: Annotated[int, Field(ge=10)] = 200
+    min_wells_per_cell_line: Annotated[int, Field(ge=1)] = 20
+    min_compounds_per_plate: Annotated[int, Field(ge=2)] = 8
