@@ -188,7 +188,7 @@ class Consumer:
         import torch
 
         from ldm_ray.data.dataset import open_dataset
-        from ldm_ray.ray_data import profile_files
+        from ldm_ray.data.slices import profile_files
         from ldm_ray.ray_ingest import open_source
         from ldm_ray.training.source import stream_plan
 
@@ -215,8 +215,9 @@ def resident(url: str, options: dict[str, Any], rows: int) -> dict[str, Any]:
 
     from ldm_ray.config import load_config
     from ldm_ray.data.dataset import open_dataset
+    from ldm_ray.data.slices import profile_files
     from ldm_ray.ray_cluster import connect
-    from ldm_ray.ray_data import profile_files, sorted_keys
+    from ldm_ray.ray_data import sorted_keys
     from ldm_ray.ray_ingest import collect, own_keys, stream_tables
     from ldm_ray.training.source import ResidentSource, lane_plan
 

@@ -79,6 +79,8 @@ def write_predictions(
     """
     store, name = split_url(url, storage_options)
     columns = {column: [getattr(query, column) for query in queries] for column in QUERY_COLUMNS}
+    columns["similarity"] = predictions.similarity.tolist()
+    columns["out_of_domain"] = predictions.out_of_domain.tolist()
     columns["note"] = list(predictions.notes)
     if name.endswith(".parquet"):
         metadata = {"genes": "\t".join(predictions.genes), "settings": json.dumps(settings or {})}

@@ -9,6 +9,7 @@ import typer
 
 from ldm_ray import __version__
 from ldm_ray.cli_data import data_app
+from ldm_ray.cli_evaluate import EPILOG, evaluate
 from ldm_ray.cli_options import ConfigFile, Data, Json, Overrides, Overwrite, Resume, Seed, settings
 from ldm_ray.console import counting, print_json, say, say_error, show_table, spinning, training
 from ldm_ray.errors import LdmRayError, QueryError
@@ -167,6 +168,29 @@ def train_ldm(
     _show_training(out, bundle.metadata, json)
 
 
+@train_app.command(
+    "baseline", epilog="Example: `ldm-ray train baseline --kind prnet --data runs/data --out runs/prnet`"
+)
+def train_baseline(
+    kind: Annotated[str, typer.Option(help="prnet, pertdit-cross, pertdit-catcross or pertdit-ada.")],
+    data: Data,
+    out: Annotated[str, typer.Option(help="Folder URL of the bundle.")],
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    seed: Seed = None,
+    json: Json = False,
+) -> None:
+    """Train a published rival on the same wells; its bundle works wherever a model's does."""
+    from ldm_ray.data.dataset import open_dataset
+    from ldm_ray.ray_campaign import train_rival
+
+    resolved = settings(config, overrides, seed)
+    bundle = train_rival(open_dataset(data, resolved.storage_options), kind, out, resolved, resume, overwrite)
+    _show_training(out, bundle.metadata, json)
+
+
 @app.command(
     epilog="Examples: `ldm-ray predict --bundle runs/ldm --smiles 'CC(=O)Oc1ccccc1C(=O)O' --cell A375 --dose-um 10"
     " --time-h 24`; `ldm-ray predict --bundle runs/ldm --conditions queries.csv --out predictions.h5ad`"
@@ -217,33 +241,7 @@ def predict(
     _show_prediction(queries[0], predictions, top, json)
 
 
-@app.command(epilog="Example: `ldm-ray evaluate --data runs/data --bundle runs/ldm --out runs/report`")
-def evaluate(
-    data: Data,
-    bundle: Annotated[str, typer.Option(help="Bundle of a trained model.")],
-    out: Annotated[str, typer.Option(help="Folder URL of the report.")],
-    config: ConfigFile = None,
-    overrides: Overrides = None,
-    seed: Seed = None,
-    json: Json = False,
-) -> None:
-    """Judge a model beside its baselines, ablations and ceilings, with intervals and pictures."""
-    from ldm_ray.data.dataset import open_dataset
-    from ldm_ray.evaluation.report import write_report
-    from ldm_ray.evaluation.suite import evaluate as judge
-    from ldm_ray.predictor import Predictor
-    from ldm_ray.ray_pipeline import show_scores
-
-    resolved = settings(config, overrides, seed)
-    dataset = open_dataset(data, resolved.storage_options)
-    predictor = Predictor.from_bundle(bundle, storage_options=resolved.storage_options)
-    with spinning("scoring") as progress:
-        evaluation = judge(dataset, predictor, resolved.evaluate, resolved.seed, progress)
-        pictures = write_report(out, evaluation, predictor.bundle, dataset, resolved)
-    if json:
-        print_json(evaluation.metrics)
-    show_scores(evaluation.metrics)
-    say("pictures: " + ", ".join(pictures))
+app.command("evaluate", epilog=EPILOG)(evaluate)
 
 
 @app.command(epilog="Example: `ldm-ray demo --out demo --config jobs/configs/demo.yaml`")
@@ -291,14 +289,17 @@ def _show_prediction(query: "object", predictions: "object", top: int, json: boo
             for i, gene in enumerate(predictions.genes)
         }
         print_json({"smiles": query.smiles, "cell": query.cell, "dose_um": query.dose_um, "time_h": query.time_h}
-                   | {"note": predictions.notes[0], "genes": genes})  # fmt: skip
+                   | {"similarity": float(predictions.similarity[0]), "note": predictions.notes[0],
+                      "out_of_domain": bool(predictions.out_of_domain[0]), "genes": genes})  # fmt: skip
     rows = [
         [predictions.genes[i], f"{delta[i]:+.3f}", f"{std[i]:.3f}", f"{mean[i]:.2f}"]
         for i in [*order[::-1][:top], *order[:top][::-1]]
     ]
     title = f"{query.smiles} on {query.cell}, {query.dose_um:g} um, {query.time_h:g} h"
     head = ["gene", "change (log2)", "sd of a well", "expression (log2)"]
-    show_table(title, head, rows, predictions.notes[0])
+    flag = "OUT OF DOMAIN: " if predictions.out_of_domain[0] else ""
+    near = f"nearest training compound: Tanimoto similarity {predictions.similarity[0]:.2f}"
+    show_table(title, head, rows, flag + (predictions.notes[0] or near))
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""The commands under `ldm-ray data`: describe, validate, migrate, gdsc."""
+"""The commands under `ldm-ray data`: describe, validate, migrate, resplit, gdsc."""
 
 from dataclasses import asdict
 from typing import Annotated
@@ -71,6 +71,33 @@ def migrate(root: Root, config: ConfigFile = None, overrides: Overrides = None, 
     if json:
         print_json({"migrated": changed, "schema_version": SCHEMA_VERSION})
     say(f"{root} {'now has' if changed else 'has'} schema version {SCHEMA_VERSION}")
+
+
+@data_app.command(epilog="Example: `ldm-ray data resplit runs/data --unseen cell --out runs/data-cell`")
+def resplit(
+    root: Root,
+    unseen: Annotated[str, typer.Option(help="What the test side has that training has not: cell, plate or both.")],
+    out: Annotated[str, typer.Option(help="Folder URL of the new dataset.")],
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    json: Json = False,
+) -> None:
+    """Write the same wells with cell lines, batches of plates, or compounds and cell lines held out."""
+    from ldm_ray.data.dataset import open_dataset
+    from ldm_ray.data.resplit import UNSEEN
+    from ldm_ray.data.resplit import resplit as write
+    from ldm_ray.data.store import Store
+
+    options = settings(config, overrides, None).storage_options
+    asked = next((name for name in UNSEEN[1:] if name == unseen), None)
+    if asked is None:
+        raise DataError(f"--unseen must be one of {', '.join(UNSEEN[1:])}; got {unseen!r}")
+    with counting("writing files") as progress:
+        dataset = write(open_dataset(root, options), asked, Store(out, options), progress)
+    sides = dataset.manifest["splits"]["split"]
+    if json:
+        print_json({"dataset": out, "unseen": unseen} | sides)
+    say(f"{out}: " + ", ".join(f"{count:,} wells {side}" for side, count in sides.items()))
 
 
 @data_app.command(epilog="Example: `ldm-ray data gdsc runs/data --table GDSC2_fitted_dose_response.csv`")

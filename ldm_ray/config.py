@@ -15,9 +15,11 @@ from ldm_ray.settings import (
     DenoiserSettings,
     EncoderSettings,
     EvaluateSettings,
+    Ic50Settings,
     IngestSettings,
     OptimiserSettings,
     PairingSettings,
+    PertditSettings,
     PredictSettings,
     PrepareSettings,
     RaySettings,
@@ -25,8 +27,30 @@ from ldm_ray.settings import (
     Settings,
     SimulateSettings,
     SplitSettings,
+    Table1Settings,
     Target,
     VaeSettings,
+)
+
+# The rivals as published (BASELINES in docs/); neither averages its weights, and PRnet does not clip.
+PRNET = OptimiserSettings(
+    epochs=500,
+    global_batch_size=512,
+    warmup_steps=0,
+    learning_rate_shape="plateau",
+    weight_decay=1e-8,
+    gradient_clip_norm=1e9,
+    ema_decay=0.0,
+    early_stopping_epochs=21,
+)
+PERTDIT = OptimiserSettings(
+    epochs=200,
+    global_batch_size=64,
+    warmup_steps=5000,
+    warmup_share=0.5,
+    cosine_steps=1_000_000,
+    ema_decay=0.0,
+    early_stopping_epochs=20,
 )
 
 
@@ -50,9 +74,14 @@ class Config(Settings):
     denoiser: DenoiserSettings = DenoiserSettings()
     train_vae: OptimiserSettings = OptimiserSettings(learning_rate=2e-3)
     train_ldm: OptimiserSettings = OptimiserSettings()
+    pertdit: PertditSettings = PertditSettings()
+    train_prnet: OptimiserSettings = PRNET
+    train_pertdit: OptimiserSettings = PERTDIT
     ray: RaySettings = RaySettings()
     predict: PredictSettings = PredictSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
+    table1: Table1Settings = Table1Settings()
+    ic50: Ic50Settings = Ic50Settings()
 
 
 # Kim & Yoo with the values of their public code where the paper is silent (DESIGN.md section 5).

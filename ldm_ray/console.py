@@ -75,6 +75,20 @@ def training(what: str) -> Iterator[Callable[[dict[str, Any]], None]]:
 
 
 @contextmanager
+def staged() -> Iterator[Callable[[str, int, int], None]]:
+    """Show a bar a stage; the yielded function takes the stage's name, how many are done and in all."""
+    with _bar() as bar:
+        tasks: dict[str, TaskID] = {}
+
+        def update(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bar.add_task(what, total=total)
+            bar.update(tasks[what], completed=done, total=total)
+
+        yield update
+
+
+@contextmanager
 def spinning(what: str) -> Iterator[Callable[[str], None]]:
     """Show a spinner; the yielded function takes what is being done."""
     with console.status(what) as status:

@@ -36,10 +36,15 @@ def standard_normal(keys: Tensor, dim: int) -> Tensor:
     Returns:
         Shape (n, dim), float32.
     """
-    high, low = _halves(keys, (dim + 1) // 2)
-    radius = torch.sqrt(-2.0 * torch.log((high.to(torch.float32) + 0.5) * 2.0**-32))
-    angle = low.to(torch.float32) * (2.0 * math.pi * 2.0**-32)
-    return torch.cat([radius * torch.cos(angle), radius * torch.sin(angle)], dim=1)[:, :dim]
+    half = (dim + 1) // 2
+    high, low = (part.to(torch.float32) for part in _halves(keys, half))
+    # In place throughout: large draws are bound by memory, not by arithmetic.
+    radius = high.add_(0.5).mul_(2.0**-32).log_().mul_(-2.0).sqrt_()
+    angle = low.mul_(2.0 * math.pi * 2.0**-32)
+    out = torch.empty(len(keys), 2 * half, dtype=torch.float32, device=keys.device)
+    torch.mul(torch.cos(angle), radius, out=out[:, :half])
+    torch.mul(angle.sin_(), radius, out=out[:, half:])
+    return out[:, :dim]
 
 
 def uniform_integers(keys: Tensor, high: int) -> Tensor:
@@ -58,18 +63,19 @@ def _halves(keys: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Return the upper and lower 32 bits of `count` outputs of each key's stream."""
     steps = torch.arange(1, count + 1, device=keys.device, dtype=torch.int64) * GOLDEN
     bits = _finalise(keys[:, None] + steps)
-    return (bits >> 32) & LOW_32, bits & LOW_32
+    return (bits >> 32).bitwise_and_(LOW_32), bits.bitwise_and_(LOW_32)
 
 
 def _finalise(z: Tensor) -> Tensor:
-    z = (z ^ _shift_right(z, 30)) * FACTOR_1
-    z = (z ^ _shift_right(z, 27)) * FACTOR_2
-    return z ^ _shift_right(z, 31)
+    """Mix the bits of new keys, in place."""
+    z.bitwise_xor_(_shift_right(z, 30)).mul_(FACTOR_1)
+    z.bitwise_xor_(_shift_right(z, 27)).mul_(FACTOR_2)
+    return z.bitwise_xor_(_shift_right(z, 31))
 
 
 def _shift_right(z: Tensor, bits: int) -> Tensor:
     """Logical shift; torch's own keeps the sign."""
-    return (z >> bits) & ((1 << (64 - bits)) - 1)
+    return (z >> bits).bitwise_and_((1 << (64 - bits)) - 1)
 
 
 def _signed(value: int) -> int:

@@ -9,13 +9,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ldm_ray.baselines.generate import PertditGenerator, PrnetGenerator
+from ldm_ray.baselines.prnet import Prnet
 from ldm_ray.chem.embedding import build_encoder
 from ldm_ray.chem.smiles import parent_smiles
 from ldm_ray.data.filesystem import StorageOptions
+from ldm_ray.domain import Domain
 from ldm_ray.errors import BundleError, QueryError
 from ldm_ray.keys import key_of
 from ldm_ray.models.condition import Condition
-from ldm_ray.models.generate import ObservationNoise, ProfileGenerator
+from ldm_ray.models.generate import ObservationNoise, ProfileGenerator, ProfileSampler
 from ldm_ray.training.bundle import Bundle, load_bundle
 
 
@@ -46,10 +49,13 @@ class Predictions:
         genes: Gene symbols, (n_genes,).
         basal: The control that each prediction starts from, (n, n_genes).
         mean: Expected expression, (n, n_genes).
-        std: Standard deviation of draws, (n, n_genes): latent spread plus observation noise. With one sample
-            the latent spread is unknown and only the noise is in it.
+        std: Standard deviation of a well around the mean, (n, n_genes): latent spread plus observation noise, times
+            the per-gene scale under which validation wells are covered as they should be. With one sample the
+            latent spread is unknown and only the noise is in it.
         draws: Simulated wells, (n, n_draws, n_genes).
-        notes: What to know about each query, for instance that another time's control was taken.
+        similarity: Tanimoto similarity of each compound to the nearest training compound, (n,).
+        out_of_domain: Whether compound, cell line, dose or time lie outside of what was trained on, (n,).
+        notes: What to know about each query, for instance why it is out of domain.
     """
 
     genes: tuple[str, ...]
@@ -57,6 +63,8 @@ class Predictions:
     mean: np.ndarray
     std: np.ndarray
     draws: np.ndarray
+    similarity: np.ndarray
+    out_of_domain: np.ndarray
     notes: tuple[str, ...]
 
     @property
@@ -66,18 +74,20 @@ class Predictions:
 
 
 class Predictor:
-    """Answers queries with a trained diffusion model."""
+    """Answers queries with a trained model: the diffusion model, or one of its rivals."""
 
     def __init__(self, bundle: Bundle, device: torch.device | str = "cpu") -> None:
-        if bundle.kind != "ldm":
-            raise BundleError(f"predictions want a bundle of kind 'ldm'; got {bundle.kind!r}")
+        if bundle.kind == "vae":
+            raise BundleError("predictions want a bundle of kind 'ldm', or a rival's; got 'vae'")
         self.bundle, self.device = bundle, torch.device(device)
         self.encoder = build_encoder(bundle.config.encoder)
         stored = bundle.metadata["encoder"]
         built = {"name": self.encoder.name, "revision": self.encoder.revision, "dim": self.encoder.dim}
         if built != stored:
             raise BundleError(f"the bundle's encoder is {stored}; this version of ldm-ray builds {built}")
-        self.generator = build_generator(bundle, self.device)
+        self.sampler = build_sampler(bundle, self.device)
+        self.sd_scale = bundle.tensors["sd_scale"].to(self.device)
+        self.domain = Domain.from_bundle(bundle.metadata["domain"], bundle.tensors["train.fingerprints"].numpy())
         self._cells = bundle.metadata["cells"]
         self._cell_basal = bundle.tensors["cells.basal"].numpy()
 
@@ -95,7 +105,7 @@ class Predictor:
         Raises:
             BundleError: If it is not a usable bundle.
         """
-        bundle = load_bundle(url, "ldm", storage_options)
+        bundle = load_bundle(url, storage_options=storage_options)
         return Predictor(bundle, device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
     @property
@@ -129,13 +139,38 @@ class Predictor:
         prepared = [self._prepare(query) for query in queries]
         basal = np.stack([item.basal for item in prepared])
         condition, keys = self._condition(prepared, basal)
-        samples = self.generator.sample(
+        samples = self.sampler.sample(
             condition, condition.x_basal, keys, n_samples, steps, seed, settings.rows_per_batch, n_draws
         )
-        std = torch.sqrt(samples.latent_var + self.generator.noise.total_var())
-        mean, spread, draws = (_checked(value) for value in (samples.mean, std, samples.draws))
-        notes = tuple(item.note for item in prepared)
-        return Predictions(tuple(self.bundle.gene_symbols), basal, mean, spread, draws, notes)
+        mean, spread, draws = (_checked(v) for v in (samples.mean, samples.std * self.sd_scale, samples.draws))
+        similarity, outside, notes = self._judge(queries, prepared)
+        genes = tuple(self.bundle.gene_symbols)
+        return Predictions(genes, basal, mean, spread, draws, similarity, outside, notes)
+
+    def direct_mean(self, queries: Sequence[Query]) -> np.ndarray:
+        """Expected expression of each query without sampling, log2, (n, n_genes), where the model can; see `sampler`.
+
+        Raises:
+            QueryError: As `predict`.
+        """
+        prepared = [self._prepare(query) for query in queries]
+        condition, _ = self._condition(prepared, np.stack([item.basal for item in prepared]))
+        return _checked(self.sampler.direct_mean(condition, condition.x_basal))
+
+    def _judge(
+        self, queries: Sequence[Query], prepared: "list[_Prepared]"
+    ) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+        """Similarity to training, whether out of domain, and notes of each query."""
+        similarity = self.domain.similarity([item.parent for item in prepared])
+        outside = [
+            self.domain.notes(float(near), query.cell, query.dose_um, query.time_h)
+            for near, query in zip(similarity, queries, strict=True)
+        ]
+        notes = tuple(
+            "; ".join([*([item.note] if item.note else []), *more])
+            for item, more in zip(prepared, outside, strict=True)
+        )
+        return similarity, np.array([bool(more) for more in outside]), notes
 
     def used(self, n_samples: int | None, steps: int | None) -> dict[str, int]:
         """Return the numbers that `predict` takes where none are given."""
@@ -211,8 +246,11 @@ class _Prepared:
     note: str
 
 
-def build_generator(bundle: Bundle, device: torch.device) -> ProfileGenerator:
+def build_sampler(bundle: Bundle, device: torch.device) -> ProfileSampler:
     """Rebuild the networks of a bundle on a device, ready to sample."""
+    if bundle.kind != "ldm":
+        model = bundle.build_baseline().to(device)
+        return PrnetGenerator(model) if isinstance(model, Prnet) else PertditGenerator(model, bundle.config.pertdit)
     noise = bundle.observation_noise()
     return ProfileGenerator(
         model=bundle.build_ldm().to_device(device),

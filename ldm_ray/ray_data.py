@@ -23,20 +23,12 @@ from ldm_ray.data.dataset import PairedDataset
 from ldm_ray.data.parts import ROWS_PER_GROUP
 from ldm_ray.data.slices import ID_COLUMNS, Slice, WellFiles, read_slices
 from ldm_ray.errors import DataError, LdmRayError
-from ldm_ray.settings import IngestSettings
 
 SLICES_PER_TASK = 2
 CPUS_PER_READ = 0.5
 BLOCKS_AHEAD = 6
 ERROR = "error"
 Filter = Callable[[pa.Table], pa.Table]
-
-
-def profile_files(dataset: PairedDataset, settings: IngestSettings) -> WellFiles:
-    """Return the profile files of a dataset."""
-    fs, root = dataset.store.arrow(attempts=1)  # how long to wait for a store is for the settings to say
-    entries = tuple(dataset.manifest["files"])
-    return WellFiles(fs, root, entries, "expression", dataset.n_genes, settings.wait_for_storage_s)
 
 
 class WellsDatasource(Datasource):

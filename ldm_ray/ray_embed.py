@@ -58,7 +58,9 @@ def embed(
     missing = [text for text in dataset.parent_smiles.tolist() if text not in known]
     smiles, vectors = table.smiles.tolist(), [table.vectors]
     total = len(missing)
-    if total:
+    if not total:
+        on_progress(len(smiles), len(smiles))
+    else:
         connect(config.ray)
     for start in range(0, total, ROWS_PER_SAVE):
         part = missing[start : start + ROWS_PER_SAVE]

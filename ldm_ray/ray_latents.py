@@ -19,11 +19,11 @@ import torch
 from ldm_ray.config import Config
 from ldm_ray.data.dataset import PairedDataset
 from ldm_ray.data.parts import write_wells
-from ldm_ray.data.slices import ID_COLUMNS, WellFiles, read_slices
+from ldm_ray.data.slices import ID_COLUMNS, WellFiles, profile_files, read_slices
 from ldm_ray.data.store import Store, list_column, matrix
 from ldm_ray.errors import LdmRayError
 from ldm_ray.models.vae import Vae
-from ldm_ray.ray_data import profile_files, raise_reported, reported
+from ldm_ray.ray_data import raise_reported, reported
 from ldm_ray.ray_ingest import SPLITS
 from ldm_ray.schema import LATENTS
 from ldm_ray.training.bundle import Bundle

@@ -7,16 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from ldm_ray.config import Config, dump_config
-from ldm_ray.console import counting, say, show_table, spinning, training
+from ldm_ray.console import counting, say, show_table, spinning, staged, training
 from ldm_ray.data.dataset import PairedDataset, open_dataset
 from ldm_ray.data.l1000 import read_l1000
 from ldm_ray.data.prepare import prepare
 from ldm_ray.data.simulate import SUMMARY, ReleaseFiles, release_files, simulate_release
 from ldm_ray.errors import DataError
-from ldm_ray.evaluation.report import caption, describe_wells, score_tables, write_report
+from ldm_ray.evaluation.report import write_report
 from ldm_ray.evaluation.suite import evaluate
+from ldm_ray.evaluation.tables import caption, describe_wells, score_tables
 from ldm_ray.predictor import Predictor
 from ldm_ray.ray_embed import embed
+from ldm_ray.ray_evaluate import block_runner
 from ldm_ray.ray_train import train_ldm, train_vae
 from ldm_ray.training.bundle import bundle_exists, load_bundle
 
@@ -40,11 +42,13 @@ def run_demo(out: Path, config: Config, overwrite: bool = False) -> dict[str, An
         embed(dataset, config, on_progress=progress)
     _train(dataset, out, config)
     predictor = Predictor.from_bundle(str(out / "ldm"))
-    with spinning("scoring") as progress:
-        evaluation = evaluate(dataset, predictor, config.evaluate, config.seed, progress)
-        pictures = write_report(str(out / "report"), evaluation, predictor.bundle, dataset, config)
+    bundles = [predictor.bundle]
+    with staged() as progress:
+        evaluation = evaluate(dataset, bundles, config.evaluate, config.seed, progress, block_runner(config))
+    with spinning("writing the report"):
+        pictures = write_report(str(out / "report"), evaluation, bundles, dataset, config)
     show_scores(evaluation.metrics)
-    say("\npictures:")
+    say("\nreport and pictures:")
     for picture in pictures:
         say(f"  {picture}")
     _next_commands(out, dataset, predictor)
@@ -58,7 +62,8 @@ def show_scores(metrics: dict[str, Any]) -> None:
     say(f"\n{describe_wells(metrics)} ({what})")
     for table in score_tables(metrics):
         show_table(table.title, table.head, table.body)
-    say(caption(metrics))
+    for line in caption(metrics):
+        say(line)
 
 
 def _check_settings(out: Path, config: Config, overwrite: bool) -> None:

@@ -12,21 +12,24 @@ import torch
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
+from ldm_ray.baselines.build import BaselineKind, encoder_settings
 from ldm_ray.chem.embedding import build_encoder, load_embeddings
 from ldm_ray.config import Config, dump_config
-from ldm_ray.data.controls import basal_input, mean_controls, training_controls
+from ldm_ray.data.controls import basal_input, training_controls
 from ldm_ray.data.dataset import PairedDataset
+from ldm_ray.data.slices import profile_files
 from ldm_ray.data.store import Store
 from ldm_ray.errors import BundleError, LdmRayError, SettingsError
+from ldm_ray.evaluation.calibration import calibrate
 from ldm_ray.ray_cluster import connect, count_workers, cpus_per_worker
-from ldm_ray.ray_data import profile_files, sorted_keys
+from ldm_ray.ray_data import sorted_keys
 from ldm_ray.ray_ingest import SPLITS, is_resident, plan_of
 from ldm_ray.ray_latents import latent_files
 from ldm_ray.ray_progress import Board, Progress, watching
-from ldm_ray.ray_worker import STATE, TENSORS, WorkerArgs, run_worker
+from ldm_ray.ray_worker import STATE, TENSORS, WorkerArgs, optimiser_settings, run_worker
 from ldm_ray.settings import OptimiserSettings
-from ldm_ray.training.bundle import METADATA, Bundle, check_splits, save_bundle
-from ldm_ray.training.metadata import dataset_metadata
+from ldm_ray.training.bundle import METADATA, Bundle, Kind, check_splits, save_bundle
+from ldm_ray.training.metadata import answering_parts, dataset_metadata
 
 RUN = "run"
 SETTINGS = "settings.yaml"
@@ -82,8 +85,22 @@ def train_ldm(
     return _run("ldm", dataset, vae, out, config, config.train_ldm, resume, overwrite, on_progress)
 
 
+def train_baseline(
+    dataset: PairedDataset,
+    kind: BaselineKind,
+    out: str,
+    config: Config,
+    resume: bool = False,
+    overwrite: bool = False,
+    on_progress: Progress = lambda status: None,
+) -> Bundle:
+    """Train a published rival on the same wells and write its bundle; arguments and errors as `train_ldm`."""
+    config = config.model_copy(update={"encoder": encoder_settings(kind, config.encoder)})
+    return _run(kind, dataset, None, out, config, optimiser_settings(kind, config), resume, overwrite, on_progress)
+
+
 def _run(
-    kind: str,
+    kind: Kind,
     dataset: PairedDataset,
     vae: Bundle | None,
     out: str,
@@ -103,11 +120,9 @@ def _run(
     if vae and config.ingest.latents and not is_resident(files, *fits):
         files, encoded = latent_files(dataset, vae, config), True
     resident = is_resident(files, *fits)
-    embeddings = (
-        load_embeddings(dataset.store, build_encoder(config.encoder), dataset.parent_smiles.tolist())
-        if vae
-        else np.zeros((1, 1), np.float32)
-    )
+    embeddings = np.zeros((1, 1), np.float32)
+    if kind != "vae":
+        embeddings = load_embeddings(dataset.store, build_encoder(config.encoder), dataset.parent_smiles.tolist())
     board = Board.options(num_cpus=0).remote()  # type: ignore[attr-defined]
     args = WorkerArgs(
         kind=kind,
@@ -201,7 +216,7 @@ def _check_share(store: Store, share: dict[str, Any]) -> None:
 
 
 def _finish(
-    kind: str, dataset: PairedDataset, vae: Bundle | None, config: Config, checkpoint: Checkpoint | None
+    kind: Kind, dataset: PairedDataset, vae: Bundle | None, config: Config, checkpoint: Checkpoint | None
 ) -> Bundle:
     """Turn the last checkpoint into a bundle."""
     assert checkpoint is not None
@@ -210,14 +225,10 @@ def _finish(
         state = torch.load(Path(folder) / STATE, weights_only=True, map_location="cpu")
     metadata = dataset_metadata(dataset) | {"history": state["history"], "best_epoch": state["best_epoch"]}
     if kind == "vae":
-        return Bundle("vae", config, metadata, tensors)
-    assert vae is not None
-    entries, basal = mean_controls(dataset)
-    encoder = build_encoder(config.encoder)
-    metadata |= {
-        "encoder": {"name": encoder.name, "revision": encoder.revision, "dim": encoder.dim},
-        "cells": entries,
-        "recommended_sampler": {"kind": "ancestral", "steps": config.predict.steps},
-        "vae_history": vae.metadata["history"],
-    }
-    return Bundle("ldm", config, metadata, vae.tensors | tensors | {"cells.basal": torch.from_numpy(basal)})
+        return Bundle(kind, config, metadata, tensors)
+    answering, more = answering_parts(dataset, config)
+    metadata |= answering
+    if vae:
+        metadata["vae_history"] = vae.metadata["history"]
+        more |= vae.tensors
+    return calibrate(Bundle(kind, config, metadata, tensors | more), dataset)

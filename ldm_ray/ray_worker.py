@@ -16,6 +16,8 @@ from ray.train import Checkpoint
 from ray.train.torch import get_device
 from torch import Tensor
 
+from ldm_ray.baselines.build import build_baseline
+from ldm_ray.baselines.pertdit import PertDit
 from ldm_ray.config import Config
 from ldm_ray.data.slices import WellFiles
 from ldm_ray.errors import LdmRayError, NonFiniteError
@@ -23,9 +25,11 @@ from ldm_ray.models.ldm import LatentDiffusion
 from ldm_ray.models.vae import Vae
 from ldm_ray.ray_ingest import open_source
 from ldm_ray.ray_progress import REPORT_EVERY_S
+from ldm_ray.settings import OptimiserSettings
 from ldm_ray.training.bundle import prefixed
 from ldm_ray.training.loop import run_fit, start_fit
 from ldm_ray.training.moments import fit_observation_noise, latent_moments, target_moments
+from ldm_ray.training.rival_steps import RivalTask
 from ldm_ray.training.rows import Tables
 from ldm_ray.training.source import ResidentSource, WellSource
 from ldm_ray.training.steps import Latents, LdmTask, Task, VaeTask
@@ -38,7 +42,7 @@ class WorkerArgs:
     """What each worker is told; small, or a reference.
 
     Attributes:
-        kind: `vae` or `ldm`.
+        kind: `vae`, `ldm` or a rival's name.
         config: All settings.
         files: Where the wells are.
         encoded: The files hold latents, not profiles.
@@ -87,12 +91,12 @@ def _train(args: WorkerArgs) -> None:
     device, config = get_device(), args.config
     context = ray.train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
-    settings = config.train_vae if args.kind == "vae" else config.train_ldm
+    settings = optimiser_settings(args.kind, config)
     source = open_source(args.files, ray.get(args.keys), config, settings, rank, world_size, device)
     references = (args.basal, args.basal_input, args.embeddings)
     tables = Tables(*(torch.from_numpy(ray.get(reference).copy()).to(device) for reference in references))
     torch.manual_seed(config.seed)  # the same first weights on every worker
-    build = _vae_task if args.kind == "vae" else _ldm_task
+    build = {"vae": _vae_task, "ldm": _ldm_task}.get(args.kind, _rival_task)
     task, source, extras = build(args, source, tables)
     fit = start_fit(task.module, settings)
     if checkpoint := ray.train.get_checkpoint():
@@ -142,6 +146,21 @@ def _ldm_task(args: WorkerArgs, source: WellSource, tables: Tables) -> Built:
         model.condition_encoder.set_scaling(controls.mean(dim=0).cpu(), scale.cpu())
     task = LdmTask(model.to_device(source.device), latents, tables, config)
     return task, source, lambda: prefixed("ldm.", task.model)
+
+
+def _rival_task(args: WorkerArgs, source: WellSource, tables: Tables) -> Built:
+    config = args.config
+    model = build_baseline(args.kind, tables.basal.shape[1], tables.embeddings.shape[1], config.pertdit)
+    if isinstance(model, PertDit):
+        model.set_scaling(*(value.cpu() for value in target_moments(source, tables, "absolute")))
+    task = RivalTask(model, tables, config, source.device)
+    return task, source, lambda: prefixed("net.", task.model)
+
+
+def optimiser_settings(kind: str, config: Config) -> OptimiserSettings:
+    """Return the settings that a kind of model is trained with."""
+    by_kind = {"vae": config.train_vae, "ldm": config.train_ldm, "prnet": config.train_prnet}
+    return by_kind.get(kind, config.train_pertdit)
 
 
 class _RayHooks:

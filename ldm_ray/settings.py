@@ -142,6 +142,18 @@ class DenoiserSettings(Settings):
     raw_inputs: bool = Field(default=False, description="feed dose, time and t untransformed, as published")
 
 
+class PertditSettings(Settings):
+    """The rival PertDiT; the defaults are the published sizes (BASELINES in docs/)."""
+
+    model_dim: Width = 256
+    n_blocks: Width = 2
+    n_heads: Width = 4
+    genes_per_token: Width = Field(default=1, description="1 as published; more is quicker, for machines without a GPU")
+    num_steps: Annotated[int, Field(ge=2)] = 50
+    beta_first: Annotated[float, Field(gt=0, lt=1)] = 0.002
+    beta_last: Annotated[float, Field(gt=0, lt=1)] = 0.4
+
+
 class OptimiserSettings(Settings):
     """One training run. The global batch is the same whatever the number of workers."""
 
@@ -149,7 +161,10 @@ class OptimiserSettings(Settings):
     global_batch_size: Annotated[int, Field(ge=1)] = 256
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     warmup_steps: Annotated[int, Field(ge=0)] = 50
-    learning_rate_shape: Literal["cosine", "triangle"] = "cosine"
+    warmup_share: Annotated[float, Field(ge=0, le=1)] = Field(default=0.0, description="of the rate, at the first step")
+    learning_rate_shape: Literal["cosine", "triangle", "plateau"] = "cosine"
+    cosine_steps: Annotated[int, Field(ge=1)] | None = Field(default=None, description="default: the run's own length")
+    plateau_epochs: Annotated[int, Field(ge=1)] = Field(default=10, description="without a better loss, then half")
     final_learning_rate_share: Annotated[float, Field(ge=0, le=1)] = 0.05
     weight_decay: Annotated[float, Field(ge=0)] = 1e-2
     gradient_clip_norm: Annotated[float, Field(gt=0)] = 1.0
@@ -173,15 +188,35 @@ class PredictSettings(Settings):
     n_samples: Annotated[int, Field(ge=1)] = 16
     steps: Annotated[int, Field(ge=2)] = 50
     rows_per_batch: Annotated[int, Field(ge=1)] = 1024
+    calibration_wells: Annotated[int, Field(ge=16)] = Field(default=512, description="validation wells, for the sd")
 
 
 class EvaluateSettings(Settings):
-    """How predictions are judged (EVALUATION in docs/)."""
+    """How predictions are judged (docs/evaluation.md)."""
 
     split: Literal["test", "valid"] = "test"
     max_profiles: Annotated[int, Field(ge=0)] = Field(default=0, description="0: all wells; else a seeded sub-sample")
     n_samples: tuple[Annotated[int, Field(ge=2)], ...] = (16,)
+    rows_per_block: Annotated[int, Field(ge=1)] = Field(default=4096, description="wells scored at once, whole plates")
+    sample_wells: Annotated[int, Field(ge=16)] = Field(default=8192, description="kept whole for pairwise scores")
     distribution_wells: Annotated[int, Field(ge=16)] = 512
     bootstrap_draws: Annotated[int, Field(ge=10)] = 200
     min_wells_per_cell_line: Annotated[int, Field(ge=1)] = 20
     min_compounds_per_plate: Annotated[int, Field(ge=2)] = 8
+    workers: Annotated[int, Field(ge=0)] = Field(default=0, description="1: no Ray; 0: Ray, where it is worth it")
+
+
+class Table1Settings(Settings):
+    """What `evaluate --table1` trains and judges."""
+
+    unseen: tuple[Literal["compound", "cell", "both", "plate"], ...] = ("compound",)
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = (0,)
+    rivals: tuple[Literal["prnet", "pertdit-cross", "pertdit-catcross", "pertdit-ada"], ...] = ("prnet",)
+
+
+class Ic50Settings(Settings):
+    """What `evaluate --ic50` asks the models for."""
+
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = (0, 1, 2)
+    dose_um: Annotated[float, Field(gt=0)] = 10.0
+    time_h: Annotated[float, Field(gt=0)] = 24.0

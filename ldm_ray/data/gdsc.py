@@ -1,4 +1,5 @@
-"""Drug sensitivity: the fitted dose-response table of GDSC2, joined to a dataset's cell lines and compounds.
+"""Drug sensitivity: the fitted dose-response table of GDSC2, joined to a dataset's cell lines and compounds; and the
+untreated profiles of cell lines that go with it.
 
 Official column names (`CELL_LINE_NAME`, `DRUG_NAME`, `LN_IC50`, `AUC`, `Z_SCORE`, `COSMIC_ID`, `DRUG_ID`) and, where a
 table has it, `SMILES`. `LN_IC50` is the natural logarithm of the IC50 in uM.
@@ -7,7 +8,9 @@ Source: Iorio et al. 2016, doi:10.1016/j.cell.2016.06.017; Yang et al. 2013, doi
 """
 
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -89,6 +92,49 @@ def read_gdsc(file: AnyFile) -> pd.DataFrame:
             "smiles": smiles.fillna("").str.strip(),
         }
     )
+
+
+def read_basal_profiles(file: AnyFile, genes: Sequence[Mapping[str, Any]]) -> tuple[list[str], np.ndarray]:
+    """Read untreated profiles of cell lines, .csv or .csv.gz: column `cell_id`, then one column per Entrez id.
+
+    Args:
+        file: The table; genes that are not asked for are left out.
+        genes: The genes wanted, in order, each with `entrez_id` and `symbol` (a bundle's `metadata["genes"]`).
+
+    Returns:
+        Names of the cell lines and their expression, log2, (n_cells, n_genes), float32.
+
+    Raises:
+        DataError: If a gene is missing, a cell line stands twice, or a value is not a finite number.
+        StoreError: If it cannot be read.
+    """
+    source = source_file(file)
+    if not source.exists():
+        raise StoreError(f"basal profiles {source} do not exist")
+    try:
+        packed = "gzip" if source.name.endswith(".gz") else None
+        table = pd.read_csv(source.buffer(), compression=packed, dtype={"cell_id": str}, keep_default_na=False)
+    except StoreError:
+        raise
+    except (ValueError, OSError, EOFError) as error:
+        raise DataError(f"{source} is not a table: {' '.join(str(error).split())}") from None
+    if "cell_id" not in table.columns:
+        raise DataError(f"{source} must have the column 'cell_id'; got {', '.join(table.columns[:8])}")
+    missing = [gene for gene in genes if str(gene["entrez_id"]) not in table.columns]
+    if missing:
+        first = f"{missing[0]['entrez_id']} ({missing[0]['symbol']})"
+        raise DataError(f"{source} lacks {len(missing)} of the {len(genes)} genes (Entrez ids), the first {first}")
+    names = table["cell_id"].str.strip()
+    if names.map(normalised).duplicated().any():
+        raise DataError(f"{source}: cell line {names[names.map(normalised).duplicated()].iloc[0]!r} stands twice")
+    wanted = table[[str(gene["entrez_id"]) for gene in genes]].apply(pd.to_numeric, errors="coerce")
+    values = wanted.to_numpy(dtype=np.float32)
+    bad = ~np.isfinite(values).all(axis=1)
+    if bad.any():
+        raise DataError(
+            f"{source} holds NaN or infinite values in {bad.sum()} cell lines, the first {names[bad].iloc[0]}"
+        )
+    return names.to_list(), values
 
 
 def join_gdsc(table: pd.DataFrame, dataset: PairedDataset) -> tuple[pa.Table, GdscCounts]:

@@ -23,6 +23,7 @@ from ldm_ray.data.l1000 import (
     PERT_INFO_COLUMNS,
     read_gene_info,
 )
+from ldm_ray.data.simulate_ic50 import simulate_ic50, write_csv_gz
 from ldm_ray.data.world import COMMON_DOSE_UM, DOSES_UM, TIMES_H, World, build_world
 from ldm_ray.errors import DataError, StoreError
 from ldm_ray.schema import TRUTH
@@ -56,6 +57,8 @@ class ReleaseFiles:
     pert_info: Path
     gene_info: Path
     truth: Path
+    ic50: Path
+    basal_profiles: Path
 
 
 def release_files(folder: Path) -> ReleaseFiles:
@@ -66,6 +69,8 @@ def release_files(folder: Path) -> ReleaseFiles:
         folder / f"{PREFIX}_pert_info.txt",
         folder / f"{PREFIX}_gene_info.txt",
         folder / TRUTH,
+        folder / "ic50.csv.gz",
+        folder / "basal_profiles.csv.gz",
     )
 
 
@@ -101,6 +106,8 @@ def simulate_release(
         genes.to_csv(files.gene_info, sep="\t", index=False)
         _pert_info(world).to_csv(files.pert_info, sep="\t", index=False)
         files.truth.write_bytes(world.to_bytes())
+        for path, table in zip((files.ic50, files.basal_profiles), simulate_ic50(world, seed), strict=True):
+            write_csv_gz(table, path)
         planted = _write_plates(settings, world, genes, plates, files, seed, on_progress)
         summary = {"simulated": True, "seed": seed, "settings": json.loads(settings.model_dump_json())}
         (folder / SUMMARY).write_text(json.dumps(summary | {"planted": planted}, indent=2) + "\n")

@@ -16,7 +16,9 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
+from ldm_ray.data.dataset import PairedDataset
 from ldm_ray.errors import DataError, StoreError
+from ldm_ray.settings import IngestSettings
 
 ID_COLUMNS = ["profile_key", "basal_id", "compound_id", "dose_um", "time_h"]
 """What training needs beside the values."""
@@ -66,6 +68,13 @@ class WellFiles:
             for number, (split, rows) in enumerate(entry["groups"])
             if split in splits
         ]
+
+
+def profile_files(dataset: PairedDataset, settings: IngestSettings) -> WellFiles:
+    """Return the profile files of a dataset."""
+    fs, root = dataset.store.arrow(attempts=1)  # how long to wait for a store is for the settings to say
+    entries = tuple(dataset.manifest["files"])
+    return WellFiles(fs, root, entries, "expression", dataset.n_genes, settings.wait_for_storage_s)
 
 
 def shuffled(slices: Sequence[Slice], seed: int, epoch: int) -> list[Slice]:

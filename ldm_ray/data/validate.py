@@ -182,8 +182,19 @@ def _check_wells(wells: pd.DataFrame, dataset: PairedDataset, tell: Tell) -> Non
 
 def _check_splits(wells: pd.DataFrame, dataset: PairedDataset, tell: Tell) -> None:
     parent = wells["compound_id"].map(dict(enumerate(dataset.parent_smiles)))
-    for split, unit, what in (("split", parent, "parent structure"), ("cell_split", wells["cell_id"], "cell line")):
-        sides = wells[split].groupby(unit).nunique()
+    cell, by = wells["cell_id"], dataset.manifest["splits"].get("by", "compound")
+    units = [("cell_split", cell, "cell line")]
+    if by == "compound":
+        units.append(("split", parent, "parent structure"))
+    if by == "cell":
+        units.append(("split", cell, "cell line"))
+    if by == "plate":
+        units.append(("split", wells["plate"], "plate"))
+    if by == "both":
+        outer = wells["split"] != "valid"  # a validation well may share one of the two with training
+        units += [("split", parent[outer], "parent structure"), ("split", cell[outer], "cell line")]
+    for split, unit, what in units:
+        sides = wells.loc[unit.index, split].groupby(unit).nunique()
         if (sides > 1).any():
             tell("splits", f"{what} {_some(pd.Series(sides.index[sides > 1]))} is on two sides of {split}")
     sides = wells["plate_split"].groupby(wells["plate"]).nunique()

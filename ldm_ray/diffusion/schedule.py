@@ -51,6 +51,15 @@ def linear_schedule(num_steps: int, beta_first: float, beta_last: float) -> Sche
     return schedule_from_beta(torch.linspace(beta_first, beta_last, num_steps, dtype=torch.float64))
 
 
+def scaled_linear_schedule(num_steps: int, beta_first: float, beta_last: float) -> Schedule:
+    """The square root of beta rising linearly.
+
+    Source: Rombach et al. 2022 (arXiv:2112.10752), public code; PertDiT's schedule.
+    """
+    root = torch.linspace(beta_first**0.5, beta_last**0.5, num_steps, dtype=torch.float64)
+    return schedule_from_beta(root**2)
+
+
 def schedule_from_beta(beta: Tensor) -> Schedule:
     """Derive all tables from beta, shape (num_steps,), float64, each in (0, 1)."""
     if not bool(((beta > 0) & (beta < 1)).all()):

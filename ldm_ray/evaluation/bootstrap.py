@@ -19,25 +19,75 @@ class Interval:
         return [self.low, self.high]
 
 
+def _identity(values: np.ndarray) -> np.ndarray:
+    return values
+
+
 @dataclass(frozen=True)
 class Bootstrap:
-    """Weights of wells under resampled compounds.
+    """How often each compound was drawn.
 
     Source: Efron & Tibshirani 1993, chapter 13 (percentile intervals), with compounds as the units.
 
     Attributes:
-        weights: (draws, n), how often the well's compound was drawn.
+        compounds: The compounds, sorted, (n_compounds,).
+        counts: (draws, n_compounds).
     """
 
-    weights: np.ndarray
+    compounds: np.ndarray
+    counts: np.ndarray
 
-    def interval(self, statistic: Callable[[np.ndarray], float]) -> Interval:
-        """Compute a statistic of weights at equal weights and over the draws (2.5 and 97.5%)."""
-        value = statistic(np.ones(self.weights.shape[1]))
-        draws = [statistic(weights) for weights in self.weights]
+    def ratio(
+        self,
+        compound: np.ndarray,
+        numerator: np.ndarray,
+        denominator: np.ndarray,
+        then: Callable[[np.ndarray], np.ndarray] = _identity,
+    ) -> Interval:
+        """Interval of a sum over a sum; a mean has denominator 1.
+
+        Args:
+            compound: Compound of each unit (a well, a condition), (n,).
+            numerator: (n,).
+            denominator: (n,).
+            then: Applied to the ratios.
+        """
+        return self.mean_of_ratios(compound, np.zeros(len(compound), dtype=int), numerator, denominator, then)
+
+    def mean_of_ratios(
+        self,
+        compound: np.ndarray,
+        part: np.ndarray,
+        numerator: np.ndarray,
+        denominator: np.ndarray,
+        then: Callable[[np.ndarray], np.ndarray] = _identity,
+    ) -> Interval:
+        """Interval of the mean over parts (cell lines, say) of a sum over a sum; parts without weight are left out.
+
+        Args:
+            compound: See `ratio`.
+            part: Part of each unit, (n,).
+            numerator: See `ratio`.
+            denominator: See `ratio`.
+            then: See `ratio`.
+        """
+        place = np.searchsorted(self.compounds, compound)
+        parts, number = np.unique(part, return_inverse=True)
+        shape = (len(parts), len(self.compounds))
+        flat = number * shape[1] + place
+        above, below = (
+            np.bincount(flat, values, minlength=shape[0] * shape[1]).reshape(shape)
+            for values in (numerator, denominator)
+        )
+        weights = np.concatenate([np.ones((1, shape[1])), self.counts])
+        with np.errstate(invalid="ignore", divide="ignore"):
+            ratios = (weights @ above.T) / (weights @ below.T)
+        scored = np.isfinite(ratios)
+        sums, counts = np.where(scored, ratios, 0.0).sum(axis=1), scored.sum(axis=1)
+        means = then(np.where(counts > 0, sums / np.maximum(counts, 1), np.nan))
         # A resample may hold no scored well at all; it says nothing about the score.
-        low, high = np.nanquantile(draws, [0.025, 0.975])
-        return Interval(float(value), float(low), float(high))
+        low, high = np.nanquantile(means[1:], [0.025, 0.975])
+        return Interval(float(means[0]), float(low), float(high))
 
 
 def by_compound(compound: np.ndarray, draws: int, seed: int) -> Bootstrap:
@@ -48,13 +98,7 @@ def by_compound(compound: np.ndarray, draws: int, seed: int) -> Bootstrap:
         draws: Number of resamples.
         seed: Same seed, same resamples.
     """
-    unique, number = np.unique(compound, return_inverse=True)
+    unique = np.unique(compound)
     rng = np.random.default_rng([seed, 5])
     counts = rng.multinomial(len(unique), np.full(len(unique), 1 / len(unique)), size=draws)
-    return Bootstrap(counts[:, number].astype(np.float64))
-
-
-def weighted_mean(values: np.ndarray, weights: np.ndarray) -> float:
-    """Mean of values under weights; NaN if they are all 0."""
-    total = weights.sum()
-    return float((values * weights).sum() / total) if total > 0 else float("nan")
+    return Bootstrap(unique, counts.astype(np.float64))

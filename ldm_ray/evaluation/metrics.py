@@ -4,8 +4,9 @@ Every function says its axis and pooling; nothing is averaged per batch. A predi
 error. A vector whose norm is below 1e-6 sqrt(n_genes) has correlation 0.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
-from scipy.spatial.distance import cdist
 
 from ldm_ray.errors import NonFiniteError, ShapeError
 
@@ -86,33 +87,25 @@ def plate_centred_pearson(
     return scores
 
 
-def mean_per_condition_then_cell(
-    scores: np.ndarray, condition: np.ndarray, cell: np.ndarray, weights: np.ndarray | None = None
-) -> dict[int, float]:
-    """Average scores per condition, then over the conditions of each cell line.
+def per_condition(
+    scores: np.ndarray, condition: np.ndarray, compound: np.ndarray, cell: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Average scores per condition.
 
     Source: docs/evaluation.md, `delta corr`.
 
     Args:
         scores: (n,), no NaN.
         condition: (n,), int.
+        compound: (n,), int.
         cell: (n,), int.
-        weights: Weight of each well's condition, (n,), for the bootstrap; equal if None.
 
     Returns:
-        The mean of each cell line that has some weight.
+        Mean, compound and cell line of each condition.
     """
     _, first, number = np.unique(condition, return_index=True, return_inverse=True)
-    per_condition = np.bincount(number, scores) / np.bincount(number)
-    weight = np.ones(len(first)) if weights is None else weights[first]
-    cells = cell[first]
-    means = {}
-    for name in np.unique(cells):
-        rows = cells == name
-        total = weight[rows].sum()
-        if total > 0:
-            means[int(name)] = float((weight[rows] * per_condition[rows]).sum() / total)
-    return means
+    means = np.bincount(number, scores) / np.bincount(number)
+    return np.asarray(means), compound[first], cell[first]
 
 
 def explained_share(
@@ -131,35 +124,53 @@ def explained_share(
     return left, ((true_delta.astype(np.float64) - mean_true_delta) ** 2).sum(axis=1)
 
 
-def energy_distance(x: np.ndarray, y: np.ndarray) -> float:
-    """Energy distance of two samples: 2 E|x - y| - E|x - x'| - E|y - y'|, pairs with oneself left out.
+@dataclass(frozen=True)
+class Distances:
+    """Euclidean distances between a sample x of n and a sample y of m profiles: (n, m), (n, n) and (m, m)."""
 
-    Source: Szekely & Rizzo 2013, doi:10.1016/j.jspi.2013.03.018 (unbiased form).
+    between: np.ndarray
+    within_x: np.ndarray
+    within_y: np.ndarray
 
-    Args:
-        x: (n, n_genes), n at least 2.
-        y: (m, n_genes), m at least 2.
-    """
-    n, m = len(x), len(y)
-    between = cdist(x, y).mean()
-    return float(2 * between - cdist(x, x).sum() / (n * (n - 1)) - cdist(y, y).sum() / (m * (m - 1)))
+    def energy(self) -> float:
+        """Energy distance: 2 E|x - y| - E|x - x'| - E|y - y'|, pairs with oneself left out.
+
+        Source: Szekely & Rizzo 2013, doi:10.1016/j.jspi.2013.03.018 (unbiased form).
+        """
+        n, m = self.between.shape
+        within = self.within_x.sum() / (n * (n - 1)) + self.within_y.sum() / (m * (m - 1))
+        return float(2 * self.between.mean() - within)
+
+    def mmd(self, bandwidth: float) -> float:
+        """Unbiased squared maximum mean discrepancy with the kernel exp(-|x - y|^2 / (2 bandwidth^2)).
+
+        Source: Gretton et al. 2012, JMLR 13:723, Eq. (3).
+        """
+        n, m = self.between.shape
+        k_xy, k_xx, k_yy = (np.exp(-(d**2) / (2 * bandwidth**2)) for d in (self.between, self.within_x, self.within_y))
+        within = (k_xx.sum() - n) / (n * (n - 1)) + (k_yy.sum() - m) / (m * (m - 1))
+        return float(within - 2 * k_xy.mean())
 
 
-def mmd_rbf(x: np.ndarray, y: np.ndarray, bandwidth: float) -> float:
-    """Unbiased squared maximum mean discrepancy with the kernel exp(-|x - y|^2 / (2 bandwidth^2)).
-
-    Source: Gretton et al. 2012, JMLR 13:723, Eq. (3).
-    """
-    n, m = len(x), len(y)
-    k_xx, k_yy, k_xy = (np.exp(-(cdist(a, b, "sqeuclidean")) / (2 * bandwidth**2)) for a, b in ((x, x), (y, y), (x, y)))
-    within_x = (k_xx.sum() - np.trace(k_xx)) / (n * (n - 1))
-    within_y = (k_yy.sum() - np.trace(k_yy)) / (m * (m - 1))
-    return float(within_x + within_y - 2 * k_xy.mean())
+def distances(x: np.ndarray, y: np.ndarray, within_y: np.ndarray | None = None) -> Distances:
+    """Measure all distances between and within two samples, each at least 2; `within_y` if it is known already."""
+    between, within_x = pairwise(x, y), pairwise(x, x)
+    return Distances(between, within_x, pairwise(y, y) if within_y is None else within_y)
 
 
-def median_distance(y: np.ndarray) -> float:
-    """Median distance between different rows, the usual bandwidth of `mmd_rbf`."""
-    return float(np.median(cdist(y, y)[np.triu_indices(len(y), 1)]))
+def pairwise(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Euclidean distances between rows, (len(x), len(y)), float64; exactly 0 between a row and itself."""
+    centre = y.mean(axis=0, dtype=np.float64)  # the products below then lose no digits to the level
+    a, b = x - centre, y - centre
+    squared = (a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1) - 2 * a @ b.T
+    if x is y:
+        np.fill_diagonal(squared, 0.0)
+    return np.asarray(np.sqrt(np.maximum(squared, 0.0)))
+
+
+def median_distance(within_y: np.ndarray) -> float:
+    """Median distance between different rows, the usual bandwidth of an MMD."""
+    return float(np.median(within_y[np.triu_indices(len(within_y), 1)]))
 
 
 def _minus_others(values: np.ndarray, group: np.ndarray, sizes: np.ndarray) -> np.ndarray:

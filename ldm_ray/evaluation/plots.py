@@ -6,8 +6,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ldm_ray.evaluation.correlation import centre_within, correlation_matrix, top_genes
+from ldm_ray.evaluation.correlation import top_genes
 from ldm_ray.evaluation.predictions import Prediction, row_name
+from ldm_ray.evaluation.suite import Evaluation
 from ldm_ray.evaluation.wells import Wells
 
 INK = "#1f3a5f"
@@ -15,11 +16,14 @@ ACCENT = "#c8553d"
 MAX_POINTS = 200_000
 
 
-def learning_curves(vae_history: list[dict[str, float]], ldm_history: list[dict[str, float]]) -> Figure:
-    """Training and validation losses of both models by epoch, the kept epoch marked."""
+def learning_curves(metadata: dict[str, Any]) -> Figure:
+    """Training and validation losses of the autoencoder and the diffusion model by epoch, the kept epoch marked."""
     figure = Figure(figsize=(10, 3.8), layout="constrained")
     for axes, title, history in zip(
-        figure.subplots(1, 2), ("autoencoder", "latent diffusion"), (vae_history, ldm_history), strict=True
+        figure.subplots(1, 2),
+        ("autoencoder", "latent diffusion"),
+        (metadata["vae_history"], metadata["history"]),
+        strict=True,
     ):
         epochs = [row["epoch"] + 1 for row in history]
         axes.plot(epochs, [row["train_loss"] for row in history], color=INK, label="training")
@@ -38,7 +42,7 @@ def learning_curves(vae_history: list[dict[str, float]], ldm_history: list[dict[
 
 def predicted_against_measured(wells: Wells, predictions: list[Prediction], seed: int = 0) -> Figure:
     """Predicted against measured log2 values of wells x genes, as expression and as change from the control."""
-    shown = [p for p in predictions if (p.model, p.kind) in (("ldm", "mean_direct"), ("ldm", "one_draw"))]
+    shown = [p for p in predictions if p.model == "ldm" and p.kind in ("mean_direct", "one_draw")]
     shown = [p for p in predictions if p.model == "mean_delta"] + shown
     names = {
         "mean_delta": "mean delta (baseline)",
@@ -56,37 +60,57 @@ def predicted_against_measured(wells: Wells, predictions: list[Prediction], seed
     return figure
 
 
-def correlation_heatmaps(wells: Wells, predictions: list[Prediction], symbols: list[str]) -> Figure:
-    """Correlation of the truth's top 30 genes, measured and in each prediction, within cell line and time.
+def correlation_heatmaps(evaluation: Evaluation, symbols: list[str]) -> Figure:
+    """Correlation of the truth's top 30 genes, measured and in each model, within cell line and time.
+
+    A model stands with its draws where it can draw, else with its mean.
 
     Source: Kim & Yoo, Fig. 3.
     """
-    group = wells.group("cell_id", "time_h")
-    real = correlation_matrix(centre_within(wells.y, group))
-    genes = top_genes(real)
-    wanted = (("ldm", "one_draw"), ("ldm", "mean_direct"), ("ridge", "mean"), ("oracle", "mean"))
-    panels = [("measured", real)] + [
-        (f"{p.model}, {p.kind.replace('_', ' ')}", correlation_matrix(centre_within(p.y_hat, group)))
-        for p in predictions
-        if (p.model, p.kind) in wanted
-    ]
-    figure = Figure(figsize=(3.6 * len(panels) + 0.8, 4.6), layout="constrained")
-    grid = figure.subplots(1, len(panels), squeeze=False)[0]
-    for axes, (name, matrix) in zip(grid, panels, strict=True):
+    real, *others = evaluation.correlations
+    genes, rows = top_genes(real), evaluation.metrics["rows"]
+    drawing = {row["model"] for row in rows if row["prediction"] == "one_draw"}
+    panels = [("measured", real)]
+    for row, matrix in zip(rows, others, strict=True):
+        if "ldm-" in row["model"] or (row["model"] in drawing) != (row["prediction"] == "one_draw"):
+            continue
+        told = f"{row['top30_overlap']} of 30 shared, error {row['correlation_error']:.1f}"
+        panels.append((f"{row_name(row)}\n{told}", matrix))
+    n_columns = min(4, len(panels))
+    n_rows = -(-len(panels) // n_columns)
+    figure = Figure(figsize=(3.2 * n_columns + 1.2, 3.3 * n_rows + 0.5), layout="constrained")
+    grid = figure.subplots(n_rows, n_columns, squeeze=False).ravel()
+    for axes in grid[len(panels) :]:
+        axes.set_axis_off()
+    for axes, (name, matrix) in zip(grid, panels, strict=False):
         image = axes.imshow(matrix[np.ix_(genes, genes)], cmap="RdBu_r", vmin=-1, vmax=1)
-        overlap = len(set(top_genes(matrix).tolist()) & set(genes.tolist()))
-        axes.set_title(name if name == "measured" else f"{name}\n{overlap} of 30 top genes shared", fontsize=9)
+        axes.set_title(name, fontsize=8)
         axes.set_xticks([])
         axes.set_yticks(range(len(genes)) if axes is grid[0] else [])
         if axes is grid[0]:
-            axes.set_yticklabels([symbols[g] for g in genes], fontsize=5)
-    figure.colorbar(image, ax=list(grid), shrink=0.8, label="correlation of genes over wells")
+            axes.set_yticklabels([symbols[g] for g in genes], fontsize=4)
+    figure.colorbar(image, ax=list(grid), shrink=0.6, label="correlation of genes over wells")
     figure.suptitle("The 30 genes most correlated with all others in the measurements", fontsize=10)
     return figure
 
 
-def scores_by_model(rows: list[dict[str, Any]], ceiling: dict[str, Any]) -> Figure:
-    """RMSE, delta correlation and (if known) explained share of every row, with 95% intervals."""
+def coverage(rows: list[dict[str, Any]]) -> Figure:
+    """Share of measured values inside the stated intervals, against what was stated."""
+    figure = Figure(figsize=(5.2, 4.6), layout="constrained")
+    axes = figure.subplots()
+    stated = (50, 80, 95)
+    axes.plot([40, 100], [40, 100], color="0.6", linestyle="--", linewidth=1)
+    for row in rows:
+        if row.get("coverage_50") is not None:
+            seen = [100 * row[f"coverage_{level}"] for level in stated]
+            axes.plot(stated, seen, "o-", markersize=4, linewidth=1, label=row_name(row))
+    axes.set(xlabel="stated, %", ylabel="measured values inside, %", xlim=(45, 100), ylim=(40, 100))
+    axes.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def scores_by_model(rows: list[dict[str, Any]], ceiling: dict[str, Any], models: list[str]) -> Figure:
+    """RMSE, delta correlation and (if known) explained share of every row, with 95% intervals; models in colour."""
     wanted = [("rmse", "RMSE (log2), lower is better"), ("delta_pcc", "delta correlation, higher is better")]
     wanted.append(("systematic_pcc", "plate-centred correlation, higher is better"))
     if any("explained_share" in row for row in rows):
@@ -100,7 +124,7 @@ def scores_by_model(rows: list[dict[str, Any]], ceiling: dict[str, Any]) -> Figu
             if row.get(key) is None:
                 continue
             low, high = row[f"{key}_interval"]
-            color = ACCENT if row["model"] == "ldm" else INK
+            color = ACCENT if row["model"] in models else INK
             axes.plot([low, high], [place, place], color=color, linewidth=2)
             axes.plot(row[key], place, "o", color=color, markersize=4)
         if limits.get(key) is not None:

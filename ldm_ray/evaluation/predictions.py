@@ -1,48 +1,48 @@
-"""The predictions that a table compares: baselines, the model, its ablations and, on simulated data, the truth."""
+"""What a trained model says of judged wells: draws, means, and itself with an input taken away."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from ldm_ray.baselines.linear import fit_ridge
-from ldm_ray.baselines.trivial import (
-    fit_group_means,
-    predict_control,
-    predict_mean_delta,
-    predict_train_mean,
-)
-from ldm_ray.chem.embedding import build_encoder
-from ldm_ray.chem.fingerprint import MorganEncoder
+from ldm_ray.chem.embedding import build_encoder, load_embeddings
 from ldm_ray.data.controls import basal_input
 from ldm_ray.data.dataset import PairedDataset
-from ldm_ray.evaluation.wells import Wells, load_wells
+from ldm_ray.errors import DataError
+from ldm_ray.evaluation.wells import Wells
 from ldm_ray.models.condition import Condition
+from ldm_ray.models.generate import Samples
 from ldm_ray.predictor import Predictor
-from ldm_ray.settings import EvaluateSettings
-
-TRIVIAL = ("control", "train_mean", "mean_delta")
+from ldm_ray.settings import EncoderSettings
+from ldm_ray.training.bundle import Bundle
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """One row of the table.
+    """One row of the table, for some wells.
 
     Attributes:
         model: Row name (DESIGN, section 7).
-        kind: `mean`, `one_draw`, `mean_of_N` or `mean_direct`.
+        kind: `mean`, `one_draw`, `mean_of_N` or `mean_direct`; of the oracle also `true_mean`, which knows no plate.
         y_hat: Predicted profiles, log2, (n, n_genes).
-        latent_var: For a mean of N, variance over latent samples averaged over genes, (n,); else None.
+        sd: Predicted standard deviation of a well around `y_hat`, (n, n_genes), where there is one.
+        latent_var: For a mean of N, variance over samples averaged over genes, (n,); else None.
         n_samples: N; 1 where it does not apply.
     """
 
     model: str
     kind: str
     y_hat: np.ndarray
+    sd: np.ndarray | None = None
     latent_var: np.ndarray | None = None
     n_samples: int = 1
+
+    def take(self, rows: np.ndarray) -> "Prediction":
+        """Return the prediction for some of the wells, without its spread."""
+        return replace(self, y_hat=self.y_hat[rows], sd=None, latent_var=None)
 
 
 def row_name(row: dict[str, Any]) -> str:
@@ -53,103 +53,113 @@ def row_name(row: dict[str, Any]) -> str:
 
 
 @dataclass(frozen=True)
-class TrueDelta:
-    """Planted truth at the judged wells, each (n, n_genes): the true change, and its training mean."""
+class ModelInputs:
+    """Everything that a bundle needs to predict wells of a dataset; small enough to send to another process.
 
-    delta: np.ndarray
-    train_mean: np.ndarray
-
-
-def true_delta(dataset: PairedDataset, wells: Wells, train: Wells) -> TrueDelta | None:
-    """Return the planted truth of a simulated dataset, None for a real one."""
-    world = dataset.truth()
-    if world is None:
-        return None
-
-    def of(some: Wells) -> np.ndarray:
-        frame = some.frame
-        cells = np.array(dataset.cells)[frame["cell_id"].to_numpy()]
-        parents = dataset.parent_smiles[frame["compound_id"].to_numpy()]
-        return world.true_delta(cells, parents, frame["dose_um"].to_numpy(), frame["time_h"].to_numpy())
-
-    return TrueDelta(of(wells), fit_group_means(train, of(train)).predict(wells))
-
-
-def baseline_predictions(dataset: PairedDataset, wells: Wells, train: Wells) -> Iterator[Prediction]:
-    """Yield the baselines, fitted on the training split (ridge's penalty on the validation split)."""
-    yield Prediction("control", "mean", predict_control(wells))
-    yield Prediction("train_mean", "mean", predict_train_mean(train, wells))
-    yield Prediction("mean_delta", "mean", predict_mean_delta(train, wells))
-    fingerprints = MorganEncoder().encode(dataset.parent_smiles.tolist())
-    ridge = fit_ridge(train, load_wells(dataset, "valid"), fingerprints)
-    yield Prediction("ridge", "mean", ridge.predict(wells, fingerprints).astype(np.float32))
-
-
-def model_predictions(
-    dataset: PairedDataset, wells: Wells, predictor: Predictor, settings: EvaluateSettings, seed: int
-) -> Iterator[Prediction]:
-    """Yield the model's draw, means and direct mean, then its two compound ablations.
-
-    The ablations are direct means, but for head `mean`: there x0_hat at t = T is the output's error times 1 / A_T,
-    over a thousand, so that no direct mean is given and the ablations are means of N.
+    Attributes:
+        name: Of its rows.
+        bundle: The trained model.
+        basal: What it is conditioned on for each control profile, (n_basal, n_genes).
+        compounds: Ids of the compounds asked for, sorted, (n,).
+        embeddings: Their embeddings, (n, dim).
     """
-    predict, generator = predictor.bundle.config.predict, predictor.generator
-    condition = conditions_of(dataset, wells, predictor)
-    base = torch.from_numpy(wells.basal).to(predictor.device)
-    keys = torch.from_numpy(wells.keys).to(predictor.device)
-    for number, n_samples in enumerate(settings.n_samples):
-        n_draws = 1 if number == 0 else 0
-        samples = generator.sample(
-            condition, base, keys, n_samples, predict.steps, seed, predict.rows_per_batch, n_draws
+
+    name: str
+    bundle: Bundle
+    basal: np.ndarray
+    compounds: np.ndarray
+    embeddings: np.ndarray
+
+
+def model_inputs(dataset: PairedDataset, bundle: Bundle, compound_ids: np.ndarray, name: str) -> ModelInputs:
+    """Look up what a bundle needs for wells of some compounds."""
+    compounds = np.unique(compound_ids)
+    embeddings = _embeddings(dataset, bundle.config.encoder, dataset.parent_smiles[compounds].tolist())
+    return ModelInputs(name, bundle, basal_input(dataset, bundle.basal_input), compounds, embeddings)
+
+
+class Model:
+    """A bundle, ready to predict wells.
+
+    Args:
+        inputs: From `model_inputs`.
+        n_samples: Latent samples of each `mean_of_N` row; a rival gets the first number only.
+        seed: Of samples and of the shuffled compounds.
+    """
+
+    def __init__(self, inputs: ModelInputs, n_samples: tuple[int, ...], seed: int) -> None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.name, self.seed, self._inputs = inputs.name, seed, inputs
+        self.predictor = Predictor(inputs.bundle, device)
+        self.is_rival = inputs.bundle.kind != "ldm"
+        self.n_samples = n_samples[:1] if self.is_rival else n_samples
+
+    def predict(self, wells: Wells) -> Iterator[Prediction]:
+        """Yield the model's draw, means and direct mean, then its ablations.
+
+        The ablations are direct means where there are any, else means of N. A rival is not ablated.
+        """
+        condition = self.condition(wells)
+        for number, n_samples in enumerate(self.n_samples):
+            samples = self.sample(wells, condition, n_samples, n_draws=1 if number == 0 else 0)
+            if number == 0:
+                yield Prediction(self.name, "one_draw", samples.draws[:, 0].cpu().numpy())
+            sd = (samples.std * self.predictor.sd_scale).cpu().numpy()
+            spread = samples.latent_var.mean(dim=1).cpu().numpy()
+            yield Prediction(self.name, f"mean_of_{n_samples}", samples.mean.cpu().numpy(), sd, spread, n_samples)
+        if self.predictor.sampler.has_direct_mean:
+            yield Prediction(self.name, *self._mean(wells, condition))
+        if not self.is_rival:
+            for what, changed in self._ablations(wells, condition):
+                yield Prediction(f"{self.name}-{what}", *self._mean(wells, changed))
+
+    def condition(self, wells: Wells) -> Condition:
+        """Gather the model's input for wells."""
+        frame = wells.frame
+        return Condition(
+            x_basal=self._tensor(self._inputs.basal[frame["basal_id"].to_numpy()]),
+            compound=self._tensor(self._inputs.embeddings[self._places(frame["compound_id"].to_numpy())]),
+            dose_um=self._tensor(frame["dose_um"].to_numpy(np.float32)),
+            time_h=self._tensor(frame["time_h"].to_numpy(np.float32)),
         )
-        if n_draws:
-            yield Prediction("ldm", "one_draw", samples.draws[:, 0].cpu().numpy())
-        spread = samples.latent_var.mean(dim=1).cpu().numpy()
-        yield Prediction("ldm", f"mean_of_{n_samples}", samples.mean.cpu().numpy(), spread, n_samples)
-    direct = predictor.bundle.config.denoiser.head != "mean"
 
-    def mean_of(asked: Condition) -> tuple[str, np.ndarray]:
-        if direct:
-            return "mean_direct", generator.direct_mean(asked, base).cpu().numpy()
-        n = settings.n_samples[0]
-        sampled = generator.sample(asked, base, keys, n, predict.steps, seed, predict.rows_per_batch)
-        return f"mean_of_{n}", sampled.mean.cpu().numpy()
+    def sample(self, wells: Wells, condition: Condition, n_samples: int, n_draws: int = 0) -> Samples:
+        """Sample wells, keyed by their profile ids."""
+        asked = self.predictor.bundle.config.predict
+        base, keys = self._tensor(wells.basal), self._tensor(wells.keys)
+        return self.predictor.sampler.sample(
+            condition, base, keys, n_samples, asked.steps, self.seed, asked.rows_per_batch, n_draws
+        )
 
-    if direct:
-        yield Prediction("ldm", *mean_of(condition))
-    for name, compound in (
-        ("ldm-no-compound", torch.zeros_like(condition.compound)),
-        ("ldm-shuffled-compound", _shuffled(dataset, wells, predictor, seed)),
-    ):
-        changed = Condition(condition.x_basal, compound, condition.dose_um, condition.time_h)
-        yield Prediction(name, *mean_of(changed))
+    def _mean(self, wells: Wells, condition: Condition) -> tuple[str, np.ndarray]:
+        if self.predictor.sampler.has_direct_mean:
+            mean = self.predictor.sampler.direct_mean(condition, self._tensor(wells.basal))
+            return "mean_direct", mean.cpu().numpy()
+        n_samples = self.n_samples[0]
+        return f"mean_of_{n_samples}", self.sample(wells, condition, n_samples).mean.cpu().numpy()
 
+    def _ablations(self, wells: Wells, condition: Condition) -> Iterator[tuple[str, Condition]]:
+        """Take one input away at a time: what the encoder then sees is 0, or another compound."""
+        order = np.random.default_rng([self.seed, 6]).permutation(len(self._inputs.compounds))
+        shuffled = self._inputs.embeddings[order[self._places(wells.frame["compound_id"].to_numpy())]]
+        raw = self.predictor.bundle.config.denoiser.raw_inputs
+        none, one = torch.zeros_like(condition.dose_um), torch.ones_like(condition.dose_um)
+        yield "no-compound", replace(condition, compound=torch.zeros_like(condition.compound))
+        yield "shuffled-compound", replace(condition, compound=self._tensor(shuffled))
+        yield "no-dose", replace(condition, dose_um=none if raw else one)  # log10 of 1 um is 0
+        yield "no-time", replace(condition, time_h=none)
 
-def oracle_prediction(wells: Wells, truth: TrueDelta) -> Prediction:
-    """The best possible mean on simulated data: the control plus the true change."""
-    return Prediction("oracle", "mean", wells.basal + truth.delta)
+    def _places(self, compound_ids: np.ndarray) -> np.ndarray:
+        return np.searchsorted(self._inputs.compounds, compound_ids)
 
-
-def conditions_of(dataset: PairedDataset, wells: Wells, predictor: Predictor) -> Condition:
-    """Gather the model's input for some wells."""
-    frame, device = wells.frame, predictor.device
-    basal = basal_input(dataset, predictor.bundle.config.denoiser.basal_input)
-    return Condition(
-        x_basal=torch.from_numpy(basal[frame["basal_id"].to_numpy()]).to(device),
-        compound=_embed(dataset, frame["compound_id"].to_numpy(), predictor),
-        dose_um=torch.from_numpy(frame["dose_um"].to_numpy(np.float32)).to(device),
-        time_h=torch.from_numpy(frame["time_h"].to_numpy(np.float32)).to(device),
-    )
+    def _tensor(self, values: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.array(values)).to(self.predictor.device)
 
 
-def _shuffled(dataset: PairedDataset, wells: Wells, predictor: Predictor, seed: int) -> torch.Tensor:
-    """Embeddings after the structures of all compounds have been dealt anew."""
-    order = np.random.default_rng([seed, 6]).permutation(len(dataset.parent_smiles))
-    return _embed(dataset, order[wells.frame["compound_id"].to_numpy()], predictor)
-
-
-def _embed(dataset: PairedDataset, compound_ids: np.ndarray, predictor: Predictor) -> torch.Tensor:
-    unique, rows = np.unique(compound_ids, return_inverse=True)
-    encoder = build_encoder(predictor.bundle.config.encoder)
-    vectors = encoder.encode(dataset.parent_smiles[unique].tolist())
-    return torch.from_numpy(vectors[rows]).to(predictor.device)
+def _embeddings(dataset: PairedDataset, settings: EncoderSettings, parents: list[str]) -> np.ndarray:
+    """Take a dataset's own embeddings, or compute them where it has none."""
+    encoder = build_encoder(settings)
+    try:
+        return load_embeddings(dataset.store, encoder, parents)
+    except DataError:
+        return encoder.encode(parents)

@@ -1,226 +1,186 @@
 """Scores every prediction on the same wells and returns what `metrics.json` holds."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
 
+from ldm_ray.baselines.fit import TRIVIAL, fit_baselines
+from ldm_ray.chem.fingerprint import MorganEncoder
 from ldm_ray.data.dataset import PairedDataset
-from ldm_ray.evaluation.bootstrap import Bootstrap, by_compound, weighted_mean
-from ldm_ray.evaluation.ceiling import Ceiling, measure_ceiling
-from ldm_ray.evaluation.distribution import DistributionJudge
-from ldm_ray.evaluation.metrics import (
-    explained_share,
-    mean_per_condition_then_cell,
-    pearson_per_profile,
-    plate_centred_pearson,
-    r2_per_profile,
-    require_finite,
-    squared_error_per_profile,
-)
-from ldm_ray.evaluation.predictions import (
-    TRIVIAL,
-    Prediction,
-    TrueDelta,
-    baseline_predictions,
-    model_predictions,
-    oracle_prediction,
-    true_delta,
-)
-from ldm_ray.evaluation.wells import Wells, load_wells
-from ldm_ray.predictor import Predictor
+from ldm_ray.evaluation.judge import Judge
+from ldm_ray.evaluation.predictions import Prediction, model_inputs
+from ldm_ray.evaluation.scoring import Runner, Scoring, in_turn
+from ldm_ray.evaluation.tally import Tally, merge
+from ldm_ray.evaluation.truth import open_truth
+from ldm_ray.evaluation.wells import Wells, draw_sample, open_wells
+from ldm_ray.keys import keys_of
 from ldm_ray.settings import EvaluateSettings
-from ldm_ray.training.bundle import check_splits
+from ldm_ray.training.bundle import Bundle, check_splits
 
-Progress = Callable[[str], None]
+Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The scores, and the predictions they belong to (for pictures)."""
+    """The scores, and what pictures and exports need.
+
+    Attributes:
+        metrics: What `metrics.json` holds.
+        wells: The sampled wells.
+        predictions: For them, in the order of the table.
+        correlations: Gene-gene correlation within cell line and time, of all wells, by row; first of all the truth's.
+    """
 
     metrics: dict[str, Any]
     wells: Wells
     predictions: list[Prediction]
+    correlations: list[np.ndarray]
 
 
 def evaluate(
     dataset: PairedDataset,
-    predictor: Predictor,
+    bundles: Sequence[Bundle],
     settings: EvaluateSettings,
     seed: int,
-    on_progress: Progress = lambda what: None,
+    on_progress: Progress = lambda what, done, total: None,
+    run: Runner = in_turn,
 ) -> Evaluation:
-    """Judge a model beside its baselines, ablations and ceilings.
+    """Judge models beside baselines, ablations and ceilings; wells are read a block at a time.
 
     Args:
-        dataset: The paired dataset; its genes must be the bundle's.
-        predictor: The model.
+        dataset: The paired dataset; its genes must be the bundles'.
+        bundles: The models; a row is named after the bundle's kind.
         settings: Split, sub-samples, intervals.
         seed: Of sub-samples, draws and the bootstrap.
-        on_progress: Told what is being scored.
+        on_progress: Told what is being done, and how many wells of how many are.
+        run: Scores the blocks.
 
     Raises:
-        BundleError: If the genes differ.
+        BundleError: If genes or splits differ.
         NonFiniteError: If a prediction is NaN or infinite.
     """
-    predictor.bundle.check_genes(dataset.manifest["genes"], dataset.url)
-    check_splits(predictor.bundle, dataset.manifest["splits"], dataset.url)
-    train = load_wells(dataset, "train")
-    wells = load_wells(dataset, settings.split, settings.max_profiles, seed)
-    truth = true_delta(dataset, wells, train)
-    judge = Judge(wells, truth, settings, seed)
-    predictions: list[Prediction] = []
-    rows: list[dict[str, Any]] = []
+    for bundle in bundles:
+        bundle.check_genes(dataset.manifest["genes"], dataset.url)
+        check_splits(bundle, dataset.manifest["splits"], dataset.url)
+    scoring = prepare_scoring(dataset, bundles, settings, seed, on_progress)
+    tally = merge(run(scoring, lambda done, total: on_progress("scoring wells", done, total)))
+    return conclude(dataset, scoring, tally)
 
-    def add(prediction: Prediction) -> None:
-        on_progress(f"{prediction.model} {prediction.kind}")
-        rows.append(judge.score(prediction))
-        predictions.append(prediction)
 
-    for prediction in baseline_predictions(dataset, wells, train):
-        add(prediction)
-    for prediction in model_predictions(dataset, wells, predictor, settings, seed):
-        add(prediction)
-    if truth is not None:
-        add(oracle_prediction(wells, truth))
-    best = judge.add_gaps(rows, predictions)
-    ceiling = measure_ceiling(wells, judge.delta_rows)
+def prepare_scoring(
+    dataset: PairedDataset,
+    bundles: Sequence[Bundle],
+    settings: EvaluateSettings,
+    seed: int,
+    on_progress: Progress = lambda what, done, total: None,
+) -> Scoring:
+    """Look up the judged wells, draw the sample, and fit the baselines; arguments as `evaluate`."""
+    reader = open_wells(dataset, settings.split, settings.max_profiles, seed)
+    truth = open_truth(dataset)
+    baselines = fit_baselines(
+        open_wells(dataset, "train"),
+        open_wells(dataset, "valid"),
+        MorganEncoder().encode(dataset.parent_smiles.tolist()),
+        truth,
+        seed,
+        settings.rows_per_block,
+        lambda done, total: on_progress("fitting baselines", done, total),
+    )
+    compounds = reader.index["compound_id"].to_numpy()
+    names = row_names([bundle.kind for bundle in bundles])
+    return Scoring(
+        reader=reader,
+        sample=draw_sample(reader.index, settings.sample_wells, seed),
+        groups=np.asarray(reader.index.groupby(["cell_id", "time_h"]).ngroup()),
+        half=keys_of(f"{seed}:half:{key}" for key in reader.index["profile_key"]) & 1,
+        baselines=baselines,
+        models=[model_inputs(dataset, bundle, compounds, name) for bundle, name in zip(bundles, names, strict=True)],
+        truth=truth,
+        settings=settings,
+        seed=seed,
+    )
+
+
+def row_names(kinds: Sequence[str]) -> list[str]:
+    """Name rows after kinds; a second bundle of one kind is `ldm-2`."""
+    names = []
+    for number, kind in enumerate(kinds):
+        before = kinds[:number].count(kind)
+        names.append(f"{kind}-{before + 1}" if before else kind)
+    return names
+
+
+def conclude(dataset: PairedDataset, scoring: Scoring, tally: Tally) -> Evaluation:
+    """Turn tallies into the scores of every row, with intervals, gaps and ceilings."""
+    wells = scoring.reader.read(scoring.sample.numbers)
+    judge = Judge(scoring, wells, tally.halves)
+    rows = [judge.score(row) for row in tally.rows]
+    best = judge.add_gaps(rows, tally.rows)
+    ceiling = judge.ceiling()
     add_normalised(rows, ceiling)
+    index = scoring.reader.index
     metrics = {
         "dataset": dataset.url,
         "simulated": dataset.manifest["simulated"],
-        "split": settings.split,
-        "n_profiles": len(wells),
-        "n_compounds": int(wells.frame["compound_id"].nunique()),
-        "seed": seed,
-        "best_trivial": best["model"],
+        "split": scoring.settings.split,
+        "unseen": dataset.manifest["splits"].get("by", "compound"),
+        "n_profiles": len(index),
+        "n_compounds": int(index["compound_id"].nunique()),
+        "n_conditions": int(index["condition_id"].nunique()),
+        "n_cell_lines": int(index["cell_id"].nunique()),
+        "n_plates": int(index["plate"].nunique()),
+        "seed": scoring.seed,
+        **best,
         "rows": rows,
-        "ceiling": (ceiling.as_dict() if ceiling else {}) | judge.distribution.real_against_real(),
+        "ceiling": ceiling | judge.distribution.real_against_real(),
+        "models": [describe_model(inputs.name, inputs.bundle) for inputs in scoring.models],
         "notes": judge.notes(dataset.cells),
     }
-    return Evaluation(metrics, wells, predictions)
+    correlations = [judge.distribution.real[True][0], *(row.moments.correlation(within=True) for row in tally.rows)]
+    return Evaluation(metrics, wells, [row.prediction() for row in tally.rows], correlations)
 
 
-class Judge:
-    """Scores predictions for the same wells.
-
-    Args:
-        wells: The wells.
-        truth: Planted truth, or None.
-        settings: What is scored and on how many wells.
-        seed: Of sub-samples and the bootstrap.
-    """
-
-    def __init__(self, wells: Wells, truth: TrueDelta | None, settings: EvaluateSettings, seed: int) -> None:
-        self.wells, self.truth, self.settings = wells, truth, settings
-        self.compound = wells.frame["compound_id"].to_numpy()
-        self.condition = wells.frame["condition_id"].to_numpy()
-        self.cell = wells.frame["cell_id"].to_numpy()
-        self.plate = wells.group("plate")
-        self.boot: Bootstrap = by_compound(self.compound, settings.bootstrap_draws, seed)
-        self.distribution = DistributionJudge(wells, settings.distribution_wells, seed)
-        counts = {cell: int(((self.cell == cell) & wells.has_reserved).sum()) for cell in np.unique(self.cell)}
-        self.small_cells = sorted(int(c) for c, n in counts.items() if n < settings.min_wells_per_cell_line)
-        self.delta_rows = wells.has_reserved & ~np.isin(self.cell, self.small_cells)
-        self.plate_scored = np.zeros(len(wells), dtype=bool)
-
-    def score(self, prediction: Prediction) -> dict[str, Any]:
-        """Return one row of `metrics.json`."""
-        wells, y_hat = self.wells, prediction.y_hat
-        require_finite(y_hat, wells.y, f"{prediction.model} {prediction.kind}")
-        squared = squared_error_per_profile(wells.y, y_hat)
-        row: dict[str, Any] = {"model": prediction.model, "prediction": prediction.kind}
-        self._add(row, "rmse", lambda w: float(np.sqrt(weighted_mean(squared, w))))
-        if prediction.latent_var is not None:
-            # A mean of n samples keeps 1/n of their variance; this is the RMSE of the mean itself.
-            corrected = squared - prediction.latent_var / prediction.n_samples
-            row["rmse_infinite_samples"] = float(np.sqrt(max(0.0, corrected.mean())))
-        for name, values in (
-            ("pcc", pearson_per_profile(wells.y, y_hat)),
-            ("r2", r2_per_profile(wells.y, y_hat)),
-        ):
-            self._add(row, name, partial(weighted_mean, values))
-        self._add_delta(row, y_hat)
-        self._add_plate_centred(row, y_hat)
-        if self.truth is not None:
-            left, whole = explained_share(y_hat, wells.basal, self.truth.delta, self.truth.train_mean)
-            self._add(row, "explained_share", lambda w: float(1 - (left * w).sum() / (whole * w).sum()))
-        return row | self.distribution.score(y_hat)
-
-    def _add(self, row: dict[str, Any], name: str, statistic: Callable[[np.ndarray], float]) -> None:
-        interval = self.boot.interval(statistic)
-        row[name], row[f"{name}_interval"] = interval.value, interval.as_list()
-
-    def _add_delta(self, row: dict[str, Any], y_hat: np.ndarray) -> None:
-        wells, rows = self.wells, self.delta_rows
-        if not rows.any():
-            row["delta_pcc"] = None
-            return
-        scores = pearson_per_profile((y_hat - wells.basal)[rows], (wells.y - wells.reserved)[rows])
-
-        def macro(weights: np.ndarray) -> float:
-            cells = mean_per_condition_then_cell(scores, self.condition[rows], self.cell[rows], weights[rows])
-            return float(np.mean(list(cells.values()))) if cells else 0.0
-
-        self._add(row, "delta_pcc", macro)
-
-    def _add_plate_centred(self, row: dict[str, Any], y_hat: np.ndarray) -> None:
-        limit = self.settings.min_compounds_per_plate
-        scores = plate_centred_pearson(self.wells.y, y_hat, self.plate, self.compound, limit)
-        self.plate_scored = ~np.isnan(scores)
-        if not self.plate_scored.any():
-            row["systematic_pcc"] = None
-            return
-        filled = np.nan_to_num(scores)
-        self._add(row, "systematic_pcc", lambda w: weighted_mean(filled, w * self.plate_scored))
-
-    def add_gaps(self, rows: list[dict[str, Any]], predictions: list[Prediction]) -> dict[str, Any]:
-        """Add each row's gain in squared error over the best trivial row, paired by well; return that row."""
-        trivial = [i for i, row in enumerate(rows) if row["model"] in TRIVIAL]
-        best = min(trivial, key=lambda i: rows[i]["rmse"])
-        reference = squared_error_per_profile(self.wells.y, predictions[best].y_hat)
-        for row, prediction in zip(rows, predictions, strict=True):
-            own = squared_error_per_profile(self.wells.y, prediction.y_hat)
-            self._add(row, "mse_gain_over_best_trivial", partial(_gain, own, reference))
-        return rows[best]
-
-    def notes(self, cells: list[str]) -> list[str]:
-        """Say what was not scored and how large the sub-samples were."""
-        wells, notes = self.wells, []
-        unreserved = int((~wells.has_reserved).sum())
-        if unreserved:
-            notes.append(f"delta: {unreserved} wells not scored, their plates have no reserved control")
-        if self.small_cells:
-            names = ", ".join(cells[cell] for cell in self.small_cells)
-            limit = self.settings.min_wells_per_cell_line
-            notes.append(f"delta: left out of the mean over cell lines, with fewer than {limit} scored wells: {names}")
-        plates = wells.group("plate")
-        skipped = len(np.unique(plates)) - len(np.unique(plates[self.plate_scored]))
-        if skipped:
-            limit = self.settings.min_compounds_per_plate
-            notes.append(f"plate-centred: {skipped} plates with fewer than {limit} judged compounds not scored")
-        notes.append(self.distribution.note())
-        return notes
+def describe_model(name: str, bundle: Bundle) -> dict[str, Any]:
+    """Say which model a row is: its kind, size, epochs and what it was trained on."""
+    own = {"ldm": ("ldm.", "vae.")}.get(bundle.kind, ("net.",))
+    buffers = (
+        "gene_mean",
+        "gene_scale",
+        "latent_mean",
+        "latent_scale",
+        "basal_mean",
+        "basal_scale",
+        "x_mean",
+        "x_scale",
+    )
+    sizes = [v.numel() for key, v in bundle.tensors.items() if key.startswith(own) and not key.endswith(buffers)]
+    described = {
+        "name": name,
+        "kind": bundle.kind,
+        "n_parameters": sum(sizes),
+        "epochs": len(bundle.metadata["history"]),
+        "best_epoch": bundle.metadata["best_epoch"] + 1,
+        "encoder": bundle.metadata["encoder"]["name"],
+        "seed": bundle.config.seed,
+    }
+    if bundle.kind.startswith("pertdit"):
+        default = type(bundle.config.pertdit)()
+        described["published_size"] = bundle.config.pertdit == default
+    return described
 
 
-def _gain(own: np.ndarray, reference: np.ndarray, weights: np.ndarray) -> float:
-    """Share of the reference's squared error that is saved, under weights."""
-    return float(1 - (own * weights).sum() / (reference * weights).sum())
-
-
-def add_normalised(rows: list[dict[str, Any]], ceiling: Ceiling | None) -> None:
+def add_normalised(rows: list[dict[str, Any]], ceiling: dict[str, Any]) -> None:
     """Add (score - best trivial) / (ceiling - best trivial), the best trivial row being that of each score.
 
     None where the ceiling does not exceed that row beyond its interval.
 
     Source: docs/evaluation.md, `of ceiling`.
     """
-    limits = {} if ceiling is None else {"rmse": ceiling.rmse_floor, "delta_pcc": ceiling.delta_pcc_ceiling}
+    limits = {"rmse": ceiling.get("rmse_floor"), "delta_pcc": ceiling.get("delta_pcc_ceiling")}
     for key in ("rmse", "delta_pcc"):
-        limit = limits.get(key)
+        limit = limits[key]
         sign = -1.0 if key == "rmse" else 1.0
         trivial = [row for row in rows if row["model"] in TRIVIAL and row.get(key) is not None]
         best = max(trivial, key=lambda row: sign * row[key], default=None)

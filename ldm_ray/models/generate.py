@@ -7,6 +7,7 @@ added back.
 """
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -29,11 +30,42 @@ class Samples:
         mean: Mean over latent samples of the decoder's mean, (n, n_genes).
         latent_var: Variance over latent samples of the decoder's mean, unbiased, (n, n_genes); 0 for one sample.
         draws: The first `n_draws` draws, with observation noise, (n, n_draws, n_genes).
+        noise_var: Variance that a draw has beside that, (n or 1, n_genes).
     """
 
     mean: Tensor
     latent_var: Tensor
     draws: Tensor
+    noise_var: Tensor
+
+    @property
+    def std(self) -> Tensor:
+        """Standard deviation of draws, (n, n_genes)."""
+        return torch.sqrt(self.latent_var + self.noise_var)
+
+
+class ProfileSampler(Protocol):
+    """What makes profiles for conditions: the latent diffusion model, or a rival."""
+
+    @property
+    def has_direct_mean(self) -> bool:
+        """Whether the mean can be had without sampling."""
+
+    def direct_mean(self, condition: Condition, base: Tensor) -> Tensor:
+        """Mean profile in one network pass, log2, (n, n_genes); see `ProfileGenerator.direct_mean`."""
+
+    def sample(
+        self,
+        condition: Condition,
+        base: Tensor,
+        keys: Tensor,
+        n_samples: int,
+        steps: int,
+        seed: int,
+        rows_per_batch: int,
+        n_draws: int = 0,
+    ) -> Samples:
+        """Sample profiles; see `ProfileGenerator.sample`."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +102,11 @@ class ProfileGenerator:
 
     def __init__(self, model: LatentDiffusion, vae: Vae, noise: ObservationNoise, adds_basal: bool) -> None:
         self.model, self.vae, self.noise, self.adds_basal = model, vae, noise, adds_basal
+
+    @property
+    def has_direct_mean(self) -> bool:
+        """False for head `mean`: there x0_hat at t = T is the output's error times 1 / A_T, over a thousand."""
+        return self.model.head != "mean"
 
     @torch.inference_mode()
     def direct_mean(self, condition: Condition, base: Tensor) -> Tensor:
@@ -116,7 +153,7 @@ class ProfileGenerator:
             for index in torch.arange(len(keys), device=keys.device).split(per_chunk)
         ]
         means, variances, draws = (torch.cat(part) for part in zip(*parts, strict=True))
-        return Samples(means, variances, draws)
+        return Samples(means, variances, draws, self.noise.total_var()[None])
 
     def _sample_chunk(
         self,

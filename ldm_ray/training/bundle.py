@@ -8,6 +8,9 @@ import torch
 from torch import Tensor
 
 from ldm_ray import __version__
+from ldm_ray.baselines.build import BASELINE_KINDS, BaselineKind, build_baseline
+from ldm_ray.baselines.pertdit import PertDit
+from ldm_ray.baselines.prnet import Prnet
 from ldm_ray.config import Config, config_from_dict
 from ldm_ray.data.filesystem import StorageOptions
 from ldm_ray.data.store import Store
@@ -15,10 +18,11 @@ from ldm_ray.errors import BundleError
 from ldm_ray.models.generate import ObservationNoise
 from ldm_ray.models.ldm import LatentDiffusion
 from ldm_ray.models.vae import Vae
+from ldm_ray.settings import BasalInput
 
 CONFIG, WEIGHTS, METADATA = "config.json", "weights.safetensors", "metadata.json"
-FORMAT_VERSION = 1
-Kind = Literal["vae", "ldm"]
+FORMAT_VERSION = 2
+Kind = Literal["vae", "ldm"] | BaselineKind
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,7 @@ class Bundle:
     """A trained model and everything that using it needs.
 
     Attributes:
-        kind: `vae`, or `ldm` (which holds its autoencoder too).
+        kind: `vae`, `ldm` (which holds its autoencoder too), or a rival's name.
         config: The settings that built it.
         metadata: Genes, encoder, cell table, training data, metrics.
         tensors: Weights by name; the prefix says whose.
@@ -58,6 +62,17 @@ class Bundle:
         model = LatentDiffusion(self.n_genes, int(self.metadata["encoder"]["dim"]), self.config)
         self._load(model, "ldm.")
         return model.eval()
+
+    def build_baseline(self) -> Prnet | PertDit:
+        """Rebuild a rival's network, in eval mode."""
+        model = build_baseline(self.kind, self.n_genes, int(self.metadata["encoder"]["dim"]), self.config.pertdit)
+        self._load(model, "net.")
+        return model.eval()
+
+    @property
+    def basal_input(self) -> BasalInput:
+        """Which control the model is conditioned on; the rivals see the matched one."""
+        return "matched" if self.kind in BASELINE_KINDS else self.config.denoiser.basal_input
 
     def observation_noise(self) -> ObservationNoise:
         """Return the noise that a draw adds to the decoder's mean."""
@@ -99,8 +114,10 @@ def check_splits(bundle: Bundle, dataset_splits: dict[str, Any], where: str) -> 
         BundleError: Naming both splits.
     """
     keys = ("seed", "test_fraction", "valid_fraction")
-    trained = {key: bundle.metadata["trained_on"]["splits"][key] for key in keys}
-    given = {key: dataset_splits[key] for key in keys}
+    trained, given = (
+        {key: splits[key] for key in keys} | {"by": splits.get("by", "compound")}
+        for splits in (bundle.metadata["trained_on"]["splits"], dataset_splits)
+    )
     if trained != given:
         raise BundleError(f"the bundle was trained with splits {trained}; {where} has {given}: its test compounds leak")
 
@@ -121,7 +138,7 @@ def bundle_exists(url: str, storage_options: StorageOptions | None = None) -> bo
     return Store(url, storage_options or {}).exists(METADATA)
 
 
-def load_bundle(url: str, kind: Kind | None = None, storage_options: StorageOptions | None = None) -> Bundle:
+def load_bundle(url: str, kind: str | None = None, storage_options: StorageOptions | None = None) -> Bundle:
     """Read a bundle.
 
     Raises:
@@ -139,15 +156,20 @@ def load_bundle(url: str, kind: Kind | None = None, storage_options: StorageOpti
         tensors = safetensors.torch.load(store.read_bytes(WEIGHTS))
     except safetensors.SafetensorError as error:
         raise BundleError(f"{url}/{WEIGHTS} is damaged: {error}") from None
-    wanted = {
-        "vae": (("genes",), ("noise.factor", "noise.sd")),
-        "ldm": (("genes", "encoder", "cells"), ("noise.factor", "noise.sd", "cells.basal")),
-    }
-    names, weights = wanted[metadata["kind"]]
+    noise = ("noise.factor", "noise.sd")
+    names, weights = {
+        "vae": (("genes",), noise),
+        "ldm": (ANSWERING, (*noise, *ANSWERING_TENSORS)),
+    }.get(metadata["kind"], (ANSWERING, ANSWERING_TENSORS))
     missing = [name for name in names if name not in metadata] + [name for name in weights if name not in tensors]
     if missing:
         raise BundleError(f"{url} is damaged: it lacks {missing[0]!r}")
     return Bundle(metadata["kind"], config_from_dict(store.read_json(CONFIG)), metadata, tensors)
+
+
+ANSWERING = ("genes", "encoder", "cells", "domain")
+ANSWERING_TENSORS = ("cells.basal", "train.fingerprints", "sd_scale")
+"""What a bundle that answers queries holds beside its weights."""
 
 
 def prefixed(prefix: str, module: torch.nn.Module) -> dict[str, Tensor]:

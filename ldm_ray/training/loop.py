@@ -1,6 +1,7 @@
 """The training loop of one worker: torch only, the same alone or under DDP."""
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -107,7 +108,7 @@ def run_fit(
         losses = torch.tensor(fit.loss_sum, dtype=torch.float64, device=source.device)
         for rows in source.batches(fit.epoch, fit.step_in_epoch):
             keys = mix(rows.keys, seed, fit.epoch)
-            learning_rate = learning_rate_at(fit.step, total, settings)
+            learning_rate = learning_rate_at(fit.step, total, settings, fit.history)
             loss = _step(fit, wrapped, task.batch(rows, keys), learning_rate, settings)
             losses += loss.detach()
             fit.step += 1
@@ -123,14 +124,29 @@ def run_fit(
     fit.module.load_state_dict(fit.best)
 
 
-def learning_rate_at(step: int, total: int, settings: OptimiserSettings) -> float:
-    """Linear warm-up then cosine, or up and down linearly, both ending at the final share."""
+def learning_rate_at(
+    step: int, total: int, settings: OptimiserSettings, history: Sequence[Mapping[str, float]] = ()
+) -> float:
+    """Warm-up then cosine, or up and down linearly, or halved at each plateau of the validation loss."""
     low, peak = settings.final_learning_rate_share, settings.learning_rate
-    progress = step / max(1, total - 1)
+    progress = min(1.0, step / max(1, (settings.cosine_steps or total) - 1))
     if settings.learning_rate_shape == "triangle":
         return peak * (low + (1 - low) * (1 - abs(2 * progress - 1)))
-    warmup = min(1.0, (step + 1) / (settings.warmup_steps + 1))
+    start = settings.warmup_share
+    warmup = start + (1 - start) * min(1.0, (step + 1) / (settings.warmup_steps + 1))
+    if settings.learning_rate_shape == "plateau":
+        return peak * warmup * 0.5 ** plateaus([row["valid_loss"] for row in history], settings.plateau_epochs)
     return peak * warmup * (low + (1 - low) * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+def plateaus(losses: Sequence[float], patience: int) -> int:
+    """Count how often more than `patience` epochs in a row brought no better loss, as torch's ReduceLROnPlateau."""
+    best, bad, count = math.inf, 0, 0
+    for loss in losses:
+        best, bad = (loss, 0) if loss < best * (1 - 1e-4 * math.copysign(1, best)) else (best, bad + 1)
+        if bad > patience:
+            bad, count = 0, count + 1
+    return count
 
 
 def validation_losses(task: Task, source: WellSource, seed: int) -> dict[str, float]:

@@ -3,7 +3,14 @@
 import hashlib
 from typing import Any
 
+import torch
+from torch import Tensor
+
+from ldm_ray.chem.embedding import build_encoder
+from ldm_ray.config import Config
+from ldm_ray.data.controls import mean_controls
 from ldm_ray.data.dataset import PairedDataset
+from ldm_ray.domain import training_domain
 from ldm_ray.schema import MANIFEST
 
 
@@ -20,3 +27,18 @@ def dataset_metadata(dataset: PairedDataset) -> dict[str, Any]:
             "simulated": manifest["simulated"],
         },
     }
+
+
+def answering_parts(dataset: PairedDataset, config: Config) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return what a bundle that answers queries keeps of its data: metadata, and tensors; spreads not yet scaled."""
+    entries, basal = mean_controls(dataset)
+    encoder = build_encoder(config.encoder)
+    domain, fingerprints = training_domain(dataset)
+    metadata = {
+        "encoder": {"name": encoder.name, "revision": encoder.revision, "dim": encoder.dim},
+        "cells": entries,
+        "domain": domain,
+        "recommended_sampler": {"kind": "ancestral", "steps": config.predict.steps},
+    }
+    tensors = {"cells.basal": torch.from_numpy(basal), "train.fingerprints": torch.from_numpy(fingerprints)}
+    return metadata, tensors | {"sd_scale": torch.ones(dataset.n_genes)}

@@ -32,9 +32,12 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = ldm_ray("demo", "--out", str(folder / "demo"), "--config", str(settings), "--json")
     rows = json.loads(run.stdout)["rows"]
     assert {(row["model"], row["prediction"]) for row in rows} == {
-        ("control", "mean"), ("train_mean", "mean"), ("mean_delta", "mean"), ("ridge", "mean"),
-        ("ldm", "one_draw"), ("ldm", "mean_of_4"), ("ldm", "mean_direct"), ("oracle", "mean"),
+        ("control", "mean"), ("train_mean", "mean"), ("mean_delta", "mean"), ("plate_mean", "mean"), ("ridge", "mean"),
+        ("knn", "mean"), ("random_train_well", "one_draw"), ("random_train_delta", "one_draw"),
+        ("gaussian_residual", "one_draw"), ("ldm", "one_draw"), ("ldm", "mean_of_4"), ("ldm", "mean_direct"),
         ("ldm-no-compound", "mean_direct"), ("ldm-shuffled-compound", "mean_direct"),
+        ("ldm-no-dose", "mean_direct"), ("ldm-no-time", "mean_direct"),
+        ("oracle", "one_draw"), ("oracle", "mean"), ("oracle", "true_mean"),
     }  # fmt: skip
     assert "try next:" in run.stderr
     return folder / "demo"
@@ -48,9 +51,9 @@ def test_demo_leaves_a_table_and_pictures(demo: Path) -> None:
         for key in ("rmse", "pcc", "r2", "delta_pcc", "systematic_pcc", "energy_distance", "correlation_error",
                     "top30_overlap"):  # fmt: skip
             assert row[key] is not None, (row["model"], key)
-    for name in ("scores", "learning_curves", "predicted_against_measured", "correlation_heatmaps"):
+    for name in ("scores", "learning_curves", "predicted_against_measured", "correlation_heatmaps", "calibration"):
         assert (report / f"{name}.png").stat().st_size > 10_000
-    assert "simulated data: not biology" in (report / "report.md").read_text()
+    assert "Simulated data: the genes are made up" in (report / "report.html").read_text()
     assert len(pd.read_csv(report / "table.csv")) == len(metrics["rows"])
     for folder in ("vae", "ldm", "report"):
         assert (demo / folder / "settings.yaml").is_file()

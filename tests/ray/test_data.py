@@ -13,9 +13,10 @@ from ldm_ray.chem.embedding import build_encoder, load_embeddings, save_embeddin
 from ldm_ray.data.dataset import PairedDataset, open_dataset
 from ldm_ray.data.l1000 import read_l1000
 from ldm_ray.data.prepare import prepare
+from ldm_ray.data.slices import profile_files
 from ldm_ray.data.store import matrix, parquet_bytes
 from ldm_ray.errors import DataError, StoreError
-from ldm_ray.ray_data import profile_files, sorted_keys
+from ldm_ray.ray_data import sorted_keys
 from ldm_ray.ray_embed import embed
 from ldm_ray.ray_ingest import open_source
 from ldm_ray.training.source import WellSource

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -18,6 +19,10 @@ from ldm_ray.data.l1000 import read_l1000
 from ldm_ray.data.prepare import prepare
 from ldm_ray.data.store import Store
 from ldm_ray.errors import BundleError, DataError, LdmRayError, SettingsError
+from ldm_ray.evaluation.suite import evaluate
+from ldm_ray.predictor import Predictor, Query
+from ldm_ray.ray_campaign import train_rival
+from ldm_ray.ray_evaluate import block_runner
 from ldm_ray.ray_train import train_ldm, train_vae
 from ldm_ray.training.bundle import Bundle, load_bundle
 from tests.conftest import World, small_config
@@ -206,3 +211,33 @@ def test_what_is_there_already_is_kept(world: World, undisturbed: Bundle, tmp_pa
     other = small_config("target=absolute")
     with pytest.raises(BundleError, match="trained with target 'delta'; got 'absolute'"):
         train_ldm(world.dataset, undisturbed, str(tmp_path / "ldm"), other)
+
+
+@pytest.mark.usefixtures("cluster")
+@pytest.mark.parametrize("kind", ["prnet", "pertdit-cross"])
+def test_a_rival_goes_the_same_way_as_the_model(world: World, tmp_path: Path, kind: str) -> None:
+    """Trained by two workers, saved, loaded, asked and judged like the diffusion model."""
+    small = ("pertdit.model_dim=8", "pertdit.n_blocks=1", "pertdit.n_heads=1", "pertdit.genes_per_token=109")
+    rates = ("train_prnet.epochs=2", "train_pertdit.epochs=2", "train_prnet.global_batch_size=64")
+    config = small_config(*small, *rates, "pertdit.num_steps=5", "ray.num_workers=2", "predict.n_samples=2")
+    trained = train_rival(world.dataset, kind, str(tmp_path / kind), config)
+    predictor = Predictor.from_bundle(str(tmp_path / kind))
+    answer = predictor.predict([Query("CCO", 10.0, 24.0, "SIMC001")], n_draws=1)
+    assert answer.mean.shape == (1, 978)
+    assert (answer.std > 0).all()
+    np.testing.assert_allclose(predictor.sd_scale.numpy(), trained.tensors["sd_scale"].numpy())
+    settings = config.evaluate.model_copy(update={"n_samples": (2,), "bootstrap_draws": 10, "max_profiles": 60})
+    rows = evaluate(world.dataset, [predictor.bundle], settings, 0).metrics["rows"]
+    assert {"one_draw", "mean_of_2"} == {row["prediction"] for row in rows if row["model"] == kind}
+
+
+@pytest.mark.usefixtures("cluster")
+def test_evaluation_on_ray_is_evaluation_here(world: World) -> None:
+    """Blocks scored by actors and merged give the numbers of one process."""
+    here, ray_config = (small_config("evaluate.rows_per_block=60", f"evaluate.workers={n}") for n in (1, 2))
+    one = evaluate(world.dataset, [], here.evaluate, 0, run=block_runner(here)).metrics
+    two = evaluate(world.dataset, [], ray_config.evaluate, 0, run=block_runner(ray_config)).metrics
+    for row, other in zip(one["rows"], two["rows"], strict=True):
+        for key, value in row.items():
+            if isinstance(value, float):
+                assert other[key] == pytest.approx(value, abs=1e-9), (row["model"], key)

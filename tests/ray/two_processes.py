@@ -17,9 +17,9 @@ from ldm_ray.chem.embedding import build_encoder, load_embeddings
 from ldm_ray.config import Config, config_from_dict
 from ldm_ray.data.controls import basal_input
 from ldm_ray.data.dataset import open_dataset
+from ldm_ray.data.slices import profile_files
 from ldm_ray.models.ldm import LatentDiffusion
 from ldm_ray.models.vae import Vae
-from ldm_ray.ray_data import profile_files
 from ldm_ray.training.loop import run_fit, start_fit
 from ldm_ray.training.rows import Tables
 from ldm_ray.training.steps import Latents, LdmTask, VaeTask

@@ -8,36 +8,35 @@ import pytest
 from scipy import stats
 from scipy.spatial.distance import pdist
 
-from ldm_ray.baselines.linear import fit_ridge
-from ldm_ray.baselines.trivial import fit_group_means, predict_mean_delta, predict_train_mean
+from ldm_ray.baselines.fit import fit_baselines
+from ldm_ray.baselines.linear import Features, NormalEquations, fit_ridge
+from ldm_ray.baselines.trivial import GroupMeans, cell, cell_time, everywhere
 from ldm_ray.chem.fingerprint import MorganEncoder
 from ldm_ray.errors import DataError, NonFiniteError, ShapeError
-from ldm_ray.evaluation.bootstrap import by_compound, weighted_mean
+from ldm_ray.evaluation.bootstrap import by_compound
 from ldm_ray.evaluation.ceiling import measure_ceiling
-from ldm_ray.evaluation.correlation import compare_correlations, correlation_matrix, top_genes
+from ldm_ray.evaluation.correlation import compare_correlations, top_genes
 from ldm_ray.evaluation.metrics import (
-    energy_distance,
+    distances,
     explained_share,
-    mean_per_condition_then_cell,
-    mmd_rbf,
     pearson_per_profile,
+    per_condition,
     plate_centred_pearson,
     r2_per_profile,
     squared_error_per_profile,
 )
-from ldm_ray.evaluation.predictions import Prediction, true_delta
-from ldm_ray.evaluation.suite import Judge
-from ldm_ray.evaluation.wells import Wells, load_wells
+from ldm_ray.evaluation.moments import GeneMoments
+from ldm_ray.evaluation.predictions import Prediction
+from ldm_ray.evaluation.scoring import Scoring
+from ldm_ray.evaluation.suite import conclude, prepare_scoring
+from ldm_ray.evaluation.tally import merge
+from ldm_ray.evaluation.wells import Wells, load_wells, open_wells
 from ldm_ray.settings import EvaluateSettings
 from tests.conftest import World
 
 RNG = np.random.default_rng(0)
 Y, Y_HAT = RNG.normal(size=(9, 40)), RNG.normal(size=(9, 40))
 SETTINGS = EvaluateSettings(bootstrap_draws=20, min_wells_per_cell_line=5, min_compounds_per_plate=2)
-
-
-def judge(wells: Wells, truth: object = None) -> Judge:
-    return Judge(wells, truth, SETTINGS, seed=0)  # type: ignore[arg-type]
 
 
 def test_profile_scores_equal_scipy() -> None:
@@ -56,20 +55,26 @@ def test_constant_vectors_have_correlation_zero() -> None:
 def test_distances_equal_slow_formulas() -> None:
     x, y = RNG.normal(size=(6, 4)), RNG.normal(size=(8, 4)) + 1
     between = np.mean([np.linalg.norm(a - b) for a in x for b in y])
-    assert energy_distance(x, y) == pytest.approx(2 * between - pdist(x).mean() - pdist(y).mean())
+    assert distances(x, y).energy() == pytest.approx(2 * between - pdist(x).mean() - pdist(y).mean())
     kernel = lambda a, b: np.exp(-((a - b) ** 2).sum() / (2 * 1.5**2))  # noqa: E731
     within = [np.mean([kernel(a[i], a[j]) for i in range(len(a)) for j in range(len(a)) if i != j]) for a in (x, y)]
-    assert mmd_rbf(x, y, 1.5) == pytest.approx(sum(within) - 2 * np.mean([kernel(a, b) for a in x for b in y]))
+    assert distances(x, y).mmd(1.5) == pytest.approx(sum(within) - 2 * np.mean([kernel(a, b) for a in x for b in y]))
 
 
 def test_energy_distance_of_one_distribution_is_zero_on_average() -> None:
-    values = [energy_distance(RNG.normal(size=(30, 5)), RNG.normal(size=(30, 5))) for _ in range(200)]
+    values = [distances(RNG.normal(size=(30, 5)), RNG.normal(size=(30, 5))).energy() for _ in range(200)]
     assert abs(np.mean(values)) < 4 * np.std(values) / 200**0.5
 
 
 def test_correlation_matrix_equals_numpy() -> None:
     values = RNG.normal(size=(50, 12))
-    np.testing.assert_allclose(correlation_matrix(values), np.corrcoef(values.T), atol=1e-12)
+    moments = GeneMoments(2, 12)
+    group = np.arange(50) % 2
+    for rows in np.array_split(np.arange(50), 3):
+        moments.add(values[rows], group[rows])
+    np.testing.assert_allclose(moments.correlation(within=False), np.corrcoef(values.T), atol=1e-12)
+    centred = values - np.stack([values[group == g].mean(0) for g in (0, 1)])[group]
+    np.testing.assert_allclose(moments.correlation(within=True), np.corrcoef(centred.T), atol=1e-12)
     matrix = np.corrcoef(values.T)
     slow = [np.mean([abs(matrix[g, h]) for h in range(12) if h != g]) for g in range(12)]
     assert top_genes(matrix, 3).tolist() == np.argsort(slow)[::-1][:3].tolist()
@@ -94,123 +99,188 @@ def test_saying_the_same_for_every_compound_scores_zero_on_plates() -> None:
 
 
 def test_macro_mean_is_per_condition_then_per_cell() -> None:
-    scores = np.array([1.0, 3.0, 10.0, 7.0])
-    means = mean_per_condition_then_cell(scores, np.array([0, 0, 1, 2]), np.array([5, 5, 5, 6]))
-    assert means == {5: 6.0, 6: 7.0}
+    scores, ids = np.array([1.0, 3.0, 10.0, 7.0]), np.array([0, 0, 1, 2])
+    mean, compound, cells = per_condition(scores, ids, ids, np.array([5, 5, 5, 6]))
+    assert mean.tolist() == [2.0, 10.0, 7.0]
+    boot = by_compound(ids, 10, 0)
+    assert boot.mean_of_ratios(compound, cells, mean, np.ones(3)).value == pytest.approx((6.0 + 7.0) / 2)
 
 
 def test_bootstrap_resamples_compounds_not_wells() -> None:
     compound = np.repeat(np.arange(40), 25)
     values = np.repeat(RNG.normal(size=40), 25)
-    interval = by_compound(compound, 400, 0).interval(lambda w: weighted_mean(values, w))
+    boot = by_compound(compound, 400, 0)
+    interval = boot.ratio(compound, values, np.ones(1000))
     standard_error = values.std() / 40**0.5
     assert interval.high - interval.low == pytest.approx(2 * 1.96 * standard_error, rel=0.25)
-    assert interval == by_compound(compound, 400, 0).interval(lambda w: weighted_mean(values, w))
+    assert interval == by_compound(compound, 400, 0).ratio(compound, values, np.ones(1000))
+    slow = [(values * w).sum() / w.sum() for w in boot.counts[:, compound]]
+    assert [interval.low, interval.high] == pytest.approx(np.quantile(slow, [0.025, 0.975]).tolist())
 
 
 @pytest.fixture(scope="module")
-def sides(world: World) -> tuple[Wells, Wells]:
-    return load_wells(world.dataset, "train"), load_wells(world.dataset, "test")
+def scoring(world: World) -> Scoring:
+    return prepare_scoring(world.dataset, [], SETTINGS, 0)
 
 
-def test_controls_score_exactly_zero_and_the_truth_scores_full(world: World, sides: tuple[Wells, Wells]) -> None:
-    train, wells = sides
-    truth = true_delta(world.dataset, wells, train)
-    assert truth is not None
-    scores = judge(wells, truth)
-    control = scores.score(Prediction("control", "mean", wells.basal))
-    assert control["delta_pcc"] == 0.0
-    assert control["systematic_pcc"] == 0.0
-    perfect = scores.score(Prediction("truth", "mean", wells.y))
-    assert perfect["rmse"] == 0.0
-    assert perfect["pcc"] == pytest.approx(1.0)
-    assert perfect["r2"] == pytest.approx(1.0)
-    assert perfect["systematic_pcc"] == pytest.approx(1.0)
-    assert perfect["top30_overlap"] == 30
-    assert perfect["correlation_error"] == 0.0
-    oracle = scores.score(Prediction("oracle", "mean", wells.basal + truth.delta))
+@pytest.fixture(scope="module")
+def wells(scoring: Scoring) -> Wells:
+    """All judged wells at once, in the reader's order."""
+    return scoring.reader.read(np.arange(len(scoring.reader)))
+
+
+class Fixed:
+    """Predictions that are known beforehand, by number of well, in the place of baselines."""
+
+    def __init__(self, scoring: Scoring, wells: Wells, predictions: list[Prediction]) -> None:
+        self.order = {name: i for i, name in enumerate(wells.frame["profile_id"])}
+        self.scoring, self.predictions = scoring, predictions
+
+    def rows(self, dataset: object, blocks: int = 10_000) -> dict[str, dict[str, object]]:
+        settings = SETTINGS.model_copy(update={"rows_per_block": blocks})
+        scoring = _Fixed(**(vars(self.scoring) | {"settings": settings}))
+        object.__setattr__(scoring, "fixed", self)
+        tally = merge(scoring.tally(rows, []) for rows in scoring.blocks())
+        return {row["model"]: row for row in conclude(dataset, scoring, tally).metrics["rows"]}  # type: ignore[arg-type]
+
+
+class _Fixed(Scoring):
+    def predictions(self, wells: Wells, models: object) -> list[Prediction]:  # type: ignore[override]
+        fixed: Fixed = self.fixed  # type: ignore[attr-defined]
+        places = [fixed.order[name] for name in wells.frame["profile_id"]]
+        return [replace(p, y_hat=p.y_hat[places], sd=None if p.sd is None else p.sd[places]) for p in fixed.predictions]
+
+
+def test_controls_score_exactly_zero_and_the_truth_scores_full(world: World, scoring: Scoring, wells: Wells) -> None:
+    assert scoring.truth is not None
+    delta, mean_delta = scoring.truth.delta(wells), scoring.truth.mean_delta(wells)
+    predictions = [
+        Prediction("control", "mean", wells.basal),
+        Prediction("truth", "mean", wells.y),
+        Prediction("oracle", "mean", wells.basal + delta),
+        Prediction("mean", "mean", wells.basal + mean_delta),
+    ]
+    rows = Fixed(scoring, wells, predictions).rows(world.dataset)
+    control, truth, oracle, mean = (rows[name] for name in ("control", "truth", "oracle", "mean"))
+    assert control["delta_pcc"] == control["systematic_pcc"] == control["top50_pcc"] == 0.0
+    assert control["discrimination"] == pytest.approx(0.5, abs=1e-9)
+    assert control["precision_at_50"] == pytest.approx(50 / 978)
+    assert truth["rmse"] == 0.0
+    assert truth["pcc"] == truth["r2"] == truth["systematic_pcc"] == pytest.approx(1.0)
+    assert truth["top30_overlap"] == 30
+    assert truth["correlation_error"] == pytest.approx(0.0, abs=1e-9)
+    assert float(truth["energy_distance"]) <= 0.0  # the very same wells are nearer than another sample of them
+    assert truth["discrimination"] == pytest.approx(1.0, abs=0.2)
     assert oracle["explained_share"] == pytest.approx(1.0, abs=1e-6)
-    mean = scores.score(Prediction("mean", "mean", wells.basal + truth.train_mean))
     assert mean["explained_share"] == pytest.approx(0.0, abs=1e-6)
-    assert oracle["rmse"] < mean["rmse"]
-    assert oracle["delta_pcc"] > mean["delta_pcc"] > 0
+    for key, better in (("rmse", -1), ("delta_pcc", 1), ("top50_pcc", 1), ("discrimination", 1)):
+        assert better * oracle[key] > better * mean[key], key  # type: ignore[operator]
 
 
-def test_delta_is_scored_against_a_control_nobody_has_seen(sides: tuple[Wells, Wells]) -> None:
-    """Sharing the control on both sides would reward a predictor for its noise."""
-    _, wells = sides
-    noisy = Prediction("noise", "mean", wells.basal - (wells.basal - wells.basal.mean(0)))
-    honest = judge(wells).score(noisy)["delta_pcc"]
-    shared = replace(wells, reserved=wells.basal, has_reserved=np.ones(len(wells), dtype=bool))
-    assert judge(shared).score(noisy)["delta_pcc"] > honest + 0.05
-
-
-def test_nan_is_an_error_never_a_score(sides: tuple[Wells, Wells]) -> None:
-    _, wells = sides
-    y_hat = wells.y.copy()
-    y_hat[3, 5] = np.nan
-    with pytest.raises(NonFiniteError, match="hold NaN or infinite values in 1 of"):
-        judge(wells).score(Prediction("bad", "mean", y_hat))
-    with pytest.raises(NonFiniteError):
-        judge(wells).score(Prediction("bad", "mean", np.full_like(wells.y, np.nan)))
-    with pytest.raises(ShapeError, match="must be"):
-        judge(wells).score(Prediction("bad", "mean", wells.y[:, :5]))
-
-
-def test_order_of_wells_changes_nothing(sides: tuple[Wells, Wells]) -> None:
-    _, wells = sides
-    order = np.random.default_rng(3).permutation(len(wells))
-    shuffled = Wells(
-        wells.frame.iloc[order].reset_index(drop=True), wells.y[order], wells.basal[order],
-        wells.reserved[order], wells.has_reserved[order], wells.keys[order],
-    )  # fmt: skip
+def test_nothing_but_the_wells_decides_a_score(world: World, scoring: Scoring, wells: Wells) -> None:
+    """The size of blocks, their order, and the wells beside a well change no score."""
     noise = np.random.default_rng(4).normal(size=wells.y.shape).astype(np.float32)
-    a = judge(wells).score(Prediction("x", "mean", wells.y + noise))
-    b = judge(shuffled).score(Prediction("x", "mean", wells.y[order] + noise[order]))
-    for key in ("rmse", "pcc", "r2", "delta_pcc", "systematic_pcc"):
-        assert a[key] == pytest.approx(b[key], abs=1e-9), key
+    made = Fixed(scoring, wells, [Prediction("control", "mean", wells.basal + noise, np.abs(noise) + 0.5)])
+    whole, small = made.rows(world.dataset)["control"], made.rows(world.dataset, blocks=40)["control"]
+    for key, value in whole.items():
+        if isinstance(value, float):
+            assert small[key] == pytest.approx(value, abs=1e-9), key
+    order = np.random.default_rng(3).permutation(len(wells))
+    shuffled = wells.take(order)
+    for formula in (squared_error_per_profile, pearson_per_profile, r2_per_profile):
+        np.testing.assert_allclose(formula(shuffled.y, shuffled.basal), formula(wells.y, wells.basal)[order], rtol=1e-9)
 
 
-def test_baselines_know_the_training_side_only(world: World, sides: tuple[Wells, Wells]) -> None:
-    """Other measurements of the judged wells change no prediction for them."""
-    train, wells = sides
+def test_blocks_are_whole_plates_and_hold_each_well_once(world: World) -> None:
+    reader = open_wells(world.dataset, "test")
+    blocks = reader.blocks(40)
+    assert len(blocks) > 3
+    np.testing.assert_array_equal(np.concatenate(blocks), np.arange(len(reader)))
+    plates = [set(reader.index["plate"].iloc[rows]) for rows in blocks]
+    assert sum(map(len, plates)) == len(set.union(*plates))
+    table = world.dataset.profiles(["profile_id", "expression"], "test")
+    measured = dict(zip(table["profile_id"].to_pylist(), table["expression"].to_pylist(), strict=True))
+    for block in reader.stream(40):
+        np.testing.assert_array_equal(block.y, np.array([measured[n] for n in block.frame["profile_id"]], np.float32))
+
+
+def test_delta_is_scored_against_a_control_nobody_has_seen(world: World, scoring: Scoring, wells: Wells) -> None:
+    """Sharing the control on both sides would reward a predictor for its noise."""
+    flat = np.broadcast_to(wells.basal.mean(0), wells.y.shape).astype(np.float32)
+    honest = Fixed(scoring, wells, [Prediction("control", "mean", flat)]).rows(world.dataset)["control"]["delta_pcc"]
+    rows = wells.has_reserved
+    shared = pearson_per_profile((flat - wells.basal)[rows], (wells.y - wells.basal)[rows]).mean()
+    assert shared > float(honest) + 0.05  # type: ignore[arg-type]
+
+
+def test_nan_is_an_error_never_a_score(world: World, scoring: Scoring, wells: Wells) -> None:
+    one = wells.y.copy()
+    one[3, 5] = np.nan
+    for y_hat, error in ((one, "NaN or infinite values in 1 of"), (np.full_like(one, np.nan), "NaN or infinite")):
+        with pytest.raises(NonFiniteError, match=error):
+            Fixed(scoring, wells, [Prediction("control", "mean", y_hat)]).rows(world.dataset)
+    with pytest.raises(ShapeError, match="must be"):
+        Fixed(scoring, wells, [Prediction("control", "mean", wells.y[:, :5])]).rows(world.dataset)
+
+
+def test_baselines_know_the_training_side_only(world: World, scoring: Scoring, wells: Wells) -> None:
+    """Other measurements of the judged wells change no prediction for them, drawn or not."""
     changed = replace(wells, y=wells.y[::-1] + 1.0)
-    fingerprints = MorganEncoder(n_bits=64).encode(world.dataset.parent_smiles.tolist())
-    ridge = fit_ridge(train, load_wells(world.dataset, "valid"), fingerprints)
-    for predict in (
-        lambda w: predict_train_mean(train, w),
-        lambda w: predict_mean_delta(train, w),
-        lambda w: ridge.predict(w, fingerprints),
-    ):
-        np.testing.assert_array_equal(predict(wells), predict(changed))
+    for row, other in zip(scoring.baselines.predict(wells), scoring.baselines.predict(changed), strict=True):
+        np.testing.assert_array_equal(row.y_hat, other.y_hat, row.name)
 
 
-def test_group_means_fall_back_from_time_to_cell_to_all(sides: tuple[Wells, Wells]) -> None:
-    train, wells = sides
-    means = fit_group_means(train, train.y)
+def test_baselines_do_not_depend_on_blocks(world: World, scoring: Scoring, wells: Wells) -> None:
+    fingerprints = MorganEncoder().encode(world.dataset.parent_smiles.tolist())
+    sides = (open_wells(world.dataset, side) for side in ("train", "valid"))
+    small = fit_baselines(*sides, fingerprints, None, seed=0, rows_per_block=50)  # type: ignore[arg-type]
+    for row, other in zip(scoring.baselines.predict(wells), small.predict(wells), strict=True):
+        np.testing.assert_allclose(row.y_hat, other.y_hat, rtol=1e-4, atol=1e-4, err_msg=row.name)
+
+
+def test_group_means_fall_back_from_time_to_cell_to_all(world: World, wells: Wells) -> None:
+    train = load_wells(world.dataset, "train")
+    means = GroupMeans((cell_time, cell, everywhere), 978)
+    means.add(train, train.y)
     frame = wells.frame.head(3).assign(time_h=[6.0, 500.0, 6.0], cell_id=[0, 0, 99])
-    asked = replace(wells, frame=frame)
+    asked = replace(wells.take(np.arange(3)), frame=frame)
     first = train.y[(train.frame["cell_id"] == 0) & (train.frame["time_h"] == 6.0)].mean(0)
     by_cell = train.y[train.frame["cell_id"] == 0].mean(0)
     np.testing.assert_allclose(means.predict(asked), np.stack([first, by_cell, train.y.mean(0)]), rtol=1e-5)
+
+
+def test_neighbours_equal_a_slow_formula(world: World, scoring: Scoring, wells: Wells) -> None:
+    train, neighbours = load_wells(world.dataset, "train"), scoring.baselines.neighbours
+    bits = MorganEncoder().encode(world.dataset.parent_smiles.tolist()).astype(bool)
+    row = wells.frame.iloc[7]
+    here = train.frame["cell_id"] == row["cell_id"]
+    known = np.unique(train.frame["compound_id"][here])
+    own = bits[row["compound_id"]]
+    near = [(own & bits[c]).sum() / (own | bits[c]).sum() for c in known]
+    chosen = known[np.argsort(-np.array(near), kind="stable")[: neighbours.k]]
+    rows = here & train.frame["compound_id"].isin(chosen)
+    expected = wells.basal[7] + (train.y - train.basal)[rows].mean(0)
+    np.testing.assert_allclose(neighbours.predict(wells)[7], expected, rtol=1e-4, atol=1e-4)
 
 
 def test_ridge_equals_the_normal_equations() -> None:
     rng = np.random.default_rng(1)
     n = 60
     frame = pd.DataFrame({"compound_id": np.arange(n), "dose_um": 10 ** rng.normal(size=n), "time_h": 24.0})
-    basal = np.broadcast_to(rng.normal(size=(2, 5)), (30, 2, 5)).reshape(n, 5)
-    y = basal + rng.normal(size=(n, 5))
-    wells = Wells(frame, y, basal, basal, np.ones(n, dtype=bool), np.arange(n))
-    bits = rng.integers(0, 2, (n, 7)).astype(float)
-    ridge = fit_ridge(wells, wells, bits)
-    features = np.concatenate(
-        [bits, (basal - ridge.basal_mean) @ ridge.components.T, np.log10(frame[["dose_um"]]), frame[["time_h"]] / 24],
-        axis=1,
-    )
-    x = (features - ridge.feature_mean) / ridge.feature_scale
-    slow = np.linalg.solve(x.T @ x + ridge.penalty * np.eye(x.shape[1]), x.T @ (y - basal - (y - basal).mean(0)))
-    np.testing.assert_allclose(ridge.coefficients, slow, atol=1e-8)
+    basal = rng.normal(size=(n, 5))
+    wells = Wells(frame, basal, basal, basal, np.ones(n, dtype=bool))
+    features = Features(rng.integers(0, 2, (n, 7)).astype(float), np.eye(5)[:2], basal.mean(0))
+    x, delta = features.of(wells), rng.normal(size=(n, 5))
+    sums = NormalEquations(features.width, 5)
+    for rows in np.array_split(np.arange(n), 4):
+        sums.add(x[rows], delta[rows])
+    ridge = fit_ridge(features, sums, sums)
+    scale = np.r_[np.ones(7), np.maximum(x[:, 7:].std(0), 1e-6)]
+    z = (x - x.mean(0)) / scale
+    slow = np.linalg.solve(z.T @ z + ridge.penalty * np.eye(z.shape[1]), z.T @ (delta - delta.mean(0)))
+    np.testing.assert_allclose(ridge.coefficients * scale[:, None], slow, atol=1e-8)
+    left = (x @ ridge.coefficients + ridge.intercept - delta) ** 2
+    assert sums.error_of(ridge.coefficients, ridge.intercept) + (delta**2).sum() == pytest.approx(left.sum())
 
 
 def test_ceilings_of_known_noise() -> None:
@@ -219,16 +289,18 @@ def test_ceilings_of_known_noise() -> None:
     n, genes = 400, 300
     effect = np.repeat(0.5 * rng.normal(size=(n // 2, genes)), 2, axis=0)
     frame = pd.DataFrame({"condition_id": np.repeat(np.arange(n // 2), 2), "plate": ["a", "b"] * (n // 2)})
-    frame["cell_id"] = 0
+    frame["cell_id"], frame["compound_id"] = 0, frame["condition_id"]
     zero = np.zeros((n, genes))
-    wells = Wells(frame, effect + rng.normal(size=(n, genes)), zero, zero, np.ones(n, dtype=bool), np.arange(n))
-    ceiling = measure_ceiling(wells, wells.has_reserved)
+    wells = Wells(frame, effect + rng.normal(size=(n, genes)), zero, zero, np.ones(n, dtype=bool))
+    boot = by_compound(frame["compound_id"].to_numpy(), 200, 0)
+    ceiling = measure_ceiling(wells, wells.has_reserved, boot)
     assert ceiling is not None
     assert ceiling.n_pairs == n // 2
-    assert ceiling.rmse_floor == pytest.approx(1.0, rel=0.02)
-    assert ceiling.replicate_rmse == pytest.approx(2**0.5, rel=0.02)
-    assert ceiling.delta_pcc_ceiling == pytest.approx((0.25 / 1.25) ** 0.5, rel=0.05)
-    assert measure_ceiling(replace(wells, frame=frame.assign(plate="a")), wells.has_reserved) is None
+    assert ceiling.rmse_floor.low < 1.0 < ceiling.rmse_floor.high
+    assert ceiling.replicate_rmse.value == pytest.approx(2**0.5, rel=0.02)
+    assert ceiling.delta_pcc_ceiling is not None
+    assert ceiling.delta_pcc_ceiling.value == pytest.approx((0.25 / 1.25) ** 0.5, rel=0.05)
+    assert measure_ceiling(replace(wells, frame=frame.assign(plate="a")), wells.has_reserved, boot) is None
 
 
 def test_share_is_a_ratio_of_sums() -> None:

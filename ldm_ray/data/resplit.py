@@ -1,0 +1,119 @@
+"""The same wells with another side held out: unseen cell lines, unseen plates, or compound and cell line unseen.
+
+Everything downstream reads the column `split`. A dataset held out otherwise is a dataset of its own, so that
+autoencoder, scaling, baselines and models are all fitted on its training side.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, get_args
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from ldm_ray.data.dataset import PairedDataset, open_dataset
+from ldm_ray.data.parts import write_wells
+from ldm_ray.data.splits import folds_of
+from ldm_ray.data.store import Store
+from ldm_ray.errors import DataError
+from ldm_ray.schema import BASAL, CELLS, COMPOUNDS, EMBEDDINGS, MANIFEST, PROFILES, SPLITS, TRUTH
+from ldm_ray.settings import SplitSettings
+
+Unseen = Literal["compound", "cell", "both", "plate"]
+UNSEEN: tuple[Unseen, ...] = get_args(Unseen)
+LEFT_OUT = ""
+SPLIT_COLUMNS = ("split", "cell_split", "plate_split")
+
+
+def held_out(sides: Mapping[str, np.ndarray], unseen: Unseen) -> np.ndarray:
+    """Return which side each well is on, (n,), from the columns `SPLIT_COLUMNS`; empty for wells that are on neither.
+
+    `both`: train is train in compound and cell line, test is test in both; valid is what is test in neither and not
+    train. Wells that are test in one only would leak, and are left out.
+    """
+    if unseen != "both":
+        return sides[{"compound": "split", "cell": "cell_split", "plate": "plate_split"}[unseen]]
+    compound, cell = sides["split"], sides["cell_split"]
+    tests = (compound == "test").astype(int) + (cell == "test")
+    train = (compound == "train") & (cell == "train")
+    return np.select([train, tests == 2, tests == 1], ["train", "test", LEFT_OUT], default="valid")
+
+
+def resplit(
+    dataset: PairedDataset,
+    unseen: Unseen,
+    out: Store,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> PairedDataset:
+    """Write a dataset's wells with another side held out; the manifest comes last.
+
+    Args:
+        dataset: As `prepare` wrote it, held out by compound.
+        unseen: What the test side has that training has not.
+        out: Where to write; a complete dataset that is there already is returned as it is.
+        on_progress: Called with files written and in all.
+
+    Raises:
+        DataError: If the dataset is a resplit one, a side would be empty, or something else is at `out`.
+    """
+    if by_of(dataset) != "compound":
+        raise DataError(f"{dataset.url} must be held out by compound, as prepare writes it; got {by_of(dataset)!r}")
+    if out.exists(MANIFEST):
+        there = open_dataset(out.url, out.storage_options)
+        if by_of(there) != unseen or there.manifest["splits"]["of"] != _digest(dataset):
+            raise DataError(f"{out.url} already holds another dataset")
+        return there
+    frame = dataset.profiles(["compound_id", "cell_id", "condition_id", *SPLIT_COLUMNS]).to_pandas()
+    frame["side"] = held_out({name: frame[name].to_numpy() for name in SPLIT_COLUMNS}, unseen)
+    sizes = frame["side"].value_counts()
+    empty = [side for side in SPLITS if not sizes.get(side, 0)]
+    if empty:
+        raise DataError(f"{dataset.url} has too few {unseen} groups to hold out: its {empty[0]} side would be empty")
+    files = []
+    for number, entry in enumerate(dataset.manifest["files"]):
+        table = _resplit_rows(dataset.store.read_table(entry["path"]), dataset, unseen)
+        files.append(write_wells(out, f"{PROFILES}/part-{number:05d}.parquet", table))
+        on_progress(number + 1, len(dataset.manifest["files"]))
+    names = [BASAL, COMPOUNDS, CELLS, TRUTH, *(f"{EMBEDDINGS}/{name}" for name in dataset.store.names(EMBEDDINGS))]
+    for name in names:
+        if dataset.store.exists(name):
+            out.write_bytes(name, dataset.store.read_bytes(name))
+    out.write_json(MANIFEST, _manifest(dataset, unseen, files, frame[frame["side"] != LEFT_OUT]))
+    return open_dataset(out.url, out.storage_options)
+
+
+def by_of(dataset: PairedDataset) -> str:
+    """Return what a dataset's test side has that training has not."""
+    return str(dataset.manifest["splits"].get("by", "compound"))
+
+
+def _resplit_rows(table: pa.Table, dataset: PairedDataset, unseen: Unseen) -> pa.Table:
+    split = held_out({name: np.array(table[name].to_pylist(), dtype=object) for name in SPLIT_COLUMNS}, unseen)
+    settings = SplitSettings(**{key: dataset.manifest["splits"][key] for key in SplitSettings.model_fields})
+    fold = folds_of(dataset.parent_smiles[table["compound_id"].to_numpy()].astype(str), split, settings)
+    for name, values in (("split", split.astype(str)), ("fold", fold)):
+        place = table.schema.get_field_index(name)
+        table = table.set_column(place, name, pa.array(values, table.schema.field(name).type))
+    return table.filter(pa.array(split != LEFT_OUT))
+
+
+def _manifest(
+    dataset: PairedDataset, unseen: Unseen, files: list[dict[str, Any]], kept: pd.DataFrame
+) -> dict[str, Any]:
+    splits = dataset.manifest["splits"] | {"by": unseen, "of": _digest(dataset)}
+    splits["split"] = {side: int((kept["side"] == side).sum()) for side in SPLITS}
+    notes = [*dataset.manifest["notes"]]
+    if left := dataset.manifest["n_profiles"] - len(kept):
+        notes.append(f"{left:,} wells unseen in one of compound and cell line left out")
+    counts = {
+        "n_profiles": len(kept),
+        "n_compounds": int(kept["compound_id"].nunique()),
+        "n_cell_lines": int(kept["cell_id"].nunique()),
+        "n_conditions": int(kept["condition_id"].nunique()),
+    }
+    return dataset.manifest | counts | {"files": files, "splits": splits, "notes": notes}
+
+
+def _digest(dataset: PairedDataset) -> str:
+    """Name the dataset by its files' checksums."""
+    return "-".join(sorted(entry["sha256"][:8] for entry in dataset.manifest["files"]))[:64]

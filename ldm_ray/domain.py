@@ -1,0 +1,78 @@
+"""How far a query is from what a model was trained on: nearest training compound, cell line, dose and time."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ldm_ray.chem.fingerprint import MorganEncoder
+from ldm_ray.data.dataset import PairedDataset
+
+FAR = 0.3
+"""Below this Tanimoto similarity of ECFP4 bits the nearest training compound is another chemotype."""
+
+
+@dataclass(frozen=True)
+class Domain:
+    """What a model was trained on.
+
+    Attributes:
+        fingerprints: Packed ECFP4 bits of the training compounds, (n_compounds, n_bytes), uint8.
+        cells: Their cell lines.
+        dose_um: Smallest and largest dose.
+        time_h: Smallest and largest time.
+    """
+
+    fingerprints: np.ndarray
+    cells: frozenset[str]
+    dose_um: tuple[float, float]
+    time_h: tuple[float, float]
+
+    @staticmethod
+    def from_bundle(metadata: dict[str, Any], fingerprints: np.ndarray) -> "Domain":
+        """Rebuild what `training_domain` returned."""
+        dose, time = tuple(metadata["dose_um"]), tuple(metadata["time_h"])
+        return Domain(fingerprints, frozenset(metadata["cells"]), dose, time)
+
+    def similarity(self, parents: Sequence[str]) -> np.ndarray:
+        """Tanimoto similarity of each parent SMILES to its nearest training compound, (n,)."""
+        unique, rows = np.unique(np.asarray(parents, dtype=str), return_inverse=True)
+        nearest = [float(tanimoto(bits, self.fingerprints).max(initial=0.0)) for bits in packed(unique.tolist())]
+        return np.asarray(nearest)[rows]
+
+    def notes(self, similarity: float, cell: str, dose_um: float, time_h: float) -> list[str]:
+        """Say in which ways a query lies outside; an empty list if it does not."""
+        notes = []
+        if similarity < FAR:
+            notes.append(f"nearest training compound has Tanimoto similarity {similarity:.2f}, below {FAR:g}")
+        if cell not in self.cells:
+            notes.append(f"cell line {cell} not in training" if cell else "basal profile given, cell line unknown")
+        for name, value, (low, high) in (("dose_um", dose_um, self.dose_um), ("time_h", time_h, self.time_h)):
+            if not low <= value * (1 + 1e-6) or not value <= high * (1 + 1e-6):
+                notes.append(f"{name} {value:g} outside of training's {low:g} to {high:g}")
+        return notes
+
+
+def training_domain(dataset: PairedDataset) -> tuple[dict[str, Any], np.ndarray]:
+    """Return what a bundle stores of its training wells: plain metadata, and packed fingerprints."""
+    frame = dataset.profiles(["compound_id", "cell_id", "dose_um", "time_h"], "train").to_pandas()
+    parents = dataset.parent_smiles[np.unique(frame["compound_id"])].tolist()
+    metadata: dict[str, Any] = {"cells": [dataset.cells[cell] for cell in np.unique(frame["cell_id"])]}
+    metadata |= {name: [float(frame[name].min()), float(frame[name].max())] for name in ("dose_um", "time_h")}
+    return metadata, packed(parents)
+
+
+def packed(parents: Sequence[str]) -> np.ndarray:
+    """ECFP4 bits, eight a byte, (n, 256), uint8."""
+    return np.packbits(MorganEncoder().encode(parents).astype(bool), axis=1)
+
+
+def tanimoto(bits: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Similarity of one molecule's packed bits to others', (n,): shared bits over bits of either.
+
+    Source: Rogers & Tanimoto 1960, doi:10.1126/science.132.3434.1115.
+    """
+    shared = np.bitwise_count(bits & others).sum(axis=1, dtype=np.int64)
+    either = np.bitwise_count(bits | others).sum(axis=1, dtype=np.int64)
+    return np.asarray(shared / np.maximum(either, 1))

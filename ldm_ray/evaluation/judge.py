@@ -1,0 +1,146 @@
+"""From the scores of wells to one row of the table: pooling, intervals, and what was left out."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ldm_ray.baselines.build import BASELINE_KINDS
+from ldm_ray.baselines.fit import TRIVIAL
+from ldm_ray.evaluation.bootstrap import Bootstrap, Interval, by_compound
+from ldm_ray.evaluation.ceiling import measure_ceiling
+from ldm_ray.evaluation.conditions import judge_conditions
+from ldm_ray.evaluation.distribution import DistributionJudge
+from ldm_ray.evaluation.metrics import per_condition
+from ldm_ray.evaluation.moments import GeneMoments
+from ldm_ray.evaluation.scoring import Scoring
+from ldm_ray.evaluation.tally import RowTally
+from ldm_ray.evaluation.wells import Wells
+
+RIVALS = (*TRIVIAL, "ridge", "knn", *BASELINE_KINDS)
+"""Rows that a claim must beat, the best of them, well by well."""
+MEANS = ("pcc", "r2", "crps", "coverage_50", "coverage_80", "coverage_95")
+
+
+class Judge:
+    """Scores predictions of the same wells.
+
+    Args:
+        scoring: The wells, and what is scored.
+        wells: The sampled ones.
+        halves: Moments of two halves of the measured wells.
+    """
+
+    def __init__(self, scoring: Scoring, wells: Wells, halves: tuple[GeneMoments, GeneMoments]) -> None:
+        self.wells, self.settings, self.sample = wells, scoring.settings, scoring.sample
+        self.index = scoring.reader.index
+        self.compound, self.condition, self.cell = (
+            self.index[name].to_numpy() for name in ("compound_id", "condition_id", "cell_id")
+        )
+        self.boot: Bootstrap = by_compound(self.compound, self.settings.bootstrap_draws, scoring.seed)
+        self.distribution = DistributionJudge(wells, halves, self.settings.distribution_wells, scoring.seed)
+        has_reserved = self.index["reserved_basal_id"].to_numpy() >= 0
+        cells, counts = np.unique(self.cell[has_reserved], return_counts=True)
+        enough = cells[counts >= self.settings.min_wells_per_cell_line]
+        self.small_cells = sorted(set(np.unique(self.cell).tolist()) - set(enough.tolist()))
+        self.unreserved = int((~has_reserved).sum())
+        self.delta_rows = has_reserved & np.isin(self.cell, enough)
+        self.conditions_scored = np.flatnonzero(wells.has_reserved)
+        self.conditions = judge_conditions(wells.take(self.conditions_scored))
+        self.plate_scored = np.zeros(len(self.index), dtype=bool)
+
+    def score(self, tally: RowTally) -> dict[str, Any]:
+        """Return one row of `metrics.json`."""
+        scores = tally.scores
+        row: dict[str, Any] = {"model": tally.model, "prediction": tally.kind}
+        self._add(row, "rmse", self._mean(scores["squared"], np.sqrt))
+        if "latent_var" in scores:
+            # A mean of n samples keeps 1/n of their variance; this is the RMSE of the mean itself.
+            corrected = (scores["squared"] - scores["latent_var"] / tally.n_samples).mean()
+            row["rmse_infinite_samples"] = float(np.sqrt(max(0.0, corrected)))
+        for name in MEANS:
+            if name in scores:
+                self._add(row, name, self._mean(scores[name]))
+        self._add(row, "delta_pcc", self._delta(scores["delta_pcc"]))
+        self.plate_scored = ~np.isnan(scores["systematic_pcc"])
+        self._add(row, "systematic_pcc", self._mean(scores["systematic_pcc"]))
+        if "missed" in scores:
+            share = self.boot.ratio(self.compound, scores["missed"], scores["explainable"], lambda left: 1 - left)
+            self._add(row, "explained_share", share)
+        self._add_conditions(row, tally)
+        return row | self.distribution.score(tally.sampled, tally.moments)
+
+    def add_gaps(self, rows: list[dict[str, Any]], tallies: list[RowTally]) -> dict[str, str]:
+        """Add each row's gain in squared error over the best trivial row and over the best rival, paired by well.
+
+        Returns:
+            Which rows these are, `best_trivial` and `best_baseline`.
+        """
+        names = {}
+        for key, among in (("best_trivial", TRIVIAL), ("best_baseline", RIVALS)):
+            means = [i for i, row in enumerate(rows) if row["model"] in among and row["prediction"] != "one_draw"]
+            best = min(means, key=lambda i: rows[i]["rmse"])
+            names[key] = rows[best]["model"]
+            for row, tally in zip(rows, tallies, strict=True):
+                own, reference = tally.scores["squared"], tallies[best].scores["squared"]
+                gain = self.boot.ratio(self.compound, own, reference, lambda left: 1 - left)
+                self._add(row, f"mse_gain_over_{key}", gain)
+        return names
+
+    def ceiling(self) -> dict[str, Any]:
+        """Return the replicate ceilings of the sampled wells; empty if there are no replicates."""
+        ceiling = measure_ceiling(self.wells, self.delta_rows[self.sample.numbers], self.boot)
+        return ceiling.as_dict() if ceiling else {}
+
+    def notes(self, cells: list[str]) -> list[str]:
+        """Say what was not scored and how large the sub-samples were."""
+        notes = []
+        if self.unreserved:
+            notes.append(f"delta: {self.unreserved} wells not scored, their plates have no reserved control")
+        if self.small_cells:
+            names = ", ".join(cells[cell] for cell in self.small_cells)
+            limit = self.settings.min_wells_per_cell_line
+            notes.append(f"delta: left out of the mean over cell lines, with fewer than {limit} scored wells: {names}")
+        plates = self.index["plate"]
+        skipped = plates.nunique() - plates[self.plate_scored].nunique()
+        if skipped:
+            limit = self.settings.min_compounds_per_plate
+            notes.append(f"plate-centred: {skipped} plates with fewer than {limit} judged compounds not scored")
+        notes.append(
+            f"top-50, discrimination and ceilings: {self.sample.n_conditions:,} conditions, {len(self.wells):,} wells"
+        )
+        return [*notes, self.distribution.note()]
+
+    def _add_conditions(self, row: dict[str, Any], tally: RowTally) -> None:
+        """Add the scores of conditions: strong genes and discrimination."""
+        if self.conditions is None:
+            return
+        scores = self.conditions.score(tally.sampled[self.conditions_scored])
+        for name, values in scores.items():
+            then: Callable[[np.ndarray], np.ndarray] = np.sqrt if name == "top50_squared" else np.asarray
+            scored = np.isfinite(values)
+            if scored.any():
+                ones = np.ones(int(scored.sum()))
+                interval = self.boot.ratio(self.conditions.compound[scored], values[scored], ones, then)
+                self._add(row, "top50_rmse" if name == "top50_squared" else name, interval)
+
+    def _mean(self, values: np.ndarray, then: Callable[[np.ndarray], np.ndarray] = np.asarray) -> Interval | None:
+        """Mean over the wells that have the score; None if none has."""
+        scored = np.isfinite(values)
+        if not scored.any():
+            return None
+        return self.boot.ratio(self.compound[scored], values[scored], np.ones(int(scored.sum())), then)
+
+    def _delta(self, values: np.ndarray) -> Interval | None:
+        """Mean per condition, then per cell line, then over these."""
+        rows = self.delta_rows
+        if not rows.any():
+            return None
+        mean, compound, cell = per_condition(values[rows], self.condition[rows], self.compound[rows], self.cell[rows])
+        return self.boot.mean_of_ratios(compound, cell, mean, np.ones(len(mean)))
+
+    @staticmethod
+    def _add(row: dict[str, Any], name: str, interval: Interval | None) -> None:
+        row[name] = None if interval is None else interval.value
+        if interval is not None:
+            row[f"{name}_interval"] = interval.as_list()

@@ -1,0 +1,100 @@
+"""Predicts and scores one block of wells at a time; can be sent to another process."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ldm_ray.baselines.fit import Baselines
+from ldm_ray.evaluation.moments import GeneMoments
+from ldm_ray.evaluation.predictions import Model, ModelInputs, Prediction
+from ldm_ray.evaluation.scores import Planted, score_wells
+from ldm_ray.evaluation.tally import RowTally, Tally
+from ldm_ray.evaluation.truth import Truth
+from ldm_ray.evaluation.wells import Sample, WellReader, Wells
+from ldm_ray.settings import EvaluateSettings
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """Everything that scoring needs.
+
+    Attributes:
+        reader: The judged wells.
+        sample: Those that are kept whole.
+        groups: Number of each well's cell line and time, (n,).
+        half: Which random half each well is in, 0 or 1, (n,).
+        baselines: Fitted on the training side.
+        models: Bundles and their inputs.
+        truth: Of simulated data.
+        settings: What is scored.
+        seed: Of draws.
+    """
+
+    reader: WellReader
+    sample: Sample
+    groups: np.ndarray
+    half: np.ndarray
+    baselines: Baselines
+    models: Sequence[ModelInputs]
+    truth: Truth | None
+    settings: EvaluateSettings
+    seed: int
+
+    def blocks(self) -> list[np.ndarray]:
+        """Cut the wells into blocks of whole plates."""
+        return self.reader.blocks(self.settings.rows_per_block)
+
+    def open_models(self) -> list[Model]:
+        """Build the networks, once a process."""
+        return [Model(inputs, self.settings.n_samples, self.seed) for inputs in self.models]
+
+    def tally(self, rows: np.ndarray, models: Sequence[Model]) -> Tally:
+        """Read, predict and score one block."""
+        wells = self.reader.read(rows)
+        groups, kept = self.groups[rows], self.sample.within(rows)
+        planted = None if self.truth is None else Planted(self.truth.delta(wells), self.truth.mean_delta(wells))
+        rows_of = self.predictions(wells, models)
+        tallies = [self._row(wells, groups, kept, prediction, planted) for prediction in rows_of]
+        halves = (self._moments(), self._moments())
+        for number, moments in enumerate(halves):
+            own = self.half[rows] == number
+            moments.add(wells.y[own], groups[own])
+        return Tally(tallies, halves)
+
+    def predictions(self, wells: Wells, models: Sequence[Model]) -> Iterator[Prediction]:
+        """Yield every row's prediction for some wells, in the order of the table."""
+        for row in self.baselines.predict(wells):
+            yield Prediction(row.name, row.kind, row.y_hat, row.sd)
+        for model in models:
+            yield from model.predict(wells)
+        if self.truth is not None:
+            yield Prediction("oracle", "one_draw", self.truth.draw(wells, self.seed))
+            best = np.asarray(wells.basal + self.truth.delta(wells), dtype=np.float32)
+            yield Prediction("oracle", "mean", best, self.truth.sd(wells))
+            yield Prediction("oracle", "true_mean", self.truth.mean(wells))
+
+    def _row(
+        self, wells: Wells, groups: np.ndarray, kept: np.ndarray, prediction: Prediction, planted: Planted | None
+    ) -> RowTally:
+        scores = score_wells(wells, prediction, planted, self.settings.min_compounds_per_plate)
+        moments = self._moments()
+        moments.add(prediction.y_hat, groups)
+        sampled = prediction.y_hat[kept]
+        return RowTally(prediction.model, prediction.kind, prediction.n_samples, scores, moments, sampled)
+
+    def _moments(self) -> GeneMoments:
+        return GeneMoments(int(self.groups.max()) + 1, self.reader.controls.shape[1])
+
+
+Runner = Callable[[Scoring, Callable[[int, int], None]], Iterator[Tally]]
+"""Scores all blocks and yields their tallies in order."""
+
+
+def in_turn(scoring: Scoring, on_progress: Callable[[int, int], None]) -> Iterator[Tally]:
+    """Score one block after the other in this process."""
+    models, done = scoring.open_models(), 0
+    for rows in scoring.blocks():
+        yield scoring.tally(rows, models)
+        done += len(rows)
+        on_progress(done, len(scoring.reader))

@@ -1,0 +1,215 @@
+"""The printed tables of an evaluation: which columns, how a value reads, and what a column means."""
+
+import csv
+import io
+from dataclasses import dataclass
+from typing import Any
+
+from ldm_ray.evaluation.predictions import row_name
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: its key in a row, its head, and how its value is written."""
+
+    key: str
+    head: str
+    form: str = "number"  # number, percent, count, gain
+
+
+@dataclass(frozen=True)
+class Section:
+    """A table of some columns, with what they mean for a reader who has not met them."""
+
+    title: str
+    columns: tuple[Column, ...]
+    meaning: str
+
+
+@dataclass(frozen=True)
+class ScoreTable:
+    """One printed table."""
+
+    title: str
+    head: list[str]
+    body: list[list[str]]
+    meaning: str
+
+
+SECTIONS = (
+    Section(
+        "expression",
+        (
+            Column("rmse", "RMSE"),
+            Column("pcc", "PCC"),
+            Column("r2", "R2"),
+            Column("mse_gain_over_best_baseline", "MSE gain", "gain"),
+            Column("rmse_normalised", "of ceiling", "percent"),
+        ),
+        "How near is the predicted expression? RMSE, PCC and R2 are the paper's scores; copying the control is already"
+        " good at them. MSE gain is the squared error saved over the best baseline, well by well; of ceiling says where"
+        " between the best trivial row (0%) and a perfect mean (100%) the RMSE lies.",
+    ),
+    Section(
+        "change from the control",
+        (
+            Column("delta_pcc", "delta corr"),
+            Column("delta_pcc_normalised", "of ceiling", "percent"),
+            Column("systematic_pcc", "plate-centred"),
+            Column("explained_share", "share of delta"),
+        ),
+        "Is the predicted change right? delta corr correlates it with the measured change, the latter against controls"
+        " that no prediction has seen. plate-centred does so after subtracting what the plate's other compounds have in"
+        " common: who says the same for every compound scores 0. share of delta (simulated data only) is how much of"
+        " the true compound-specific change is found: 0 is the cell line's mean change, 1 the truth.",
+    ),
+    Section(
+        "strong genes and telling conditions apart",
+        (
+            Column("top50_rmse", "top-50 RMSE"),
+            Column("top50_pcc", "top-50 corr"),
+            Column("precision_at_50", "precision@50"),
+            Column("discrimination", "discrimination"),
+        ),
+        "Replicates averaged. The first three look at the 50 genes that go up most and the 50 that go down most: how"
+        " far off, how well correlated, and how many of them are named. discrimination asks whether a prediction is"
+        " nearer to its own condition than to the cell line's other conditions; 0.5 is chance, 1 always.",
+    ),
+    Section(
+        "distribution over wells: only draws can match it",
+        (
+            Column("energy_distance", "energy dist"),
+            Column("mmd", "MMD"),
+            Column("correlation_error", "corr error"),
+            Column("correlation_spearman", "corr Spearman"),
+            Column("top30_overlap", "top-30", "count"),
+        ),
+        "Do predicted wells, as a cloud, look like measured ones? energy dist and MMD are 0 for the same distribution."
+        " corr error is the distance between gene-gene correlations, in units of that between two halves of the"
+        " measurements; top-30 counts how many of the paper's 30 most correlated genes are the same. A mean has too"
+        " little spread by nature: judge draws here, and means above.",
+    ),
+    Section(
+        "calibration of the predicted spread",
+        (
+            Column("coverage_50", "in 50%", "share"),
+            Column("coverage_80", "in 80%", "share"),
+            Column("coverage_95", "in 95%", "share"),
+            Column("crps", "CRPS"),
+        ),
+        "Is the stated uncertainty honest? The share of measured values inside the 50, 80 and 95% intervals should be"
+        " 50, 80 and 95%. CRPS is the error of the whole predicted distribution, in log2; lower is better.",
+    ),
+)
+NORMALISED = ("rmse_normalised", "delta_pcc_normalised")
+SHORT = {"expression", "change from the control"}
+"""Sections whose intervals are printed too."""
+
+
+def score_tables(metrics: dict[str, Any]) -> list[ScoreTable]:
+    """Return the printed tables; columns and rows that nothing fills are left out."""
+    tables = []
+    for section in SECTIONS:
+        columns = [c for c in section.columns if c.key in NORMALISED or _any(metrics["rows"], c.key)]
+        rows = [row for row in metrics["rows"] if any(row.get(column.key) is not None for column in columns)]
+        if rows:
+            body = [[row_name(row), *(cell(row, column, section.title in SHORT) for column in columns)] for row in rows]
+            heads = ["prediction", *(column.head for column in columns)]
+            tables.append(ScoreTable(section.title, heads, body, section.meaning))
+    return tables
+
+
+def cell(row: dict[str, Any], column: Column, with_interval: bool) -> str:
+    """Write one value, with its interval if it has one and it is wanted."""
+    value = row.get(column.key)
+    if value is None:
+        return "undefined" if column.key in NORMALISED else "-"
+    if column.form == "count":
+        return str(value)
+    if column.form == "percent":
+        return f"{round(100 * value)}%"
+    if column.form == "share":
+        return f"{100 * value:.1f}%"
+    bounds: list[float] = row.get(f"{column.key}_interval") or []
+    if column.form == "gain":
+        low, high = (f"{100 * bound:+.1f}" for bound in bounds)
+        return f"{100 * value:+.1f}% [{low}, {high}]"
+    text = f"{value:.3f}"
+    return f"{text} [{bounds[0]:.3f}, {bounds[1]:.3f}]" if bounds and with_interval else text
+
+
+def csv_text(metrics: dict[str, Any]) -> str:
+    """Return all rows with all scores as CSV; an interval is two columns."""
+    rows = []
+    for row in metrics["rows"]:
+        flat: dict[str, Any] = {}
+        for key, value in row.items():
+            if isinstance(value, list):
+                flat |= {key.replace("_interval", "_low"): value[0], key.replace("_interval", "_high"): value[1]}
+            else:
+                flat[key] = value
+        rows.append(flat)
+    keys = sorted({key for row in rows for key in row} - {"model", "prediction"})
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, ["model", "prediction", *keys], lineterminator="\n", restval="")
+    writer.writeheader()
+    writer.writerows(rows)
+    return buffer.getvalue()
+
+
+UNSEEN = {
+    "compound": "compounds",
+    "cell": "cell lines",
+    "plate": "batches of plates",
+    "both": "compounds and cell lines",
+}
+
+
+def describe_wells(metrics: dict[str, Any]) -> str:
+    """Say what was judged."""
+    what = UNSEEN[metrics["unseen"]]
+    seen = f"{what} unseen in training" if metrics["split"] == "test" else f"validation {what} (they stopped training)"
+    return (
+        f"{metrics['n_profiles']:,} wells, {metrics['n_compounds']:,} compounds, {metrics['n_cell_lines']:,} cell"
+        f" lines: {seen}"
+    )
+
+
+def caption(metrics: dict[str, Any]) -> list[str]:
+    """Return the lines under the tables: ceilings, best rows, which models, what was left out."""
+    ceiling = metrics["ceiling"]
+    lines: list[str] = []
+    if "rmse_floor" in ceiling:
+        best = f"a perfect mean reaches RMSE {_range(ceiling, 'rmse_floor')}"
+        if "delta_pcc_ceiling" in ceiling:
+            best += f", delta corr {_range(ceiling, 'delta_pcc_ceiling')}"
+        lines.append(
+            f"ceilings from {ceiling['n_pairs']:,} replicate pairs: {best}; a replicate well reaches RMSE"
+            f" {ceiling['replicate_rmse']:.3f}, PCC {ceiling['replicate_pcc']:.3f}, R2 {ceiling['replicate_r2']:.3f}"
+        )
+    if ceiling.get("energy_distance_real") is not None:
+        lines.append(
+            f"real against real: energy dist {ceiling['energy_distance_real']:.3f}, MMD {ceiling['mmd_real']:.4f},"
+            f" top-30 overlap of halves {ceiling['top30_overlap_half_half']}"
+            f" ({ceiling['top30_overlap_half_half_pooled']} pooled over cell lines)"
+        )
+    for row in metrics["rows"]:
+        if "rmse_infinite_samples" in row:
+            lines.append(f"{row_name(row)}: RMSE {row['rmse_infinite_samples']:.3f} without its sampling noise")
+    lines.append(f"best trivial row by RMSE: {metrics['best_trivial']}; best baseline: {metrics['best_baseline']}")
+    for model in metrics["models"]:
+        small = "" if model.get("published_size", True) else ", SMALL PRESET, not the published size"
+        lines.append(
+            f"{model['name']}: {model['n_parameters']:,} parameters{small}, {model['encoder']}, epoch"
+            f" {model['best_epoch']} of {model['epochs']} kept"
+        )
+    return [*lines, *metrics["notes"]]
+
+
+def _range(values: dict[str, Any], key: str) -> str:
+    low, high = values[f"{key}_interval"]
+    return f"{values[key]:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def _any(rows: list[dict[str, Any]], key: str) -> bool:
+    return any(row.get(key) is not None for row in rows)

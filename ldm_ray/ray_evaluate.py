@@ -1,0 +1,68 @@
+"""Scores blocks of wells in a pool of Ray actors, streamed by Ray Data and merged in order."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pyarrow as pa
+import ray
+import ray.data
+
+from ldm_ray.config import Config
+from ldm_ray.errors import LdmRayError
+from ldm_ray.evaluation.scoring import Runner, Scoring, in_turn
+from ldm_ray.evaluation.tally import Tally
+from ldm_ray.ray_cluster import connect
+from ldm_ray.ray_data import raise_reported, reported
+
+BLOCKS_WORTH_RAY = 8
+CPUS_PER_ACTOR = 0.5
+
+
+def block_runner(config: Config) -> Runner:
+    """Return what scores the blocks: Ray Data, or this process where starting Ray would take longer."""
+
+    def run(scoring: Scoring, on_progress: Callable[[int, int], None]) -> Iterator[Tally]:
+        blocks, workers = scoring.blocks(), config.evaluate.workers
+        if workers == 1 or (workers == 0 and len(blocks) < BLOCKS_WORTH_RAY):
+            yield from in_turn(scoring, on_progress)
+            return
+        connect(config.ray)
+        done = 0
+        for rows, tally in zip(blocks, _on_ray(scoring, len(blocks), workers), strict=True):
+            yield tally
+            done += len(rows)
+            on_progress(done, len(scoring.reader))
+
+    return run
+
+
+def _on_ray(scoring: Scoring, n_blocks: int, workers: int) -> Iterator[Tally]:
+    gpus, cpus = (int(ray.cluster_resources().get(name, 0)) for name in ("GPU", "CPU"))
+    ray.data.DataContext.get_current().execution_options.preserve_order = True
+    data = ray.data.from_items(list(range(n_blocks)), override_num_blocks=n_blocks).map_batches(
+        _Score,
+        fn_constructor_args=(ray.put(scoring),),
+        batch_size=1,
+        batch_format="pyarrow",
+        concurrency=min(workers or gpus or cpus, n_blocks),
+        num_gpus=1 if gpus else 0,
+        num_cpus=0 if gpus else CPUS_PER_ACTOR,
+    )
+    for table in data.iter_batches(batch_format="pyarrow", batch_size=1, prefetch_batches=0):
+        raise_reported(table)
+        yield Tally.from_bytes(table["tally"][0].as_py())
+
+
+class _Score:
+    """An actor of the pool; the networks are built once."""
+
+    def __init__(self, scoring: "ray.ObjectRef[Scoring]") -> None:
+        self._scoring: Scoring = ray.get(scoring)
+        self._blocks, self._models = self._scoring.blocks(), self._scoring.open_models()
+
+    def __call__(self, batch: pa.Table) -> Any:
+        try:
+            tallies = [self._scoring.tally(self._blocks[i], self._models) for i in batch["item"].to_pylist()]
+        except LdmRayError as error:
+            return reported(error)
+        return pa.table({"tally": pa.array([tally.to_bytes() for tally in tallies], pa.large_binary())})
