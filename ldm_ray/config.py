@@ -72,7 +72,7 @@ class Config(Settings):
     vae: VaeSettings = VaeSettings()
     schedule: ScheduleSettings = ScheduleSettings()
     denoiser: DenoiserSettings = DenoiserSettings()
-    train_vae: OptimiserSettings = OptimiserSettings(learning_rate=2e-3)
+    train_vae: OptimiserSettings = OptimiserSettings()
     train_ldm: OptimiserSettings = OptimiserSettings()
     pertdit: PertditSettings = PertditSettings()
     train_prnet: OptimiserSettings = PRNET
@@ -114,7 +114,9 @@ PAPER: dict[str, Any] = {
     "train_vae": TRIANGLE,
     "train_ldm": TRIANGLE,
 }
-PRESETS: dict[str, dict[str, Any]] = {"default": {}, "paper": PAPER}
+# Groups whose defaults are not their class's own: a file that names one key of them must not reset the others.
+RIVALS = {"train_prnet": PRNET.model_dump(), "train_pertdit": PERTDIT.model_dump()}
+PRESETS: dict[str, dict[str, Any]] = {"default": RIVALS, "paper": RIVALS | PAPER}
 
 
 def load_config(path: str | Path | None = None, overrides: tuple[str, ...] | list[str] = ()) -> Config:

@@ -63,11 +63,11 @@ def training(what: str) -> Iterator[Callable[[dict[str, Any]], None]]:
                 return
             if not bars:
                 waiting.stop()
-                bar = stack.enter_context(_bar(TextColumn("{task.fields[losses]}")))
+                bar = stack.enter_context(_narrow_bar(TextColumn("{task.fields[losses]}")))
                 bars.append((bar, bar.add_task(what, total=None, losses="")))
             losses = f"epoch {status['epoch'] + 1}  loss {status['loss']:.3f}"
             if "valid_loss" in status:
-                losses += f"  valid {status['valid_loss']:.3f}  best {status['best_loss']:.3f}"
+                losses += f"  valid {status['valid_loss']:.3f}"
             bar, task = bars[0]
             bar.update(task, completed=status["step"], total=status["total"], losses=losses)
 
@@ -107,13 +107,18 @@ def show_table(title: str, columns: list[str], rows: list[list[str]], caption: s
     wide.print(table)
 
 
-def _bar(*more: TextColumn) -> Progress:
+def _narrow_bar(*more: TextColumn) -> Progress:
+    """A bar that leaves room for more on 80 columns."""
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=8), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, *more, console=console)
+
+
+def _bar() -> Progress:
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=20),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        *more,
         console=console,
     )

@@ -134,3 +134,7 @@ def _next_commands(out: Path, dataset: PairedDataset, predictor: Predictor) -> N
     say(f"  {command} data describe {out / 'data'}")
     paths = f"--data {out / 'data'} --bundle {out / 'ldm'} --out {out / 'valid'}"
     say(f"  {command} evaluate {paths} --set evaluate.split=valid")
+    say(f"  {command} evaluate --table1 --data {out / 'data'} --out {out / 'table1'} --config {out / 'settings.yaml'}")
+    release = out / "release"
+    files = f"--gdsc {release / 'ic50.csv.gz'} --basal-profiles {release / 'basal_profiles.csv.gz'}"
+    say(f"  {command} evaluate --ic50 --bundle {out / 'ldm'} {files} --out {out / 'ic50'}")

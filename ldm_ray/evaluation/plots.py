@@ -132,18 +132,23 @@ def scores_by_model(rows: list[dict[str, Any]], ceiling: dict[str, Any], models:
             axes.legend(frameon=False, fontsize=7)
         axes.set_title(title, fontsize=9)
         axes.grid(axis="x", alpha=0.3)
-        _keep_one_draw_from_hiding_the_rest(axes, rows, key)
+        _keep_far_rows_from_hiding_the_rest(axes, rows, key)
         if number == 0:
             axes.set_yticks(range(len(rows)), [row_name(r) for r in rows])
             axes.invert_yaxis()
     return figure
 
 
-def _keep_one_draw_from_hiding_the_rest(axes: Axes, rows: list[dict[str, Any]], key: str) -> None:
-    """A single draw's share is far below 0 by nature; cut the axis and say so."""
+def _keep_far_rows_from_hiding_the_rest(axes: Axes, rows: list[dict[str, Any]], key: str) -> None:
+    """A single draw's share is far below 0 by nature, and a bad model's RMSE far above; cut the axis and say so."""
     if key == "explained_share":
         axes.set_xlim(left=-1.0)
-        axes.set_xlabel("axis cut at -1 (one draw lies below)", fontsize=7)
+        axes.set_xlabel("axis cut at -1 (draws lie below)", fontsize=7)
+    if key == "rmse":
+        limit = 1.6 * max(row[key] for row in rows if row["model"] in ("control", "train_mean"))
+        if max(row[key] for row in rows) > limit:
+            axes.set_xlim(right=limit)
+            axes.set_xlabel(f"axis cut at {limit:.1f}", fontsize=7)
 
 
 def _density(axes: Axes, x: np.ndarray, y: np.ndarray, title: str) -> None:

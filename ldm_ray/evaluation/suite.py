@@ -16,7 +16,7 @@ from ldm_ray.evaluation.tally import Tally, merge
 from ldm_ray.evaluation.truth import open_truth
 from ldm_ray.evaluation.wells import Wells, draw_sample, open_wells
 from ldm_ray.keys import keys_of
-from ldm_ray.settings import EvaluateSettings
+from ldm_ray.settings import EvaluateSettings, PertditSettings
 from ldm_ray.training.bundle import Bundle, check_splits
 
 Progress = Callable[[str, int, int], None]
@@ -144,30 +144,18 @@ def conclude(dataset: PairedDataset, scoring: Scoring, tally: Tally) -> Evaluati
 
 def describe_model(name: str, bundle: Bundle) -> dict[str, Any]:
     """Say which model a row is: its kind, size, epochs and what it was trained on."""
-    own = {"ldm": ("ldm.", "vae.")}.get(bundle.kind, ("net.",))
-    buffers = (
-        "gene_mean",
-        "gene_scale",
-        "latent_mean",
-        "latent_scale",
-        "basal_mean",
-        "basal_scale",
-        "x_mean",
-        "x_scale",
-    )
-    sizes = [v.numel() for key, v in bundle.tensors.items() if key.startswith(own) and not key.endswith(buffers)]
+    networks = [bundle.build_ldm(), bundle.build_vae()] if bundle.kind == "ldm" else [bundle.build_baseline()]
     described = {
         "name": name,
         "kind": bundle.kind,
-        "n_parameters": sum(sizes),
+        "n_parameters": sum(p.numel() for network in networks for p in network.parameters()),
         "epochs": len(bundle.metadata["history"]),
         "best_epoch": bundle.metadata["best_epoch"] + 1,
         "encoder": bundle.metadata["encoder"]["name"],
         "seed": bundle.config.seed,
     }
     if bundle.kind.startswith("pertdit"):
-        default = type(bundle.config.pertdit)()
-        described["published_size"] = bundle.config.pertdit == default
+        described["published_size"] = bundle.config.pertdit == PertditSettings()
     return described
 
 

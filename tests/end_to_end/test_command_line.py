@@ -133,3 +133,62 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments: list[str], message: st
     assert message in run.stderr
     assert [line for line in run.stderr.splitlines() if line.strip()] == [run.stderr.strip()]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_figure_3_alone(demo: Path, tmp_path: Path) -> None:
+    out = tmp_path / "fig3"
+    ldm_ray("evaluate", "--fig3", "--data", str(demo / "data"), "--bundle", str(demo / "ldm"), "--out", str(out))
+    assert {path.name for path in out.iterdir()} == {"correlation_heatmaps.png", "fig3.json"}
+    figures = json.loads((out / "fig3.json").read_text())
+    assert 0 <= figures["ceiling"]["top30_overlap_half_half"] <= 30
+    assert {row["model"] for row in figures["rows"]} >= {"ldm", "ridge", "oracle"}
+
+
+def test_table_2(demo: Path, tmp_path: Path) -> None:
+    """Drug sensitivity on the simulated counterpart of GDSC2."""
+    release, out = demo / "release", tmp_path / "ic50"
+    files = ["--gdsc", str(release / "ic50.csv.gz"), "--basal-profiles", str(release / "basal_profiles.csv.gz")]
+    run = ldm_ray(
+        "evaluate",
+        "--ic50",
+        "--bundle",
+        str(demo / "ldm"),
+        *files,
+        "--out",
+        str(out),
+        "--set",
+        "ic50.seeds=[0]",
+        "--json",
+    )
+    metrics = json.loads(run.stdout)
+    for found in metrics["splits"].values():
+        assert {row["model"] for row in found["rows"]} >= {"drug mean + cell mean", "ldm profile + embedding"}
+    assert {"ic50.json", "ic50.csv", "ic50.html", "ic50.png"} == {path.name for path in out.iterdir()}
+
+
+def test_table_1_trains_what_it_compares_once(demo: Path, tmp_path: Path) -> None:
+    out, settings = tmp_path / "table1", str(demo / "settings.yaml")
+    command = ["evaluate", "--table1", "--data", str(demo / "data"), "--out", str(out), "--config", settings]
+    command += ["--set", "table1.unseen=[plate]", "--set", "train_prnet.epochs=2", "--set", "evaluate.max_profiles=100"]
+    ldm_ray(*command)
+    table = json.loads((out / "table1.json").read_text())
+    assert {row["model"] for row in table["sides"][0]["rows"]} >= {"ldm", "prnet", "plate_mean"}
+    assert "Unseen batches of plates" in (out / "table1.html").read_text()
+    trained = (out / "models" / "plate" / "seed0" / "ldm" / "metadata.json").stat().st_mtime_ns
+    ldm_ray(*command)
+    assert (out / "models" / "plate" / "seed0" / "ldm" / "metadata.json").stat().st_mtime_ns == trained
+    assert "holds a campaign with other settings" in ldm_ray(*command, "--seed", "5", code=2).stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["evaluate", "--out", "x"], "give --data, and --bundle or --table1"),
+        (["evaluate", "--out", "x", "--ic50"], "--ic50 wants --bundle, --gdsc and --basal-profiles"),
+        (["evaluate", "--out", "x", "--ic50", "--fig3"], "give one of --table1, --fig3 and --ic50"),
+        (["data", "resplit", "nowhere", "--unseen", "moon", "--out", "x"], "--unseen must be one of cell, both, plate"),
+        (["train", "baseline", "--kind", "x", "--data", "nowhere", "--out", "x"], "nowhere is not a paired dataset"),
+    ],
+)
+def test_bad_requests_to_judge_are_one_line(arguments: list[str], message: str, tmp_path: Path) -> None:
+    test_bad_input_is_one_line_and_exit_code_2(arguments, message, tmp_path)

@@ -64,3 +64,12 @@ def test_settings_are_frozen() -> None:
 @pytest.mark.parametrize("name", ["demo", "paper", "mini", "longer"])
 def test_shipped_settings_load(name: str) -> None:
     load_config(Path(__file__).parents[2] / "jobs" / "configs" / f"{name}.yaml")
+
+
+def test_naming_one_key_of_a_group_leaves_the_others(tmp_path: Path) -> None:
+    file = tmp_path / "settings.yaml"
+    file.write_text("train_prnet:\n  epochs: 3\ntrain_vae:\n  epochs: 7\n")
+    config, default = load_config(file, ["train_pertdit.epochs=5"]), load_config()
+    for name, epochs in (("train_prnet", 3), ("train_vae", 7), ("train_pertdit", 5)):
+        assert getattr(config, name) == getattr(default, name).model_copy(update={"epochs": epochs})
+    assert default == Config()
