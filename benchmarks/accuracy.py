@@ -19,8 +19,15 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = {"small": "demo.yaml", "full": "longer.yaml"}
-KEYS = ("rmse", "pcc", "r2", "delta_pcc", "systematic_pcc", "explained_share", "mse_gain_over_best_trivial")
-PLAIN = ("model", "prediction", "rmse_infinite_samples", "energy_distance", "correlation_error", "top30_overlap")
+KEYS = (
+    "rmse", "pcc", "r2", "delta_pcc", "systematic_pcc", "explained_share", "mse_gain_over_best_trivial",
+    "mse_gain_over_best_baseline", "top50_pcc", "precision_at_50", "discrimination", "coverage_50", "coverage_80",
+    "coverage_95", "crps",
+)  # fmt: skip
+PLAIN = (
+    "model", "prediction", "rmse_infinite_samples", "rmse_normalised", "delta_pcc_normalised", "energy_distance", "mmd",
+    "correlation_error", "top30_overlap",
+)  # fmt: skip
 
 
 def main() -> None:
@@ -64,10 +71,13 @@ def record(metrics: dict[str, Any], settings: str, wall_s: float | None) -> dict
     ]
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
     return {
-        "what": f"{metrics['n_profiles']} wells of {metrics['n_compounds']} unseen compounds",
+        "what": f"{metrics['n_profiles']} wells of {metrics['n_compounds']} compounds, unseen {metrics['unseen']}",
         "simulated": metrics["simulated"],
         "seed": metrics["seed"],
         "best_trivial": metrics["best_trivial"],
+        "best_baseline": metrics["best_baseline"],
+        "unseen": metrics["unseen"],
+        "models": metrics["models"],
         "wall_s": None if wall_s is None else round(wall_s),
         "machine": f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}",
         "python": platform.python_version(),

@@ -21,7 +21,11 @@ def evaluate(
     data: Annotated[str | None, typer.Option("--data", help="Folder URL of a paired dataset.")] = None,
     bundle: Annotated[list[str] | None, typer.Option(help="Bundle of a trained model or rival; repeatable.")] = None,
     table1: Annotated[
-        bool, typer.Option("--table1", help="Train what --bundle does not give, for every split and seed of `table1`.")
+        bool,
+        typer.Option(
+            "--table1",
+            help="Train and judge the model and its rivals, for every side and seed of the setting `table1`.",
+        ),
     ] = False,
     fig3: Annotated[bool, typer.Option("--fig3", help="Only Fig. 3: gene-gene correlations.")] = False,
     ic50: Annotated[bool, typer.Option("--ic50", help="Table 2: drug sensitivity from predicted profiles.")] = False,
@@ -46,7 +50,9 @@ def evaluate(
         return
     if data is None or not (bundles or table1):
         raise SettingsError("give --data, and --bundle or --table1")
-    if table1 and not bundles:
+    if table1 and bundles:
+        raise SettingsError("--table1 trains its own models (setting `table1`); leave --bundle out")
+    if table1:
         from ldm_ray.ray_campaign import run_table1
 
         result = run_table1(data, out, resolved)

@@ -9,7 +9,7 @@ from ldm_ray.baselines.build import BASELINE_KINDS, encoder_settings
 from ldm_ray.config import Config, dump_config
 from ldm_ray.console import counting, say, show_table, staged, training
 from ldm_ray.data.dataset import PairedDataset, open_dataset
-from ldm_ray.data.resplit import by_of, resplit
+from ldm_ray.data.resplit import by_of, empty_side, resplit
 from ldm_ray.data.store import Store
 from ldm_ray.errors import DataError, SettingsError
 from ldm_ray.evaluation.campaign import campaign_tables, write_campaign
@@ -18,6 +18,7 @@ from ldm_ray.evaluation.suite import evaluate
 from ldm_ray.ray_embed import embed
 from ldm_ray.ray_evaluate import block_runner
 from ldm_ray.ray_train import RUN, train_baseline, train_ldm, train_vae
+from ldm_ray.settings import Table1Settings
 from ldm_ray.training.bundle import Bundle, bundle_exists, load_bundle
 
 SETTINGS = "settings.yaml"
@@ -38,23 +39,38 @@ def run_table1(data: str, out: str, config: Config) -> dict[str, Any]:
         DataError: If `out` holds a campaign with other settings.
     """
     dataset, store = open_dataset(data, config.storage_options), Store(out, config.storage_options)
-    text = dump_config(config)
+    # Sides, seeds and rivals may be added to a campaign; what was trained stays comparable.
+    text = dump_config(config.model_copy(update={"table1": Table1Settings(), "seed": 0}))
     if store.exists(SETTINGS) and store.read_bytes(SETTINGS).decode() != text:
         raise DataError(f"{out} holds a campaign with other settings; take another --out")
     store.write_bytes(SETTINGS, text.encode())
-    runs: list[dict[str, Any]] = []
-    for unseen in config.table1.unseen:
-        held = dataset
-        if unseen != by_of(dataset):
-            with counting(f"holding out by {unseen}") as progress:
-                held = resplit(dataset, unseen, Store(store.path(f"data/{unseen}"), config.storage_options), progress)
-        for seed in config.table1.seeds:
-            runs.append(_one(held, unseen, store, config.model_copy(update={"seed": seed})))
+    runs = [
+        _one(held, unseen, store, config.model_copy(update={"seed": seed}))
+        for unseen, held in _held_out(dataset, store, config).items()
+        for seed in config.table1.seeds
+    ]
     result = write_campaign(store, runs, config)
     for table in campaign_tables(result):
         show_table(table.title, table.head, table.body)
     say(f"written: {store.path('table1.html')}")
     return result
+
+
+def _held_out(dataset: PairedDataset, store: Store, config: Config) -> dict[str, PairedDataset]:
+    """Return the dataset of each side; one that would be empty is said and left out before anything is trained."""
+    sides: dict[str, PairedDataset] = {}
+    for unseen in config.table1.unseen:
+        if unseen == by_of(dataset):
+            sides[unseen] = dataset
+        elif side := empty_side(dataset, unseen):
+            say(f"unseen {unseen} is left out: its {side} side would be empty")
+        else:
+            with counting(f"holding out by {unseen}") as progress:
+                folder = Store(store.path(f"data/{unseen}"), config.storage_options)
+                sides[unseen] = resplit(dataset, unseen, folder, progress)
+    if not sides:
+        raise DataError(f"{dataset.url} can hold out none of {', '.join(config.table1.unseen)}")
+    return sides
 
 
 def train_rival(
@@ -78,7 +94,9 @@ def _one(dataset: PairedDataset, unseen: str, store: Store, config: Config) -> d
     """Train and judge one side and seed; return its metrics."""
     report = Store(store.path(f"{unseen}/seed{config.seed}"), config.storage_options)
     if report.exists(METRICS):
-        return report.read_json(METRICS)
+        judged = report.read_json(METRICS)
+        if {model["name"] for model in judged["models"]} == {"ldm", *config.table1.rivals}:
+            return judged
     say(f"unseen {unseen}, seed {config.seed}")
     folder = Store(store.path(f"models/{unseen}/seed{config.seed}"), config.storage_options)
     bundles = [_ldm(dataset, folder, config)]

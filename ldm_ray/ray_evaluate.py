@@ -10,11 +10,13 @@ import ray.data
 from ldm_ray.config import Config
 from ldm_ray.errors import LdmRayError
 from ldm_ray.evaluation.scoring import Runner, Scoring, in_turn
-from ldm_ray.evaluation.tally import Tally
+from ldm_ray.evaluation.tally import Tally, merge
 from ldm_ray.ray_cluster import connect
 from ldm_ray.ray_data import raise_reported, reported
 
 BLOCKS_WORTH_RAY = 8
+BLOCKS_PER_TASK = 4
+"""Merged where they are scored: a tally is as large as its gene-gene moments, however few its wells."""
 CPUS_PER_ACTOR = 0.5
 
 
@@ -27,24 +29,24 @@ def block_runner(config: Config) -> Runner:
             yield from in_turn(scoring, on_progress)
             return
         connect(config.ray)
-        done = 0
-        for rows, tally in zip(blocks, _on_ray(scoring, len(blocks), workers), strict=True):
+        starts = list(range(0, len(blocks), BLOCKS_PER_TASK))
+        for start, tally in zip(starts, _on_ray(scoring, starts, workers), strict=True):
             yield tally
-            done += len(rows)
-            on_progress(done, len(scoring.reader))
+            done = blocks[min(start + BLOCKS_PER_TASK, len(blocks)) - 1][-1] + 1
+            on_progress(int(done), len(scoring.reader))
 
     return run
 
 
-def _on_ray(scoring: Scoring, n_blocks: int, workers: int) -> Iterator[Tally]:
+def _on_ray(scoring: Scoring, starts: list[int], workers: int) -> Iterator[Tally]:
     gpus, cpus = (int(ray.cluster_resources().get(name, 0)) for name in ("GPU", "CPU"))
     ray.data.DataContext.get_current().execution_options.preserve_order = True
-    data = ray.data.from_items(list(range(n_blocks)), override_num_blocks=n_blocks).map_batches(
+    data = ray.data.from_items(starts, override_num_blocks=len(starts)).map_batches(
         _Score,
         fn_constructor_args=(ray.put(scoring),),
         batch_size=1,
         batch_format="pyarrow",
-        concurrency=min(workers or gpus or cpus, n_blocks),
+        concurrency=min(workers or gpus or cpus, len(starts)),
         num_gpus=1 if gpus else 0,
         num_cpus=0 if gpus else CPUS_PER_ACTOR,
     )
@@ -62,7 +64,11 @@ class _Score:
 
     def __call__(self, batch: pa.Table) -> Any:
         try:
-            tallies = [self._scoring.tally(self._blocks[i], self._models) for i in batch["item"].to_pylist()]
+            tallies = [self._merged(start) for start in batch["item"].to_pylist()]
         except LdmRayError as error:
             return reported(error)
         return pa.table({"tally": pa.array([tally.to_bytes() for tally in tallies], pa.large_binary())})
+
+    def _merged(self, start: int) -> Tally:
+        blocks = self._blocks[start : start + BLOCKS_PER_TASK]
+        return merge(self._scoring.tally(rows, self._models) for rows in blocks)

@@ -175,6 +175,8 @@ def _run(
             store.remove(name)
         raise LdmRayError(status["diverged"])
     bundle = _finish(kind, dataset, vae, config, result.checkpoint)
+    if kind != "vae":
+        bundle = _calibrated(bundle, dataset, use_gpu)
     _save(bundle, store, config)
     return bundle
 
@@ -231,4 +233,12 @@ def _finish(
     if vae:
         metadata["vae_history"] = vae.metadata["history"]
         more |= vae.tensors
-    return calibrate(Bundle(kind, config, metadata, tensors | more), dataset)
+    return Bundle(kind, config, metadata, tensors | more)
+
+
+def _calibrated(bundle: Bundle, dataset: PairedDataset, use_gpu: bool) -> Bundle:
+    """Calibrate where the model was trained: the driver's machine may have no GPU."""
+    if not use_gpu:
+        return calibrate(bundle, dataset)
+    calibrated: Bundle = ray.get(ray.remote(calibrate).options(num_gpus=1).remote(bundle, dataset))
+    return calibrated

@@ -99,6 +99,7 @@ def fit_baselines(
         moments.add(delta, np.array([groups[key] for key in cell_time(wells)]))
         done += len(wells)
         on_progress(done, total)
+    neighbours.finish()
     for wells in valid.stream(rows_per_block):
         choosing.add(features.of(wells), wells.y.astype(np.float64) - wells.basal)
         neighbours.validate(wells)

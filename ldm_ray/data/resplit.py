@@ -63,16 +63,14 @@ def resplit(
         if by_of(there) != unseen or there.manifest["splits"]["of"] != _digest(dataset):
             raise DataError(f"{out.url} already holds another dataset")
         return there
-    frame = dataset.profiles(["compound_id", "cell_id", "condition_id", *SPLIT_COLUMNS]).to_pandas()
-    frame["side"] = held_out({name: frame[name].to_numpy() for name in SPLIT_COLUMNS}, unseen)
-    sizes = frame["side"].value_counts()
-    empty = [side for side in SPLITS if not sizes.get(side, 0)]
-    if empty:
-        raise DataError(f"{dataset.url} has too few {unseen} groups to hold out: its {empty[0]} side would be empty")
-    files = []
+    frame = _sides(dataset, unseen)
+    if side := empty_side(dataset, unseen):
+        raise DataError(f"{dataset.url} has too few {unseen} groups to hold out: its {side} side would be empty")
+    files: list[dict[str, Any]] = []
     for number, entry in enumerate(dataset.manifest["files"]):
         table = _resplit_rows(dataset.store.read_table(entry["path"]), dataset, unseen)
-        files.append(write_wells(out, f"{PROFILES}/part-{number:05d}.parquet", table))
+        if len(table):
+            files.append(write_wells(out, f"{PROFILES}/part-{number:05d}.parquet", table))
         on_progress(number + 1, len(dataset.manifest["files"]))
     names = [BASAL, COMPOUNDS, CELLS, TRUTH, *(f"{EMBEDDINGS}/{name}" for name in dataset.store.names(EMBEDDINGS))]
     for name in names:
@@ -80,6 +78,18 @@ def resplit(
             out.write_bytes(name, dataset.store.read_bytes(name))
     out.write_json(MANIFEST, _manifest(dataset, unseen, files, frame[frame["side"] != LEFT_OUT]))
     return open_dataset(out.url, out.storage_options)
+
+
+def empty_side(dataset: PairedDataset, unseen: Unseen) -> str:
+    """Return the first side that would hold no well; empty if all would hold some."""
+    present = set(_sides(dataset, unseen)["side"])
+    return next((side for side in SPLITS if side not in present), "")
+
+
+def _sides(dataset: PairedDataset, unseen: Unseen) -> pd.DataFrame:
+    """Ids of all wells, and the side that each would be on."""
+    frame: pd.DataFrame = dataset.profiles(["compound_id", "cell_id", "condition_id", *SPLIT_COLUMNS]).to_pandas()
+    return frame.assign(side=held_out({name: frame[name].to_numpy() for name in SPLIT_COLUMNS}, unseen))
 
 
 def by_of(dataset: PairedDataset) -> str:

@@ -16,27 +16,34 @@ class Ceiling:
 
     Attributes:
         n_pairs: Pairs in all.
+        n_wells: Wells in them.
+        n_cell_lines: Cell lines in them.
         replicate_rmse: A replicate taken as the prediction of the other, the ceiling of one draw.
         replicate_pcc: Likewise.
         replicate_r2: Likewise.
         replicate_delta_pcc: corr(y - C', y'' - C''), each with its own plate's reserved control, averaged per
             condition, then per cell line; None without reserved controls.
-        rmse_floor: sqrt(mean (y - y'')^2 / 2), what a perfect mean would reach.
+        rmse_floor: sqrt(mean (y - y'')^2 / 2), what a perfect mean that knows no plate would reach.
         delta_pcc_ceiling: What a perfect mean would reach: the square root of each condition's replicate delta
             correlation (0 where that is negative), averaged as the scores are; None without reserved controls.
+            Conditions without effect but with noise raise it a little, strong noisy ones lower it a little.
+        delta_pcc_root_of_mean: The square root of `replicate_delta_pcc`.
     """
 
     n_pairs: int
+    n_wells: int
+    n_cell_lines: int
     replicate_rmse: Interval
     replicate_pcc: Interval
     replicate_r2: Interval
     replicate_delta_pcc: Interval | None
     rmse_floor: Interval
     delta_pcc_ceiling: Interval | None
+    delta_pcc_root_of_mean: Interval | None
 
     def as_dict(self) -> dict[str, object]:
         """Return the values by name, and their intervals as `<name>_interval`."""
-        values: dict[str, object] = {"n_pairs": self.n_pairs}
+        values: dict[str, object] = {name: getattr(self, name) for name in ("n_pairs", "n_wells", "n_cell_lines")}
         for name, value in vars(self).items():
             if isinstance(value, Interval):
                 values |= {name: value.value, f"{name}_interval": value.as_list()}
@@ -62,24 +69,31 @@ def measure_ceiling(wells: Wells, delta_rows: np.ndarray, boot: Bootstrap) -> Ce
     compound, ones = wells.frame["compound_id"].to_numpy()[first], np.ones(len(first))
     squared = squared_error_per_profile(y, other)
     scored = delta_rows[first] & delta_rows[second]
-    delta = _replicate_delta(wells, first[scored], second[scored], boot) if scored.any() else (None, None)
+    delta = _replicate_delta(wells, first[scored], second[scored], boot) if scored.any() else (None, None, None)
     return Ceiling(
         n_pairs=len(first),
+        n_wells=len(np.unique(np.concatenate([first, second]))),
+        n_cell_lines=int(wells.frame["cell_id"].iloc[first].nunique()),
         replicate_rmse=boot.ratio(compound, squared, ones, np.sqrt),
         replicate_pcc=boot.ratio(compound, pearson_per_profile(y, other), ones),
         replicate_r2=boot.ratio(compound, r2_per_profile(y, other), ones),
         replicate_delta_pcc=delta[0],
         rmse_floor=boot.ratio(compound, squared / 2, ones, np.sqrt),
         delta_pcc_ceiling=delta[1],
+        delta_pcc_root_of_mean=delta[2],
     )
 
 
-def _replicate_delta(wells: Wells, first: np.ndarray, second: np.ndarray, boot: Bootstrap) -> tuple[Interval, Interval]:
+def _replicate_delta(
+    wells: Wells, first: np.ndarray, second: np.ndarray, boot: Bootstrap
+) -> tuple[Interval, Interval, Interval]:
     scores = pearson_per_profile(*(wells.y[side] - wells.reserved[side] for side in (first, second)))
     columns = (wells.frame[name].to_numpy()[first] for name in ("condition_id", "compound_id", "cell_id"))
     mean, compound, cell = per_condition(scores, *columns)
     ones, root = np.ones(len(mean)), np.sqrt(np.maximum(mean, 0.0))
-    return boot.mean_of_ratios(compound, cell, mean, ones), boot.mean_of_ratios(compound, cell, root, ones)
+    plain = boot.mean_of_ratios(compound, cell, mean, ones)
+    of_mean = boot.mean_of_ratios(compound, cell, mean, ones, lambda values: np.sqrt(np.maximum(values, 0.0)))
+    return plain, boot.mean_of_ratios(compound, cell, root, ones), of_mean
 
 
 def _replicate_pairs(wells: Wells) -> tuple[np.ndarray, np.ndarray]:

@@ -8,6 +8,7 @@ from ldm_ray.evaluation.metrics import pearson_per_profile
 from ldm_ray.evaluation.wells import Wells
 
 TOP = 50
+AT_ONCE = 512
 
 
 @dataclass(frozen=True)
@@ -99,13 +100,17 @@ def discrimination(effect: np.ndarray, predicted: np.ndarray) -> np.ndarray:
         effect: Measured effects of P conditions, (P, n_genes), P at least 2.
         predicted: Predictions for them, in the same order.
     """
-    # |a - b|^2 but for |a|^2, which is the same for all candidates of a prediction
-    distance = (effect**2).sum(axis=1)[None, :] - 2 * predicted @ effect.T
-    own = distance.diagonal()[:, None]
-    tolerance = 1e-9 * max(1.0, float(np.abs(distance).max()))
-    nearer = (distance < own - tolerance).sum(axis=1)
-    ties = (np.abs(distance - own) <= tolerance).sum(axis=1) - 1
-    return np.asarray(1 - (nearer + 0.5 * ties) / (len(effect) - 1))
+    size, scores = (effect**2).sum(axis=1), []
+    for start in range(0, len(effect), AT_ONCE):
+        rows = slice(start, start + AT_ONCE)
+        # |a - b|^2 but for |a|^2, which is the same for all candidates of a prediction
+        distance = size[None, :] - 2 * predicted[rows] @ effect.T
+        own = distance[np.arange(len(distance)), start + np.arange(len(distance))][:, None]
+        tolerance = 1e-9 * max(1.0, float(size.max()))
+        nearer = (distance < own - tolerance).sum(axis=1)
+        ties = (np.abs(distance - own) <= tolerance).sum(axis=1) - 1
+        scores.append(1 - (nearer + 0.5 * ties) / (len(effect) - 1))
+    return np.concatenate(scores)
 
 
 def _extremes(values: np.ndarray, top: int) -> tuple[np.ndarray, np.ndarray]:

@@ -22,7 +22,8 @@ def write_exports(store: Store, dataset: PairedDataset, wells: Wells, prediction
 
     `wells.h5ad` has measured profiles in X, every prediction in a layer, and the controls in layers `basal` and
     `reserved`. `cell_eval/real.h5ad` and one file a model that can draw hold treated and control wells one under the
-    other, with the columns `perturbation` and `cell_line` that cell-eval asks for.
+    other, with the columns `perturbation` and `cell_line` that cell-eval asks for. A control row is the mean of the
+    `n_wells` reserved wells of a plate: it varies less than a well does.
 
     Returns:
         Names of the files.
@@ -34,8 +35,10 @@ def write_exports(store: Store, dataset: PairedDataset, wells: Wells, prediction
     names = [_write(store, WELLS, adata)]
     control_rows = np.unique(wells.frame["reserved_basal_id"][wells.has_reserved].to_numpy(), return_index=True)[1]
     controls = wells.take(np.flatnonzero(wells.has_reserved)[control_rows])
-    control_obs = _obs(dataset, controls).assign(perturbation=CONTROL)
-    control_obs.index = "control:" + control_obs.index
+    n_wells = dataset.basal["n_wells"].to_numpy()[controls.frame["reserved_basal_id"].to_numpy()]
+    treatment = {"parent_smiles": "", "dose_um": 0.0, "condition_id": -1, "has_reserved": True}
+    control_obs = _obs(dataset, controls).assign(perturbation=CONTROL, n_wells=n_wells, **treatment)
+    control_obs.index = "control:" + controls.frame["reserved_basal_id"].astype(str).to_numpy()
     clouds = {"real": wells.y} | {p.model: p.y_hat for p in predictions if p.kind == "one_draw"}
     for name, values in clouds.items():
         both = np.concatenate([values, controls.reserved])
@@ -60,6 +63,8 @@ def _obs(dataset: PairedDataset, wells: Wells) -> pd.DataFrame:
             "time_h": frame["time_h"].to_numpy(),
             "plate": frame["plate"].to_numpy(),
             "condition_id": frame["condition_id"].to_numpy(),
+            "n_wells": 1,
+            "has_reserved": wells.has_reserved,
         },
         index=frame["profile_id"].astype(str).to_numpy(),
     )

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 
-from ldm_ray.baselines.build import BASELINE_KINDS
 from ldm_ray.baselines.fit import TRIVIAL
 from ldm_ray.evaluation.bootstrap import Bootstrap, Interval, by_compound
 from ldm_ray.evaluation.ceiling import measure_ceiling
@@ -17,8 +16,7 @@ from ldm_ray.evaluation.scoring import Scoring
 from ldm_ray.evaluation.tally import RowTally
 from ldm_ray.evaluation.wells import Wells
 
-RIVALS = (*TRIVIAL, "ridge", "knn", *BASELINE_KINDS)
-"""Rows that a claim must beat, the best of them, well by well."""
+SIMPLE = (*TRIVIAL, "ridge", "knn")
 MEANS = ("pcc", "r2", "crps", "coverage_50", "coverage_80", "coverage_95")
 
 
@@ -29,11 +27,17 @@ class Judge:
         scoring: The wells, and what is scored.
         wells: The sampled ones.
         halves: Moments of two halves of the measured wells.
+        unseen: What the test side has that training has not.
     """
 
-    def __init__(self, scoring: Scoring, wells: Wells, halves: tuple[GeneMoments, GeneMoments]) -> None:
+    def __init__(
+        self, scoring: Scoring, wells: Wells, halves: tuple[GeneMoments, GeneMoments], unseen: str = "compound"
+    ) -> None:
+        self.unseen = unseen
         self.wells, self.settings, self.sample = wells, scoring.settings, scoring.sample
         self.index = scoring.reader.index
+        rivals = [inputs.name for inputs in scoring.models if inputs.bundle.kind != "ldm"]
+        self.baselines = (*SIMPLE, *rivals)  # the best of them is what a claim must beat
         self.compound, self.condition, self.cell = (
             self.index[name].to_numpy() for name in ("compound_id", "condition_id", "cell_id")
         )
@@ -47,7 +51,6 @@ class Judge:
         self.delta_rows = has_reserved & np.isin(self.cell, enough)
         self.conditions_scored = np.flatnonzero(wells.has_reserved)
         self.conditions = judge_conditions(wells.take(self.conditions_scored))
-        self.plate_scored = np.zeros(len(self.index), dtype=bool)
 
     def score(self, tally: RowTally) -> dict[str, Any]:
         """Return one row of `metrics.json`."""
@@ -62,7 +65,6 @@ class Judge:
             if name in scores:
                 self._add(row, name, self._mean(scores[name]))
         self._add(row, "delta_pcc", self._delta(scores["delta_pcc"]))
-        self.plate_scored = ~np.isnan(scores["systematic_pcc"])
         self._add(row, "systematic_pcc", self._mean(scores["systematic_pcc"]))
         if "missed" in scores:
             share = self.boot.ratio(self.compound, scores["missed"], scores["explainable"], lambda left: 1 - left)
@@ -77,7 +79,7 @@ class Judge:
             Which rows these are, `best_trivial` and `best_baseline`.
         """
         names = {}
-        for key, among in (("best_trivial", TRIVIAL), ("best_baseline", RIVALS)):
+        for key, among in (("best_trivial", TRIVIAL), ("best_baseline", self.baselines)):
             means = [i for i, row in enumerate(rows) if row["model"] in among and row["prediction"] != "one_draw"]
             best = min(means, key=lambda i: rows[i]["rmse"])
             names[key] = rows[best]["model"]
@@ -101,14 +103,20 @@ class Judge:
             names = ", ".join(cells[cell] for cell in self.small_cells)
             limit = self.settings.min_wells_per_cell_line
             notes.append(f"delta: left out of the mean over cell lines, with fewer than {limit} scored wells: {names}")
-        plates = self.index["plate"]
-        skipped = plates.nunique() - plates[self.plate_scored].nunique()
+        limit = self.settings.min_compounds_per_plate
+        skipped = int((self.index.groupby("plate")["compound_id"].nunique() < limit).sum())
         if skipped:
-            limit = self.settings.min_compounds_per_plate
             notes.append(f"plate-centred: {skipped} plates with fewer than {limit} judged compounds not scored")
         notes.append(
             f"top-50, discrimination and ceilings: {self.sample.n_conditions:,} conditions, {len(self.wells):,} wells"
         )
+        if self.unseen != "compound":
+            units = {"cell": "cell_id", "both": "cell_id", "plate": "plate"}[self.unseen]
+            n_units = self.index[units].nunique()
+            what = "plates" if units == "plate" else "cell lines"
+            notes.append(
+                f"intervals resample compounds; what the {n_units} held-out {what} do to a score is not in them"
+            )
         return [*notes, self.distribution.note()]
 
     def _add_conditions(self, row: dict[str, Any], tally: RowTally) -> None:

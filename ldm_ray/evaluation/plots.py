@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ldm_ray.evaluation.correlation import top_genes
-from ldm_ray.evaluation.predictions import Prediction, row_name
+from ldm_ray.evaluation.predictions import ABLATIONS, Prediction, row_name
 from ldm_ray.evaluation.suite import Evaluation
 from ldm_ray.evaluation.wells import Wells
 
@@ -51,12 +51,16 @@ def predicted_against_measured(wells: Wells, predictions: list[Prediction], seed
     }
     figure = Figure(figsize=(4 * len(shown), 7.6), layout="constrained")
     grid = figure.subplots(2, len(shown), squeeze=False)
-    flat = np.random.default_rng([seed, 8]).permutation(wells.y.size)[:MAX_POINTS]
+    rng = np.random.default_rng([seed, 8])
+    flat = rng.permutation(wells.y.size)[:MAX_POINTS]
+    scored = np.flatnonzero(wells.has_reserved)  # a change is measured from a control that nobody has seen
+    some = rng.permutation(len(scored) * wells.y.shape[1])[:MAX_POINTS]
     for column, prediction in enumerate(shown):
         name = names["mean_delta" if prediction.model == "mean_delta" else prediction.kind]
         _density(grid[0, column], wells.y.flat[flat], prediction.y_hat.flat[flat], f"{name}\nexpression (log2)")
-        delta, measured = prediction.y_hat - wells.basal, wells.y - wells.reserved
-        _density(grid[1, column], measured.flat[flat], delta.flat[flat], "change from control (log2)")
+        if len(scored):
+            delta, measured = ((a - b)[scored] for a, b in ((prediction.y_hat, wells.basal), (wells.y, wells.reserved)))
+            _density(grid[1, column], measured.flat[some], delta.flat[some], "change from control (log2)")
     return figure
 
 
@@ -72,7 +76,7 @@ def correlation_heatmaps(evaluation: Evaluation, symbols: list[str]) -> Figure:
     drawing = {row["model"] for row in rows if row["prediction"] == "one_draw"}
     panels = [("measured", real)]
     for row, matrix in zip(rows, others, strict=True):
-        if "ldm-" in row["model"] or (row["model"] in drawing) != (row["prediction"] == "one_draw"):
+        if row["model"].endswith(ABLATIONS) or (row["model"] in drawing) != (row["prediction"] == "one_draw"):
             continue
         told = f"{row['top30_overlap']} of 30 shared, error {row['correlation_error']:.1f}"
         panels.append((f"{row_name(row)}\n{told}", matrix))

@@ -19,6 +19,9 @@ from ldm_ray.predictor import Predictor
 from ldm_ray.settings import EncoderSettings
 from ldm_ray.training.bundle import Bundle
 
+ABLATIONS = ("-no-compound", "-shuffled-compound", "-no-dose", "-no-time")
+"""What the rows of a model that is asked without an input end in."""
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -39,10 +42,6 @@ class Prediction:
     sd: np.ndarray | None = None
     latent_var: np.ndarray | None = None
     n_samples: int = 1
-
-    def take(self, rows: np.ndarray) -> "Prediction":
-        """Return the prediction for some of the wells, without its spread."""
-        return replace(self, y_hat=self.y_hat[rows], sd=None, latent_var=None)
 
 
 def row_name(row: dict[str, Any]) -> str:
@@ -111,7 +110,7 @@ class Model:
             yield Prediction(self.name, *self._mean(wells, condition))
         if not self.is_rival:
             for what, changed in self._ablations(wells, condition):
-                yield Prediction(f"{self.name}-{what}", *self._mean(wells, changed))
+                yield Prediction(self.name + what, *self._mean(wells, changed))
 
     def condition(self, wells: Wells) -> Condition:
         """Gather the model's input for wells."""
@@ -144,10 +143,13 @@ class Model:
         shuffled = self._inputs.embeddings[order[self._places(wells.frame["compound_id"].to_numpy())]]
         raw = self.predictor.bundle.config.denoiser.raw_inputs
         none, one = torch.zeros_like(condition.dose_um), torch.ones_like(condition.dose_um)
-        yield "no-compound", replace(condition, compound=torch.zeros_like(condition.compound))
-        yield "shuffled-compound", replace(condition, compound=self._tensor(shuffled))
-        yield "no-dose", replace(condition, dose_um=none if raw else one)  # log10 of 1 um is 0
-        yield "no-time", replace(condition, time_h=none)
+        changes = (
+            replace(condition, compound=torch.zeros_like(condition.compound)),
+            replace(condition, compound=self._tensor(shuffled)),
+            replace(condition, dose_um=none if raw else one),  # log10 of 1 um is 0
+            replace(condition, time_h=none),
+        )
+        yield from zip(ABLATIONS, changes, strict=True)
 
     def _places(self, compound_ids: np.ndarray) -> np.ndarray:
         return np.searchsorted(self._inputs.compounds, compound_ids)

@@ -30,6 +30,7 @@ PAPER = ScoreTable(
     "As Kim & Yoo report them, on 836,841 profiles of GSE92742, one draw each. They are not comparable with the rows"
     " above, which are of other wells; they stand here so that nobody has to look them up.",
 )
+FEWEST_COMPOUNDS = 10
 SIMULATED = "Simulated data: the genes are made up, and nothing on this page is biology."
 
 
@@ -135,21 +136,26 @@ def write_figure_3(url: str, evaluation: Evaluation, dataset: PairedDataset, con
 def in_short(metrics: dict[str, Any]) -> list[str]:
     """Say in sentences what a reader should take home."""
     lines = []
+    if metrics["n_compounds"] < FEWEST_COMPOUNDS:
+        return [f"{metrics['n_compounds']} compounds are too few for a verdict."]
     for model in metrics["models"]:
         means = [r for r in metrics["rows"] if r["model"] == model["name"] and r["prediction"] != "one_draw"]
-        best = min(means, key=lambda row: row["rmse"])
-        low, high = best["mse_gain_over_best_baseline_interval"]
-        verdict = "better than" if low > 0 else "worse than" if high < 0 else "not distinguishable from"
+        told = next((row for row in means if row["prediction"] == "mean_direct"), means[0])
+        if model["name"] == metrics["best_baseline"]:
+            lines.append(f"{row_name(told)} is itself the best baseline.")
+            continue
+        low, high = told["mse_gain_over_best_baseline_interval"]
+        verdict = "lower than" if low > 0 else "higher than" if high < 0 else "not distinguishable from"
         lines.append(
-            f"{row_name(best)}: squared error {verdict} the best baseline ({metrics['best_baseline']}), saving"
-            f" {100 * best['mse_gain_over_best_baseline']:+.1f}% [{100 * low:+.1f}, {100 * high:+.1f}]."
+            f"{row_name(told)}: squared error {verdict} that of the best baseline ({metrics['best_baseline']}), saving"
+            f" {100 * told['mse_gain_over_best_baseline']:+.1f}% [{100 * low:+.1f}, {100 * high:+.1f}]."
         )
-        if best.get("systematic_pcc") is not None:
-            low, high = best["systematic_pcc_interval"]
-            what = "tells compounds apart" if low > 0 else "does not tell compounds apart"
+        if told.get("systematic_pcc") is not None:
+            low, high = told["systematic_pcc_interval"]
+            what = "tells treatments apart" if low > 0 else "does not tell treatments apart"
             lines.append(
-                f"{row_name(best)}: {what} on a plate (plate-centred correlation {best['systematic_pcc']:.3f}"
-                f" [{low:.3f}, {high:.3f}])."
+                f"{row_name(told)}: {what} on a plate (plate-centred correlation {told['systematic_pcc']:.3f}"
+                f" [{low:.3f}, {high:.3f}]); whether by structure, the ablation rows say."
             )
     return lines
 

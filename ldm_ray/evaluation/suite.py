@@ -9,6 +9,8 @@ import numpy as np
 from ldm_ray.baselines.fit import TRIVIAL, fit_baselines
 from ldm_ray.chem.fingerprint import MorganEncoder
 from ldm_ray.data.dataset import PairedDataset
+from ldm_ray.data.resplit import by_of
+from ldm_ray.errors import BundleError
 from ldm_ray.evaluation.judge import Judge
 from ldm_ray.evaluation.predictions import Prediction, model_inputs
 from ldm_ray.evaluation.scoring import Runner, Scoring, in_turn
@@ -62,6 +64,8 @@ def evaluate(
         NonFiniteError: If a prediction is NaN or infinite.
     """
     for bundle in bundles:
+        if bundle.kind == "vae":
+            raise BundleError("an autoencoder alone predicts nothing; give the bundle of a model trained on it")
         bundle.check_genes(dataset.manifest["genes"], dataset.url)
         check_splits(bundle, dataset.manifest["splits"], dataset.url)
     scoring = prepare_scoring(dataset, bundles, settings, seed, on_progress)
@@ -115,7 +119,7 @@ def row_names(kinds: Sequence[str]) -> list[str]:
 def conclude(dataset: PairedDataset, scoring: Scoring, tally: Tally) -> Evaluation:
     """Turn tallies into the scores of every row, with intervals, gaps and ceilings."""
     wells = scoring.reader.read(scoring.sample.numbers)
-    judge = Judge(scoring, wells, tally.halves)
+    judge = Judge(scoring, wells, tally.halves, by_of(dataset))
     rows = [judge.score(row) for row in tally.rows]
     best = judge.add_gaps(rows, tally.rows)
     ceiling = judge.ceiling()
@@ -125,7 +129,7 @@ def conclude(dataset: PairedDataset, scoring: Scoring, tally: Tally) -> Evaluati
         "dataset": dataset.url,
         "simulated": dataset.manifest["simulated"],
         "split": scoring.settings.split,
-        "unseen": dataset.manifest["splits"].get("by", "compound"),
+        "unseen": by_of(dataset),
         "n_profiles": len(index),
         "n_compounds": int(index["compound_id"].nunique()),
         "n_conditions": int(index["condition_id"].nunique()),
@@ -155,7 +159,8 @@ def describe_model(name: str, bundle: Bundle) -> dict[str, Any]:
         "seed": bundle.config.seed,
     }
     if bundle.kind.startswith("pertdit"):
-        described["published_size"] = bundle.config.pertdit == PertditSettings()
+        width = bundle.metadata["encoder"]["dim"]
+        described["published_size"] = bundle.config.pertdit == PertditSettings() and width == 1024
     return described
 
 

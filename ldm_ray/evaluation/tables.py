@@ -48,7 +48,7 @@ SECTIONS = (
         ),
         "How near is the predicted expression? RMSE, PCC and R2 are the paper's scores; copying the control is already"
         " good at them. MSE gain is the squared error saved over the best baseline, well by well; of ceiling says where"
-        " between the best trivial row (0%) and a perfect mean (100%) the RMSE lies.",
+        " between the best trivial row (0%) and a perfect mean that knows no plate (100%) the RMSE lies.",
     ),
     Section(
         "change from the control",
@@ -180,11 +180,13 @@ def caption(metrics: dict[str, Any]) -> list[str]:
     ceiling = metrics["ceiling"]
     lines: list[str] = []
     if "rmse_floor" in ceiling:
-        best = f"a perfect mean reaches RMSE {_range(ceiling, 'rmse_floor')}"
+        best = f"a perfect mean that knows no plate reaches RMSE {_range(ceiling, 'rmse_floor')}"
         if "delta_pcc_ceiling" in ceiling:
             best += f", delta corr {_range(ceiling, 'delta_pcc_ceiling')}"
+            best += f" (root of the averaged replicate correlation: {ceiling['delta_pcc_root_of_mean']:.3f})"
         lines.append(
-            f"ceilings from {ceiling['n_pairs']:,} replicate pairs: {best}; a replicate well reaches RMSE"
+            f"ceilings from {ceiling['n_pairs']:,} pairs of {ceiling['n_wells']:,} wells on different plates,"
+            f" {ceiling['n_cell_lines']} cell lines: {best}; a replicate well reaches RMSE"
             f" {ceiling['replicate_rmse']:.3f}, PCC {ceiling['replicate_pcc']:.3f}, R2 {ceiling['replicate_r2']:.3f}"
         )
     if ceiling.get("energy_distance_real") is not None:
@@ -198,12 +200,14 @@ def caption(metrics: dict[str, Any]) -> list[str]:
             lines.append(f"{row_name(row)}: RMSE {row['rmse_infinite_samples']:.3f} without its sampling noise")
     lines.append(f"best trivial row by RMSE: {metrics['best_trivial']}; best baseline: {metrics['best_baseline']}")
     for model in metrics["models"]:
-        small = "" if model.get("published_size", True) else ", SMALL PRESET, not the published size"
-        lines.append(
-            f"{model['name']}: {model['n_parameters']:,} parameters{small}, {model['encoder']}, epoch"
-            f" {model['best_epoch']} of {model['epochs']} kept"
-        )
+        lines.append(f"{told_of(model)}, epoch {model['best_epoch']} of {model['epochs']} kept")
     return [*lines, *metrics["notes"]]
+
+
+def told_of(model: dict[str, Any]) -> str:
+    """Say which model a row is."""
+    small = "" if model.get("published_size", True) else " (NOT THE PUBLISHED SIZE)"
+    return f"{model['name']}: {model['n_parameters']:,} parameters{small}, {model['encoder']}"
 
 
 def _range(values: dict[str, Any], key: str) -> str:

@@ -94,11 +94,13 @@ def merge(tallies: Iterable[Tally]) -> Tally:
 
 
 def _moment_arrays(prefix: str, moments: GeneMoments) -> dict[str, np.ndarray]:
-    return {f"{prefix}/{name}": getattr(moments, name) for name in ("counts", "sums", "second")}
+    upper = moments.second[np.triu_indices(moments.n_genes)]  # symmetric: half of it is enough
+    return {f"{prefix}/counts": moments.counts, f"{prefix}/sums": moments.sums, f"{prefix}/upper": upper}
 
 
 def _moments_of(prefix: str, arrays: dict[str, np.ndarray]) -> GeneMoments:
     moments = GeneMoments(*arrays[f"{prefix}/sums"].shape)
-    for name in ("counts", "sums", "second"):
-        setattr(moments, name, arrays[f"{prefix}/{name}"])
+    moments.counts, moments.sums = arrays[f"{prefix}/counts"], arrays[f"{prefix}/sums"]
+    moments.second[np.triu_indices(moments.n_genes)] = arrays[f"{prefix}/upper"]
+    moments.second += np.triu(moments.second, 1).T
     return moments

@@ -7,6 +7,8 @@ from scipy import integrate, stats
 from ldm_ray.evaluation.calibration_scores import covered, crps_gaussian, fit_sd_scale
 from ldm_ray.evaluation.conditions import average, discrimination, strong_gene_scores
 from ldm_ray.evaluation.suite import Evaluation, evaluate
+from ldm_ray.evaluation.truth import open_truth
+from ldm_ray.evaluation.wells import load_wells
 from ldm_ray.settings import EvaluateSettings
 from tests.conftest import World
 
@@ -75,6 +77,17 @@ def test_the_oracle_reaches_the_ceilings_and_is_calibrated(judged: Evaluation) -
         assert 100 * oracle[f"coverage_{level}"] == pytest.approx(level, abs=2)
     assert oracle["explained_share"] == pytest.approx(1.0, abs=1e-5)
     assert all(oracle["rmse"] < row["rmse"] for key, row in rows.items() if key[0] != "oracle")
+
+
+def test_the_oracles_draws_cover_as_they_should(world: World) -> None:
+    """Of 200 draws a well, the central 50, 80 and 95% hold the measured value that often."""
+    truth, wells = open_truth(world.dataset), load_wells(world.dataset, "test", max_profiles=150)
+    assert truth is not None
+    draws = np.stack([truth.draw(wells, seed=100 * number) for number in range(200)])
+    rank = (draws < wells.y).mean(axis=0)
+    for level in (0.5, 0.8, 0.95):
+        inside = (rank >= 0.5 - level / 2) & (rank <= 0.5 + level / 2)
+        assert 100 * inside.mean() == pytest.approx(100 * level, abs=2)
 
 
 def test_a_mean_fails_as_a_cloud_and_a_draw_as_a_mean(judged: Evaluation) -> None:

@@ -48,11 +48,3 @@ def test_a_side_is_held_out_whole(original: PairedDataset, tmp_path: Path, unsee
     bundle = Bundle("vae", small_config(), {"trained_on": {"splits": original.manifest["splits"]}}, {})
     with pytest.raises(BundleError, match="its test compounds leak"):
         check_splits(bundle, dataset.manifest["splits"], "data")
-
-
-def test_no_parent_structure_is_on_two_sides(original: PairedDataset) -> None:
-    wells = original.profiles(IDS).to_pandas()
-    parents = original.parent_smiles[wells["compound_id"].to_numpy()]
-    sides = {side: set(parents[(wells["split"] == side).to_numpy()]) for side in ("train", "valid", "test")}
-    assert not sides["train"] & sides["test"]
-    assert not sides["valid"] & sides["test"]
