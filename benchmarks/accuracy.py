@@ -1,7 +1,7 @@
 """How well the shipped settings predict: runs one on the simulated release, or records an evaluation made before.
 
     python benchmarks/accuracy.py [--size small|full] [--json OUT]
-    python benchmarks/accuracy.py --metrics REPORT/metrics.json --json OUT
+    python benchmarks/accuracy.py --metrics REPORT/metrics.json|IC50/ic50.json --json OUT
 
 `small` is jobs/configs/demo.yaml, `full` is jobs/configs/longer.yaml. The ratio is to the oracle: `explained_share`
 is 0 for the true mean change of cell line and time, and 1 for the planted truth.
@@ -9,15 +9,16 @@ is 0 for the true mean change of cell line and time, and 1 for the planted truth
 
 import argparse
 import json
-import os
-import platform
-import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.machine import ROOT, machine
+
 CONFIGS = {"small": "demo.yaml", "full": "longer.yaml"}
 KEYS = (
     "rmse", "pcc", "r2", "delta_pcc", "systematic_pcc", "explained_share", "mse_gain_over_best_trivial",
@@ -41,7 +42,8 @@ def main() -> None:
     wall_s = arguments.wall_s
     if arguments.metrics:
         metrics = json.loads(arguments.metrics.read_text())
-        settings = (arguments.metrics.parent / "settings.yaml").read_text()
+        saved = arguments.metrics.parent / "settings.yaml"
+        settings = saved.read_text() if saved.is_file() else ""
     else:
         metrics, settings, wall_s = run(ROOT / "jobs" / "configs" / CONFIGS[arguments.size])
     result = record(metrics, settings, wall_s)
@@ -64,12 +66,15 @@ def run(config_file: Path) -> tuple[dict[str, Any], str, float]:
 
 
 def record(metrics: dict[str, Any], settings: str, wall_s: float | None) -> dict[str, Any]:
-    """Keep what is quoted, with the machine and the commit."""
+    """Keep what is quoted, with the machine and the commit; of an IC50 evaluation everything."""
+    if "splits" in metrics:
+        counts = metrics["counts"]
+        what = f"LN_IC50: {counts['rows_used']} rows, {counts['cell_lines']} cell lines, {counts['drugs']} drugs"
+        return {"what": what, **where(wall_s), **metrics, "settings": settings}
     rows = [
         {key: row[key] for key in (*PLAIN, *KEYS, *(f"{key}_interval" for key in KEYS)) if row.get(key) is not None}
         for row in metrics["rows"]
     ]
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False)
     return {
         "what": f"{metrics['n_profiles']} wells of {metrics['n_compounds']} compounds, unseen {metrics['unseen']}",
         "simulated": metrics["simulated"],
@@ -78,14 +83,16 @@ def record(metrics: dict[str, Any], settings: str, wall_s: float | None) -> dict
         "best_baseline": metrics["best_baseline"],
         "unseen": metrics["unseen"],
         "models": metrics["models"],
-        "wall_s": None if wall_s is None else round(wall_s),
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}",
-        "python": platform.python_version(),
-        "commit": commit.stdout.strip(),
+        **where(wall_s),
         "rows": rows,
         "ceiling": metrics["ceiling"],
         "settings": settings,
     }
+
+
+def where(wall_s: float | None) -> dict[str, Any]:
+    """Describe the machine and the commit."""
+    return {"wall_s": None if wall_s is None else round(wall_s)} | machine()
 
 
 if __name__ == "__main__":

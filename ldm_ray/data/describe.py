@@ -4,6 +4,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from ldm_ray.data.dataset import PairedDataset
+from ldm_ray.data.resplit import by_of
+
+HELD_OUT = {
+    "compound": "by compound",
+    "cell": "used: by cell line",
+    "plate": "used: by batch of plates",
+    "both": "used: by compound and cell line",
+}
 
 
 @dataclass(frozen=True)
@@ -74,7 +82,7 @@ def describe(dataset: PairedDataset) -> list[Section]:
         Section("Cell lines", ["cell line", "wells", "hours"], by_cell),
         Section("Doses (um)", ["dose", "wells"], doses),
         Section("Controls (DMSO)", ["paired on", "treated wells", "control wells each"], pairing),
-        Section("Splits (wells)", ["", "by compound", "by cell line", "by batch of plates"], splits),
+        Section("Splits (wells)", ["", HELD_OUT[by_of(dataset)], "by cell line", "by batch of plates"], splits),
     ]
 
 

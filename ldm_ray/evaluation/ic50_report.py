@@ -114,6 +114,7 @@ def write_ic50_report(url: str, metrics: dict[str, Any], config: Config) -> list
     store.write_bytes("ic50.html", page.render().encode())
     store.write_bytes("ic50.png", picture.png)
     store.write_bytes("ic50.csv", buffer.getvalue().encode())
+    store.write_bytes("settings.yaml", dump_config(config).encode())
     store.write_json("ic50.json", metrics)
     return [store.path(name) for name in ("ic50.html", "ic50.png", "ic50.csv", "ic50.json")]
 

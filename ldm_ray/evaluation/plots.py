@@ -136,6 +136,7 @@ def scores_by_model(rows: list[dict[str, Any]], ceiling: dict[str, Any], models:
             axes.legend(frameon=False, fontsize=7)
         axes.set_title(title, fontsize=9)
         axes.grid(axis="x", alpha=0.3)
+        axes.locator_params(axis="x", nbins=4)
         _keep_far_rows_from_hiding_the_rest(axes, rows, key)
         if number == 0:
             axes.set_yticks(range(len(rows)), [row_name(r) for r in rows])

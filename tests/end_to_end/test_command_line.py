@@ -163,7 +163,7 @@ def test_table_2(demo: Path, tmp_path: Path) -> None:
     metrics = json.loads(run.stdout)
     for found in metrics["splits"].values():
         assert {row["model"] for row in found["rows"]} >= {"drug mean + cell mean", "ldm profile + embedding"}
-    assert {"ic50.json", "ic50.csv", "ic50.html", "ic50.png"} == {path.name for path in out.iterdir()}
+    assert {"ic50.json", "ic50.csv", "ic50.html", "ic50.png", "settings.yaml"} == {path.name for path in out.iterdir()}
 
 
 def test_table_1_trains_what_it_compares_once(demo: Path, tmp_path: Path) -> None:
