@@ -26,7 +26,7 @@ def bucket(s3: S3Server, world: World) -> Store:
             store.write_bytes(f"data/{path.relative_to(world.dataset.url)}", path.read_bytes())
     bundle = random_bundle(world)
     history = [{"train_loss": 1.0, "valid_loss": 1.0, "epoch": 0.0}]
-    bundle.metadata.update(history=history, vae_history=history)
+    bundle.metadata.update(history=history, vae_history=history, best_epoch=0)
     save_bundle(bundle, store.path("bundle"), s3.options)
     return store
 
