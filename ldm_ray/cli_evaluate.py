@@ -89,7 +89,7 @@ def _judge(data: str, urls: list[str], out: str, config: Config, json: bool, onl
 def _ic50(urls: list[str], gdsc: str, basal: str, out: str, config: Config, json: bool) -> None:
     from ldm_ray.data.source import source_file
     from ldm_ray.evaluation.ic50 import evaluate_ic50
-    from ldm_ray.evaluation.ic50_report import ic50_table, write_ic50_report
+    from ldm_ray.evaluation.ic50_report import ic50_tables, write_ic50_report
     from ldm_ray.evaluation.ic50_rows import load_ic50
     from ldm_ray.evaluation.profiles import profile_models
     from ldm_ray.training.bundle import load_bundle
@@ -105,8 +105,12 @@ def _ic50(urls: list[str], gdsc: str, basal: str, out: str, config: Config, json
     written = write_ic50_report(out, metrics, config)
     if json:
         print_json(metrics)
-    head, body = ic50_table(metrics)
-    show_table("LN_IC50 (um), test rows", head, body)
+    narrow = ("PCC", "rows")  # they stand in the files; the terminal has no room for them
+    for table in ic50_tables(metrics):
+        kept = [i for i, head in enumerate(table.head) if head not in narrow]
+        show_table(
+            f"LN_IC50, {table.title}", [table.head[i] for i in kept], [[row[i] for i in kept] for row in table.body]
+        )
     for note in metrics["notes"]:
         say(note)
     say("written: " + ", ".join(written))

@@ -31,7 +31,7 @@ def ic50_table(metrics: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     Args:
         metrics: From `evaluate_ic50`.
     """
-    head = ["split", "input", *HEAD.values(), "sd of RMSE over seeds", "MSE gain over best baseline", "rows"]
+    head = ["split", "input", *HEAD.values(), "sd over seeds", "MSE gain", "rows"]
     body = []
     for split, found in metrics["splits"].items():
         for row in found["rows"]:
@@ -44,6 +44,15 @@ def ic50_table(metrics: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
             ["random", f"{row['model']} (published, other rows)", _number(row["rmse"]), _number(row["r2"]), *"----"]
         )
     return head, body
+
+
+def ic50_tables(metrics: dict[str, Any]) -> list[ScoreTable]:
+    """Return one table a split."""
+    head, body = ic50_table(metrics)
+    return [
+        ScoreTable(title, head[1:], [row[1:] for row in body if row[0] == split], TABLE)
+        for split, title in SPLIT_TITLES.items()
+    ]
 
 
 def ic50_figure(metrics: dict[str, Any]) -> Drawing:
@@ -93,16 +102,12 @@ def write_ic50_report(url: str, metrics: dict[str, Any], config: Config) -> list
     store = Store(url, config.storage_options)
     head, body = ic50_table(metrics)
     picture = Figure("Table 2 as a picture", PICTURE, png_of(ic50_figure(metrics)))
-    tables = [
-        ScoreTable(title, head[1:], [row[1:] for row in body if row[0] == split], TABLE)
-        for split, title in SPLIT_TITLES.items()
-    ]
     counts = metrics["counts"]
     page = Page(
         title="Does predicted expression help to predict drug sensitivity? LN_IC50 of GDSC2",
         subtitle=f"{counts['rows_used']:,} rows, {counts['cell_lines']:,} cell lines, {counts['drugs']:,} drugs;"
         f" profiles at {metrics['dose_um']:g} um, {metrics['time_h']:g} h; {len(metrics['seeds'])} seeds",
-        tables=tables,
+        tables=ic50_tables(metrics),
         figures=[picture],
         summary=[_verdict(split, found) for split, found in metrics["splits"].items()],
         notes=list(metrics["notes"]),
