@@ -9,6 +9,7 @@ from ldm_ray.baselines.pertdit import PertDit
 from ldm_ray.baselines.prnet import NOISE_DIM, Prnet, scaled_drug
 from ldm_ray.diffusion.samplers import ancestral_sample, respace, spaced_steps
 from ldm_ray.diffusion.schedule import Schedule, scaled_linear_schedule
+from ldm_ray.errors import QueryError
 from ldm_ray.models.condition import Condition
 from ldm_ray.models.generate import OBSERVATION, REVERSE, START, Samples
 from ldm_ray.noise import mix, standard_normal
@@ -45,7 +46,7 @@ class PrnetGenerator:
 
     def direct_mean(self, condition: Condition, base: Tensor) -> Tensor:
         """Not to be had: the mean over the input noise is a mean of samples."""
-        raise NotImplementedError
+        raise QueryError("PRnet has no direct mean; sample one")
 
     @torch.inference_mode()
     def sample(
@@ -91,7 +92,7 @@ class PertditGenerator:
 
     def direct_mean(self, condition: Condition, base: Tensor) -> Tensor:
         """Not to be had: at t = T the noise estimate's error is multiplied by 64."""
-        raise NotImplementedError
+        raise QueryError("PertDiT has no direct mean; sample one")
 
     @torch.inference_mode()
     def sample(
