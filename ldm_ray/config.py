@@ -29,6 +29,7 @@ from ldm_ray.settings import (
     SplitSettings,
     Table1Settings,
     Target,
+    TrackSettings,
     VaeSettings,
 )
 
@@ -78,6 +79,7 @@ class Config(Settings):
     train_prnet: OptimiserSettings = PRNET
     train_pertdit: OptimiserSettings = PERTDIT
     ray: RaySettings = RaySettings()
+    track: TrackSettings = TrackSettings()
     predict: PredictSettings = PredictSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
     table1: Table1Settings = Table1Settings()

@@ -182,6 +182,16 @@ class RaySettings(Settings):
     object_store_mb: Annotated[int, Field(ge=80)] = 1024
 
 
+class TrackSettings(Settings):
+    """Where a training run is followed (docs/tracking.md)."""
+
+    tensorboard: bool = True
+    mlflow: str = Field(default="", description="sqlite:///FILE or http(s)://HOST; empty: off")
+    wandb: str = Field(default="", description="project of Weights & Biases; empty: off")
+    wandb_mode: Literal["online", "offline"] = "online"
+    experiment: Annotated[str, Field(min_length=1)] = "ldm_ray"
+
+
 class PredictSettings(Settings):
     """How a bundle is sampled."""
 
