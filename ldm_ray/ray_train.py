@@ -19,7 +19,7 @@ from ldm_ray.data.controls import basal_input, training_controls
 from ldm_ray.data.dataset import PairedDataset
 from ldm_ray.data.slices import profile_files
 from ldm_ray.data.store import Store
-from ldm_ray.errors import BundleError, LdmRayError, SettingsError
+from ldm_ray.errors import BundleError, LdmRayError, NonFiniteError, SettingsError
 from ldm_ray.evaluation.calibration import calibrate
 from ldm_ray.ray_cluster import connect, count_workers, cpus_per_worker
 from ldm_ray.ray_data import sorted_keys
@@ -146,6 +146,28 @@ def _run(
             store.remove(name)
         store.write_json(SHARE, share)
         store.write_bytes(SETTINGS, dump_config(config).encode())
+    checkpoint = _fit(args, store, num_workers, use_gpu, [], on_progress)
+    bundle = _finish(kind, dataset, vae, config, checkpoint)
+    if kind != "vae":
+        bundle = _calibrated(bundle, dataset, use_gpu)
+    _save(bundle, store, config)
+    return bundle
+
+
+def _fit(
+    args: WorkerArgs,
+    store: Store,
+    num_workers: int,
+    use_gpu: bool,
+    callbacks: list[ray.train.UserCallback],
+    on_progress: Progress,
+) -> Checkpoint | None:
+    """Run Ray Train's workers to their end.
+
+    Raises:
+        NonFiniteError: If the loss has become NaN or infinite.
+        LdmRayError: If training has failed more often than the settings allow.
+    """
     fs, root = store.arrow()
     trainer = TorchTrainer(
         run_worker,
@@ -159,26 +181,23 @@ def _run(
             name=RUN,
             storage_path=root,
             storage_filesystem=fs,
-            failure_config=FailureConfig(max_failures=config.ray.max_failures),
+            failure_config=FailureConfig(max_failures=args.config.ray.max_failures),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
+            callbacks=callbacks,
         ),
     )
-    with watching(board, on_progress):
+    with watching(args.board, on_progress):
         try:
             result = trainer.fit()
         except ray.train.TrainingFailedError as error:
-            reason = ray.get(board.get.remote()).get("error") or str(error).strip().splitlines()[-1]
+            reason = ray.get(args.board.get.remote()).get("error") or str(error).strip().splitlines()[-1]
             raise LdmRayError(f"training failed, --resume goes on from the last checkpoint: {reason}") from error
-    status = ray.get(board.get.remote())
+    status = ray.get(args.board.get.remote())
     if "diverged" in status:
         for name in (RUN, SHARE):
             store.remove(name)
-        raise LdmRayError(status["diverged"])
-    bundle = _finish(kind, dataset, vae, config, result.checkpoint)
-    if kind != "vae":
-        bundle = _calibrated(bundle, dataset, use_gpu)
-    _save(bundle, store, config)
-    return bundle
+        raise NonFiniteError(status["diverged"])
+    return result.checkpoint
 
 
 def _save(bundle: Bundle, store: Store, config: Config) -> None:
