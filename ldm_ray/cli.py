@@ -11,6 +11,8 @@ from ldm_ray import __version__
 from ldm_ray.cli_data import data_app
 from ldm_ray.cli_evaluate import EPILOG, evaluate
 from ldm_ray.cli_options import ConfigFile, Data, Json, Overrides, Overwrite, Resume, Seed, settings
+from ldm_ray.cli_runs import EPILOG as RUNS_EPILOG
+from ldm_ray.cli_runs import runs
 from ldm_ray.console import counting, print_json, say, say_error, show_table, spinning, training
 from ldm_ray.errors import LdmRayError, QueryError
 
@@ -242,6 +244,7 @@ def predict(
 
 
 app.command("evaluate", epilog=EPILOG)(evaluate)
+app.command("runs", epilog=RUNS_EPILOG)(runs)
 
 
 @app.command(epilog="Example: `ldm-ray demo --out demo --config jobs/configs/demo.yaml`")

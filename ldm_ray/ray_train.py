@@ -1,6 +1,7 @@
 """Ray Train runs of the autoencoder and of the diffusion model, ending in a model bundle."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,10 @@ from ldm_ray.ray_data import sorted_keys
 from ldm_ray.ray_ingest import SPLITS, is_resident, plan_of
 from ldm_ray.ray_latents import latent_files
 from ldm_ray.ray_progress import Board, Progress, watching
+from ldm_ray.ray_track import TrackingCallback, finishing, start_run
 from ldm_ray.ray_worker import STATE, TENSORS, WorkerArgs, optimiser_settings, run_worker
 from ldm_ray.settings import OptimiserSettings
+from ldm_ray.tracking.trackers import check_trackers
 from ldm_ray.training.bundle import METADATA, Bundle, Kind, check_splits, save_bundle
 from ldm_ray.training.metadata import answering_parts, dataset_metadata
 
@@ -112,6 +115,7 @@ def _run(
 ) -> Bundle:
     store = Store(os.path.abspath(out) if "://" not in out else out, config.storage_options)
     _check_out(store, config, resume, overwrite)
+    check_trackers(config.track)
     connect(config.ray)
     num_workers, use_gpu = count_workers(config.ray)
     files, encoded = profile_files(dataset, config.ingest), False
@@ -146,11 +150,14 @@ def _run(
             store.remove(name)
         store.write_json(SHARE, share)
         store.write_bytes(SETTINGS, dump_config(config).encode())
-    checkpoint = _fit(args, store, num_workers, use_gpu, [], on_progress)
-    bundle = _finish(kind, dataset, vae, config, checkpoint)
-    if kind != "vae":
-        bundle = _calibrated(bundle, dataset, use_gpu)
-    _save(bundle, store, config)
+    run = start_run(store, kind, dataset, config, num_workers, resume)
+    with finishing(run, store, config.track):
+        callbacks = [TrackingCallback(run, store, config.track)]
+        checkpoint = _fit(args, store, num_workers, use_gpu, callbacks, on_progress)
+        bundle = _finish(kind, dataset, vae, config, checkpoint)
+        if kind != "vae":
+            bundle = _calibrated(bundle, dataset, use_gpu)
+        _save(bundle, store, config)
     return bundle
 
 
@@ -159,7 +166,7 @@ def _fit(
     store: Store,
     num_workers: int,
     use_gpu: bool,
-    callbacks: list[ray.train.UserCallback],
+    callbacks: Sequence[ray.train.UserCallback],
     on_progress: Progress,
 ) -> Checkpoint | None:
     """Run Ray Train's workers to their end.
@@ -183,7 +190,7 @@ def _fit(
             storage_filesystem=fs,
             failure_config=FailureConfig(max_failures=args.config.ray.max_failures),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
-            callbacks=callbacks,
+            callbacks=list(callbacks),  # type: ignore[arg-type]  # declared as Tune's
         ),
     )
     with watching(args.board, on_progress):

@@ -69,6 +69,14 @@ class Store:
                 return []
             return sorted(str(path).rsplit("/", 1)[-1] for path in fs.ls(f"{root}/{folder}", detail=False))
 
+    def find(self, name: str) -> list[str]:
+        """Return the sorted paths of all files of that name, in this folder and below it."""
+        fs, root = self._fs_and_root
+        with one_line(self.url):
+            fs.invalidate_cache()
+            paths = [str(path)[len(root) + 1 :] for path in fs.find(root)]
+        return sorted(path for path in paths if path == name or path.endswith(f"/{name}"))
+
     def remove(self, name: str) -> None:
         """Remove a file or folder if it is there."""
         fs, root = self._fs_and_root

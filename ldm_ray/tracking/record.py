@@ -1,0 +1,162 @@
+"""The record of a training run, `run.json` in its folder, and the table of all runs below a folder."""
+
+import socket
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from datetime import UTC, datetime
+from hashlib import sha256
+from typing import Any, Literal
+
+from ldm_ray import __version__
+from ldm_ray.config import PRESETS, Config, config_from_dict
+from ldm_ray.data.dataset import PairedDataset
+from ldm_ray.data.store import Store
+from ldm_ray.errors import DataError
+from ldm_ray.schema import MANIFEST
+from ldm_ray.tracking.revision import source_revision
+
+RUN_RECORD = "run.json"
+FORMAT_VERSION = 1
+Status = Literal["running", "finished", "failed", "diverged"]
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """One training run.
+
+    Attributes:
+        name: Last part of its folder.
+        kind: `vae`, `ldm` or a rival's name.
+        folder: URL of its bundle.
+        status: `running` too after a kill that left no time to say so.
+        started: Of its first attempt, UTC, ISO 8601.
+        finished: Of its last attempt; empty while it runs.
+        seconds: All attempts together.
+        epochs: Trained so far, over all attempts.
+        last: Metrics of the last epoch.
+        best: Metrics of the epoch with the lowest validation loss.
+        failures: How often workers have failed; Ray Train starts them again `ray.max_failures` times.
+        warnings: What trackers could not do, a line each.
+        settings: Resolved; storage options are never among them.
+        git_revision: See `source_revision`.
+        version: Of the package.
+        dataset: URL.
+        dataset_sha256: Of its manifest, which holds the checksums of its files.
+        num_workers: Of Ray Train.
+        host: Of the driver.
+        trackers: Tracker's name to its own id of this run.
+    """
+
+    name: str
+    kind: str
+    folder: str
+    status: Status
+    started: str
+    dataset: str
+    dataset_sha256: str
+    git_revision: str
+    num_workers: int
+    host: str
+    settings: dict[str, Any]
+    version: str = __version__
+    finished: str = ""
+    seconds: float = 0.0
+    epochs: int = 0
+    last: dict[str, float] = field(default_factory=dict)
+    best: dict[str, float] = field(default_factory=dict)
+    failures: int = 0
+    warnings: tuple[str, ...] = ()
+    trackers: dict[str, str] = field(default_factory=dict)
+
+
+def begin_record(folder: str, kind: str, dataset: PairedDataset, config: Config, num_workers: int) -> RunRecord:
+    """Return the record of a run that begins now."""
+    return RunRecord(
+        name=folder.rstrip("/").rsplit("/", 1)[-1],
+        kind=kind,
+        folder=folder,
+        status="running",
+        started=now(),
+        dataset=dataset.url,
+        dataset_sha256=sha256(dataset.store.read_bytes(MANIFEST)).hexdigest(),
+        git_revision=source_revision(),
+        num_workers=num_workers,
+        host=socket.gethostname(),
+        settings=config.model_dump(mode="json"),
+    )
+
+
+def resumed_record(old: RunRecord, begun: RunRecord) -> RunRecord:
+    """Return the record of a run that goes on: whose code, workers and host are now others."""
+    kept = ("started", "seconds", "epochs", "last", "best", "failures", "trackers")
+    return replace(begun, **{name: getattr(old, name) for name in kept})
+
+
+def with_epoch(run: RunRecord, epochs: int, metrics: dict[str, float]) -> RunRecord:
+    """Return the record after an epoch.
+
+    Args:
+        run: The record before it.
+        epochs: Trained so far, this one included.
+        metrics: Of this one.
+    """
+    better = not run.best or metrics["valid_loss"] < run.best["valid_loss"]
+    return replace(run, epochs=epochs, last=metrics, best=metrics if better else run.best)
+
+
+def now() -> str:
+    """Return the time in UTC, ISO 8601, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def write_record(store: Store, run: RunRecord) -> None:
+    """Write a record into its run's folder."""
+    store.write_json(RUN_RECORD, {"format_version": FORMAT_VERSION} | asdict(run))
+
+
+def read_record(store: Store, name: str = RUN_RECORD) -> RunRecord:
+    """Read a record.
+
+    Raises:
+        DataError: If the file is none.
+    """
+    values = store.read_json(name)
+    names = {own.name for own in fields(RunRecord)}
+    if values.pop("format_version", None) != FORMAT_VERSION or names - values.keys():
+        raise DataError(f"{store.path(name)} is not the record of a run in format {FORMAT_VERSION}")
+    values["warnings"] = tuple(values["warnings"])
+    return RunRecord(**{key: value for key, value in values.items() if key in names})
+
+
+def runs_table(root: Store) -> list[RunRecord]:
+    """Return the runs in a folder and below it, newest first; each says where it was found.
+
+    Raises:
+        DataError: If the folder does not exist, or holds none.
+    """
+    if not root.exists():
+        raise DataError(f"{root.url} does not exist")
+    runs = []
+    for name in root.find(RUN_RECORD):
+        try:
+            run = read_record(root, name)
+        except DataError:
+            continue  # another program's run.json
+        runs.append(replace(run, folder=root.path(name.removesuffix(RUN_RECORD).rstrip("/"))))
+    if not runs:
+        raise DataError(f"{root.url} holds no training run: no {RUN_RECORD} in it or below")
+    return sorted(runs, key=lambda run: run.started, reverse=True)
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested settings by dotted key."""
+    result: dict[str, Any] = {}
+    for key, value in values.items():
+        result |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return result
+
+
+def changed_settings(run: RunRecord) -> dict[str, Any]:
+    """Return a run's settings that are not its preset's, by dotted key."""
+    usual = flat(config_from_dict(PRESETS.get(run.settings["preset"], {})).model_dump(mode="json"))
+    return {key: value for key, value in flat(run.settings).items() if usual.get(key) != value}
