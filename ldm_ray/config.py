@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from ldm_ray.errors import SettingsError
 from ldm_ray.settings import (
@@ -85,6 +85,35 @@ class Config(Settings):
     table1: Table1Settings = Table1Settings()
     ic50: Ic50Settings = Ic50Settings()
 
+    @model_validator(mode="after")
+    def _fit_together(self) -> "Config":
+        """Refuse settings that do not fit each other, whatever set them."""
+        denoiser, schedule = self.denoiser, self.schedule
+        refused = {
+            "denoiser.head epsilon divides by zero under schedule.zero_terminal_snr; take v, x0 or mean": (
+                denoiser.head == "epsilon" and schedule.zero_terminal_snr
+            ),
+            "denoiser.loss hybrid wants denoiser.head x0, v or epsilon; got mean": (
+                denoiser.loss == "hybrid" and denoiser.head == "mean"
+            ),
+            "denoiser.min_snr_gamma weighs the simple loss and wants denoiser.loss hybrid": (
+                denoiser.min_snr_gamma is not None and denoiser.loss != "hybrid"
+            ),
+            "denoiser.min_snr_gamma gives the last step no weight under schedule.zero_terminal_snr": (
+                denoiser.min_snr_gamma is not None and schedule.zero_terminal_snr
+            ),
+            "predict.guidance other than 1 wants denoiser.guidance_dropout above 0": (
+                self.predict.guidance != 1.0 and not denoiser.guidance_dropout
+            ),
+            "only train_ldm.keep may be mse or delta_pcc; the other models have no such measure": (
+                {self.train_vae.keep, self.train_prnet.keep, self.train_pertdit.keep} != {"loss"}
+            ),
+        }
+        for reason, applies in refused.items():
+            if applies:
+                raise ValueError(reason)
+        return self
+
 
 # Kim & Yoo with the values of their public code where the paper is silent (DESIGN.md section 5).
 TRIANGLE = {
@@ -153,6 +182,8 @@ def config_from_dict(values: dict[str, Any]) -> Config:
         if first["type"] == "extra_forbidden":
             near = difflib.get_close_matches(key, setting_keys(), n=1, cutoff=0.0)
             raise SettingsError(f"settings key {key!r} does not exist; did you mean {near[0]!r}?") from None
+        if not key:
+            raise SettingsError(str(first["ctx"]["error"])) from None
         message = first["msg"][0].lower() + first["msg"][1:]
         raise SettingsError(f"settings key {key!r}: {message}; got {first['input']!r}") from None
 

@@ -53,6 +53,12 @@ def uniform_integers(keys: Tensor, high: int) -> Tensor:
     return (top[:, 0] * high) >> 32
 
 
+def uniform(keys: Tensor) -> Tensor:
+    """Draw numbers between 0 and 1, one a key, shape (n,), float64; they agree with `uniform_integers`."""
+    top, _ = _halves(keys, 1)
+    return (top[:, 0].double() + 0.5) * 2.0**-32
+
+
 def keep_mask(keys: Tensor, dim: int, keep_probability: float) -> Tensor:
     """Draw True with the given probability, shape (n, dim)."""
     high, low = _halves(keys, (dim + 1) // 2)

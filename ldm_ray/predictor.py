@@ -18,7 +18,7 @@ from ldm_ray.domain import Domain
 from ldm_ray.errors import BundleError, QueryError
 from ldm_ray.keys import key_of
 from ldm_ray.models.condition import Condition
-from ldm_ray.models.generate import ObservationNoise, ProfileGenerator, ProfileSampler
+from ldm_ray.models.generate import ObservationNoise, ProfileGenerator, ProfileSampler, Sampling
 from ldm_ray.training.bundle import Bundle, load_bundle
 
 
@@ -88,6 +88,7 @@ class Predictor:
         self.sampler = build_sampler(bundle, self.device)
         self.sd_scale = bundle.tensors["sd_scale"].to(self.device)
         self.domain = Domain.from_bundle(bundle.metadata["domain"], bundle.tensors["train.fingerprints"].numpy())
+        self._target_base = bundle.target_base()
         self._cells = bundle.metadata["cells"]
         self._cell_basal = bundle.tensors["cells.basal"].numpy()
 
@@ -139,9 +140,8 @@ class Predictor:
         prepared = [self._prepare(query) for query in queries]
         basal = np.stack([item.basal for item in prepared])
         condition, keys = self._condition(prepared, basal)
-        samples = self.sampler.sample(
-            condition, condition.x_basal, keys, n_samples, steps, seed, settings.rows_per_batch, n_draws
-        )
+        how = Sampling(n_samples, steps, seed, settings.rows_per_batch, n_draws)
+        samples = self.sampler.sample(condition, self._base(queries, basal), keys, how)
         mean, spread, draws = (_checked(v) for v in (samples.mean, samples.std * self.sd_scale, samples.draws))
         similarity, outside, notes = self._judge(queries, prepared)
         genes = tuple(self.bundle.gene_symbols)
@@ -154,8 +154,9 @@ class Predictor:
             QueryError: As `predict`.
         """
         prepared = [self._prepare(query) for query in queries]
-        condition, _ = self._condition(prepared, np.stack([item.basal for item in prepared]))
-        return _checked(self.sampler.direct_mean(condition, condition.x_basal))
+        basal = np.stack([item.basal for item in prepared])
+        condition, _ = self._condition(prepared, basal)
+        return _checked(self.sampler.direct_mean(condition, self._base(queries, basal)))
 
     def _judge(
         self, queries: Sequence[Query], prepared: "list[_Prepared]"
@@ -210,6 +211,15 @@ class Predictor:
         keys = torch.tensor([item.key for item in prepared], dtype=torch.int64, device=self.device)
         return condition, keys
 
+    def _base(self, queries: Sequence[Query], basal: np.ndarray) -> Tensor:
+        """What the target is measured from, (n, n_genes)."""
+        target, groups = self._target_base.target, [(query.cell, query.time_h) for query in queries]
+        if target == "absolute":
+            basal = np.zeros_like(basal)
+        elif target == "residual":
+            basal = basal + np.stack([self._target_base.of_group(*group) for group in groups])
+        return torch.as_tensor(basal, dtype=torch.float32, device=self.device)
+
     def _prepare(self, query: Query) -> "_Prepared":
         for name, value in (("dose_um", query.dose_um), ("time_h", query.time_h)):
             if not (math.isfinite(value) and value > 0):
@@ -256,7 +266,7 @@ def build_sampler(bundle: Bundle, device: torch.device) -> ProfileSampler:
         model=bundle.build_ldm().to_device(device),
         vae=bundle.build_vae().to(device),
         noise=ObservationNoise(noise.factor.to(device), noise.sd.to(device)),
-        adds_basal=bundle.config.target == "delta",
+        guidance=bundle.config.predict.guidance,
     )
 
 

@@ -26,6 +26,7 @@ from ldm_ray.models.vae import Vae
 from ldm_ray.ray_data import raise_reported, reported
 from ldm_ray.ray_ingest import SPLITS
 from ldm_ray.schema import LATENTS
+from ldm_ray.training.base import TargetBase
 from ldm_ray.training.bundle import Bundle
 
 ROWS_AT_ONCE = 1024
@@ -43,7 +44,7 @@ def latents_id(dataset: PairedDataset, vae: Bundle) -> str:
     return digest.hexdigest()[:16]
 
 
-def latent_files(dataset: PairedDataset, vae: Bundle, config: Config) -> WellFiles:
+def latent_files(dataset: PairedDataset, vae: Bundle, base: TargetBase, config: Config) -> WellFiles:
     """Encode the profiles that have not been encoded yet, and return the files of latents.
 
     Raises:
@@ -55,7 +56,7 @@ def latent_files(dataset: PairedDataset, vae: Bundle, config: Config) -> WellFil
     present = set(dataset.store.names(folder))
     numbers = [i for i in range(len(profiles.entries)) if _record(i) not in present]
     if numbers:
-        _encode(numbers, FileEncoder(dataset.store, folder, profiles, vae, dataset.basal_expression))
+        _encode(numbers, FileEncoder(dataset.store, folder, profiles, vae, base.of_controls(dataset)))
     entries = tuple(dataset.store.read_json(f"{folder}/{_record(i)}") for i in range(len(profiles.entries)))
     return WellFiles(
         profiles.filesystem, profiles.root, entries, "moments", 2 * vae.config.vae.latent_dim, profiles.wait_s
@@ -92,14 +93,14 @@ class FileEncoder:
         folder: Where latents go, in the store.
         profiles: Where profiles are.
         vae: The autoencoder.
-        basal: Control profiles, (n_basal, n_genes).
+        base: What the target is measured from, for each control profile, (n_basal, n_genes).
     """
 
     store: Store
     folder: str
     profiles: WellFiles
     vae: Bundle
-    basal: np.ndarray
+    base: np.ndarray
 
     def write(self, number: int, vae: Vae, device: torch.device) -> None:
         """Encode a file's training and validation wells and write them; the record comes last."""
@@ -115,8 +116,7 @@ class FileEncoder:
 
     def _encoded(self, table: pa.Table, vae: Vae, device: torch.device) -> pa.Table:
         x = matrix(table["expression"])
-        if self.vae.config.target == "delta":
-            x = x - self.basal[table["basal_id"].to_numpy()]
+        x = x - self.base[table["basal_id"].to_numpy()]
         pieces = torch.from_numpy(np.array(x)).to(device).split(ROWS_AT_ONCE)
         with torch.no_grad():
             moments = torch.cat([torch.cat(vae.encode(piece), dim=1) for piece in pieces])

@@ -22,6 +22,7 @@ from ldm_ray.data.slices import profile_files
 from ldm_ray.data.store import Store
 from ldm_ray.errors import BundleError, LdmRayError, NonFiniteError, SettingsError
 from ldm_ray.evaluation.calibration import calibrate
+from ldm_ray.evaluation.wells import load_wells
 from ldm_ray.ray_cluster import connect, count_workers, cpus_per_worker
 from ldm_ray.ray_data import sorted_keys
 from ldm_ray.ray_ingest import SPLITS, is_resident, plan_of
@@ -31,8 +32,10 @@ from ldm_ray.ray_track import TrackingCallback, finishing, start_run
 from ldm_ray.ray_worker import STATE, TENSORS, WorkerArgs, optimiser_settings, run_worker
 from ldm_ray.settings import OptimiserSettings
 from ldm_ray.tracking.trackers import check_trackers
+from ldm_ray.training.base import TargetBase, fit_target_base
 from ldm_ray.training.bundle import METADATA, Bundle, Kind, check_splits, save_bundle
-from ldm_ray.training.metadata import answering_parts, dataset_metadata
+from ldm_ray.training.metadata import answering_parts, base_parts, dataset_metadata
+from ldm_ray.training.monitor import MONITOR_WELLS, MonitorWells, monitor_wells
 
 RUN = "run"
 SETTINGS = "settings.yaml"
@@ -119,10 +122,11 @@ def _run(
     connect(config.ray)
     num_workers, use_gpu = count_workers(config.ray)
     files, encoded = profile_files(dataset, config.ingest), False
+    base = fit_target_base(dataset, config.target)
     fits = (config, settings.global_batch_size, num_workers)
     plan_of(files, *fits)
     if vae and config.ingest.latents and not is_resident(files, *fits):
-        files, encoded = latent_files(dataset, vae, config), True
+        files, encoded = latent_files(dataset, vae, base, config), True
     resident = is_resident(files, *fits)
     embeddings = np.zeros((1, 1), np.float32)
     if kind != "vae":
@@ -136,6 +140,8 @@ def _run(
         keys=ray.put({split: sorted_keys(dataset, split) for split in SPLITS} if resident else {}),
         basal=ray.put(dataset.basal_expression),
         basal_input=ray.put(basal_input(dataset, config.denoiser.basal_input)),
+        base=ray.put(base.of_controls(dataset)),
+        monitor=ray.put(_monitored(dataset, config)) if kind == "ldm" else None,
         training_controls=ray.put(training_controls(dataset)),
         embeddings=ray.put(embeddings),
         vae=ray.put(vae.tensors) if vae else None,
@@ -154,7 +160,7 @@ def _run(
     with finishing(run, store, config.track):
         callbacks = [TrackingCallback(run, store, config.track)]
         checkpoint = _fit(args, store, num_workers, use_gpu, callbacks, on_progress)
-        bundle = _finish(kind, dataset, vae, config, checkpoint)
+        bundle = _finish(kind, dataset, vae, base, config, checkpoint)
         if kind != "vae":
             bundle = _calibrated(bundle, dataset, use_gpu)
         _save(bundle, store, config)
@@ -244,7 +250,12 @@ def _check_share(store: Store, share: dict[str, Any]) -> None:
 
 
 def _finish(
-    kind: Kind, dataset: PairedDataset, vae: Bundle | None, config: Config, checkpoint: Checkpoint | None
+    kind: Kind,
+    dataset: PairedDataset,
+    vae: Bundle | None,
+    base: TargetBase,
+    config: Config,
+    checkpoint: Checkpoint | None,
 ) -> Bundle:
     """Turn the last checkpoint into a bundle."""
     assert checkpoint is not None
@@ -257,9 +268,14 @@ def _finish(
     answering, more = answering_parts(dataset, config)
     metadata |= answering
     if vae:
-        metadata["vae_history"] = vae.metadata["history"]
-        more |= vae.tensors
+        described, shifts = base_parts(base)
+        metadata |= {"vae_history": vae.metadata["history"]} | described
+        more |= vae.tensors | shifts
     return Bundle(kind, config, metadata, tensors | more)
+
+
+def _monitored(dataset: PairedDataset, config: Config) -> MonitorWells:
+    return monitor_wells(load_wells(dataset, "valid", MONITOR_WELLS, config.seed))
 
 
 def _calibrated(bundle: Bundle, dataset: PairedDataset, use_gpu: bool) -> Bundle:

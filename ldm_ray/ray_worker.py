@@ -28,7 +28,8 @@ from ldm_ray.ray_progress import REPORT_EVERY_S
 from ldm_ray.settings import OptimiserSettings
 from ldm_ray.training.bundle import prefixed
 from ldm_ray.training.loop import run_fit, start_fit
-from ldm_ray.training.moments import fit_observation_noise, latent_moments, target_moments
+from ldm_ray.training.moments import fit_observation_noise, latent_moments, mean_and_scale, target_moments
+from ldm_ray.training.monitor import MeanMonitor, MonitorWells
 from ldm_ray.training.rival_steps import RivalTask
 from ldm_ray.training.rows import Tables
 from ldm_ray.training.source import ResidentSource, WellSource
@@ -49,8 +50,10 @@ class WorkerArgs:
         keys: Sorted keys of each split; empty where wells are streamed.
         basal: See `Tables`.
         basal_input: See `Tables`.
+        monitor: Validation wells on which a diffusion model's mean is measured after each epoch.
         training_controls: Control profiles that training wells are paired with.
         embeddings: See `Tables`.
+        base: See `Tables`.
         vae: Weights of the autoencoder under a diffusion model.
         threads: Of torch, in each worker.
         board: For progress and errors.
@@ -63,8 +66,10 @@ class WorkerArgs:
     keys: "ray.ObjectRef[Mapping[str, np.ndarray]]"
     basal: "ray.ObjectRef[np.ndarray]"
     basal_input: "ray.ObjectRef[np.ndarray]"
+    monitor: "ray.ObjectRef[MonitorWells] | None"
     training_controls: "ray.ObjectRef[np.ndarray]"
     embeddings: "ray.ObjectRef[np.ndarray]"
+    base: "ray.ObjectRef[np.ndarray]"
     vae: "ray.ObjectRef[dict[str, Tensor]] | None"
     threads: int
     board: Any
@@ -93,7 +98,7 @@ def _train(args: WorkerArgs) -> None:
     rank, world_size = context.get_world_rank(), context.get_world_size()
     settings = optimiser_settings(args.kind, config)
     source = open_source(args.files, ray.get(args.keys), config, settings, rank, world_size, device)
-    references = (args.basal, args.basal_input, args.embeddings)
+    references = (args.basal, args.basal_input, args.embeddings, args.base)
     tables = Tables(*(torch.from_numpy(ray.get(reference).copy()).to(device) for reference in references))
     torch.manual_seed(config.seed)  # the same first weights on every worker
     build = {"vae": _vae_task, "ldm": _ldm_task}.get(args.kind, _rival_task)
@@ -115,13 +120,13 @@ def _vae_task(args: WorkerArgs, source: WellSource, tables: Tables) -> Built:
     config = args.config
     vae = Vae(tables.basal.shape[1], config.vae)
     if config.vae.standardise:
-        mean, scale = target_moments(source, tables, config.target)
+        mean, scale = target_moments(source, tables)
         vae.set_scaling(mean.cpu(), scale.cpu())
     vae = vae.to(source.device)
 
     def extras() -> dict[str, Tensor]:
         factors = config.vae.observation_noise_rank
-        noise = fit_observation_noise(vae.eval(), source, tables, config.target, config.seed, factors)
+        noise = fit_observation_noise(vae.eval(), source, tables, config.seed, factors)
         return prefixed("vae.", vae) | {"noise.factor": noise.factor, "noise.sd": noise.sd}
 
     return VaeTask(vae, tables, config), source, extras
@@ -134,17 +139,18 @@ def _ldm_task(args: WorkerArgs, source: WellSource, tables: Tables) -> Built:
     weights = ray.get(args.vae)
     vae.load_state_dict({n.removeprefix("vae."): value for n, value in weights.items() if n.startswith("vae.")})
     vae = vae.to(source.device).eval().requires_grad_(False)
-    latents = Latents(vae, tables, config.target, args.encoded)
+    latents = Latents(vae, tables, args.encoded)
     if config.ingest.latents and not args.encoded and isinstance(source, ResidentSource):
         source = source.encoded(latents.moments)
-        latents = Latents(vae, tables, config.target, encoded=True)
+        latents = Latents(vae, tables, encoded=True)
     model = LatentDiffusion(n_genes, tables.embeddings.shape[1], config)
     model.set_latent_scaling(*(value.cpu() for value in latent_moments(source, latents, config.seed)))
     if not config.denoiser.raw_inputs:
         controls = tables.basal[torch.from_numpy(ray.get(args.training_controls).copy()).long().to(source.device)]
         scale = controls.std(dim=0, correction=0).clamp_min(0.1)
         model.condition_encoder.set_scaling(controls.mean(dim=0).cpu(), scale.cpu())
-    task = LdmTask(model.to_device(source.device), latents, tables, config)
+    monitor = MeanMonitor(ray.get(args.monitor), tables) if args.monitor else None
+    task = LdmTask(model.to_device(source.device), latents, tables, config, monitor)
     return task, source, lambda: prefixed("ldm.", task.model)
 
 
@@ -152,7 +158,7 @@ def _rival_task(args: WorkerArgs, source: WellSource, tables: Tables) -> Built:
     config = args.config
     model = build_baseline(args.kind, tables.basal.shape[1], tables.embeddings.shape[1], config.pertdit)
     if isinstance(model, PertDit):
-        model.set_scaling(*(value.cpu() for value in target_moments(source, tables, "absolute")))
+        model.set_scaling(*(value.cpu() for value in mean_and_scale(rows.values for rows in source.sweep("train"))))
     task = RivalTask(model, tables, config, source.device)
     return task, source, lambda: prefixed("net.", task.model)
 

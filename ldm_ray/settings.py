@@ -7,8 +7,8 @@ from pydantic import BaseModel, ConfigDict, Field
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 Width = Annotated[int, Field(ge=1)]
 Basal = Literal["mean", "well"]
-Target = Literal["absolute", "delta"]
-Head = Literal["mean", "x0", "v"]
+Target = Literal["absolute", "delta", "residual"]
+Head = Literal["mean", "x0", "v", "epsilon"]
 Loss = Literal["nll", "marginal_nll", "hybrid"]
 BasalInput = Literal["cell_time", "matched"]
 Norm = Literal["none", "layer", "batch"]
@@ -110,17 +110,22 @@ class VaeSettings(Settings):
     decoder_widths: tuple[Width, ...] = Field(default=(), description="none: a linear decoder, whose mean is exact")
     residual_decoder: bool = Field(default=False, description="the paper's decoder; decoder_widths are then unused")
     kl_weight: Annotated[float, Field(ge=0)] = 0.01
+    kl_warmup_steps: Annotated[int, Field(ge=0)] = Field(default=0, description="over which k rises from 0")
+    free_bits: Annotated[float, Field(ge=0)] = Field(default=0.0, description="of KL a latent dimension, not penalised")
     reduction: Literal["mean", "sum"] = "mean"
+    dropout: Fraction = 0.0
     standardise: bool = True
     observation_noise_rank: Annotated[int, Field(ge=0)] = 16
 
 
 class ScheduleSettings(Settings):
-    """Linear beta, Eq. (4)."""
+    """The noise schedule; `linear` is Eq. (4), the other kinds have no beta range."""
 
+    kind: Literal["linear", "cosine", "sigmoid"] = "linear"
     num_steps: Annotated[int, Field(ge=2)] = 1000
     beta_first: Annotated[float, Field(gt=0, lt=1)] = 1e-5
     beta_last: Annotated[float, Field(gt=0, lt=1)] = 0.01
+    zero_terminal_snr: bool = Field(default=False, description="rescaled so that nothing of z_0 is left at T")
 
 
 class DenoiserSettings(Settings):
@@ -129,6 +134,10 @@ class DenoiserSettings(Settings):
     head: Head = "v"
     loss: Loss = "hybrid"
     vlb_weight: Annotated[float, Field(ge=0)] = 0.001
+    min_snr_gamma: Annotated[float, Field(gt=0)] | None = Field(default=None, description="bounds the simple loss")
+    step_sampling: Literal["uniform", "importance"] = "uniform"
+    mean_head: bool = Field(default=False, description="a regression of the mean beside; diffusion explains the rest")
+    architecture: Literal["concat", "adaln"] = Field(default="concat", description="concat: the paper's")
     basal_input: BasalInput = "cell_time"
     basal_widths: tuple[Width, ...] = (256, 128)
     compound_widths: tuple[Width, ...] = (256, 128)
@@ -136,9 +145,11 @@ class DenoiserSettings(Settings):
     condition_widths: tuple[Width, ...] = (256, 256)
     hidden_widths: tuple[Width, ...] = (512, 512, 512)
     time_dim: Width = 128
+    time_embedding: Literal["scalar", "sinusoidal"] = "scalar"
     norm: Norm = "layer"
     dropout: Fraction = 0.4
     compound_dropout: Fraction = 0.7
+    guidance_dropout: Fraction = Field(default=0.0, description="share of rows trained without their compound")
     raw_inputs: bool = Field(default=False, description="feed dose, time and t untransformed, as published")
 
 
@@ -170,6 +181,9 @@ class OptimiserSettings(Settings):
     gradient_clip_norm: Annotated[float, Field(gt=0)] = 1.0
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.995
     early_stopping_epochs: Annotated[int, Field(ge=1)] = 15
+    keep: Literal["loss", "mse", "delta_pcc"] = Field(
+        default="loss", description="on validation wells, of the best epoch; but for loss: of the reported mean"
+    )
     checkpoint_every_steps: Annotated[int, Field(ge=1)] = 200
 
 
@@ -197,6 +211,7 @@ class PredictSettings(Settings):
 
     n_samples: Annotated[int, Field(ge=1)] = 16
     steps: Annotated[int, Field(ge=2)] = 50
+    guidance: Annotated[float, Field(ge=0)] = Field(default=1.0, description="1: none; wants guidance_dropout")
     rows_per_batch: Annotated[int, Field(ge=1)] = 1024
     calibration_wells: Annotated[int, Field(ge=16)] = Field(default=512, description="validation wells, for the sd")
 

@@ -9,7 +9,7 @@ from ldm_ray.diffusion.samplers import ancestral_sample, respace, spaced_steps
 from ldm_ray.diffusion.schedule import Schedule, scaled_linear_schedule
 from ldm_ray.errors import QueryError
 from ldm_ray.models.condition import Condition
-from ldm_ray.models.generate import OBSERVATION, REVERSE, START, Samples
+from ldm_ray.models.generate import OBSERVATION, REVERSE, START, Samples, Sampling
 from ldm_ray.noise import mix, standard_normal
 from ldm_ray.settings import PertditSettings
 
@@ -28,26 +28,16 @@ class RivalGenerator:
         raise QueryError("a rival has no direct mean; sample one")
 
     @torch.inference_mode()
-    def sample(
-        self,
-        condition: Condition,
-        base: Tensor,
-        keys: Tensor,
-        n_samples: int,
-        steps: int,
-        seed: int,
-        rows_per_batch: int,
-        n_draws: int = 0,
-    ) -> Samples:
-        """Sample profiles as `ProfileSampler` asks; `base` and `steps` mean nothing here."""
-        parts = []
-        for rows in torch.arange(len(keys), device=keys.device).split(max(1, rows_per_batch // n_samples)):
+    def sample(self, condition: Condition, base: Tensor, keys: Tensor, how: Sampling) -> Samples:
+        """Sample profiles as `ProfileSampler` asks; `base` and `how.steps` mean nothing here."""
+        parts, n_samples = [], how.n_samples
+        for rows in torch.arange(len(keys), device=keys.device).split(max(1, how.rows_per_batch // n_samples)):
             repeated = rows.repeat_interleave(n_samples)
             number = torch.arange(n_samples, device=keys.device).repeat(len(rows))
-            sampled = self._sample(condition.rows(repeated), mix(keys[repeated], seed, number))
+            sampled = self._sample(condition.rows(repeated), mix(keys[repeated], how.seed, number))
             mean, variance, drawn = (value.unflatten(0, (len(rows), n_samples)) for value in sampled)
             spread = mean.var(dim=1) if n_samples > 1 else torch.zeros_like(mean[:, 0])
-            parts.append((mean.mean(dim=1), spread, drawn[:, :n_draws], variance.mean(dim=1)))
+            parts.append((mean.mean(dim=1), spread, drawn[:, : how.n_draws], variance.mean(dim=1)))
         return Samples(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
     def _sample(self, condition: Condition, keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:

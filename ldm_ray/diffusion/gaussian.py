@@ -12,7 +12,7 @@ from torch import Tensor
 from ldm_ray.diffusion.schedule import Schedule
 from ldm_ray.errors import SettingsError, ShapeError
 
-Head = Literal["mean", "x0", "v"]
+Head = Literal["mean", "x0", "v", "epsilon"]
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class GaussianDiffusion:
         Source: Kim & Yoo, Eq. (3).
         """
         beta = self.schedule.beta
-        return self._at(torch.sqrt(1 - beta), t, z_prev) * z_prev + self._at(torch.sqrt(beta), t, z_prev) * eps
+        return self.at(torch.sqrt(1 - beta), t, z_prev) * z_prev + self.at(torch.sqrt(beta), t, z_prev) * eps
 
     def q_sample(self, z_0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
         """All steps up to t at once: z_t = sqrt(alpha_bar_t) z_0 + sqrt(1 - alpha_bar_t) eps.
@@ -65,7 +65,7 @@ class GaussianDiffusion:
 
         Source: Kim & Yoo, Eq. (9).
         """
-        return self.posterior_mean(z_0, z_t, t), self._at(self.schedule.beta_tilde, t, z_t).expand_as(z_t)
+        return self.posterior_mean(z_0, z_t, t), self.at(self.schedule.beta_tilde, t, z_t).expand_as(z_t)
 
     def posterior_mean(self, x0_hat: Tensor, z_t: Tensor, t: Tensor) -> Tensor:
         """Mean of z_prev if z_0 is `x0_hat`: A_t x0_hat + B_t z_t, in float32.
@@ -75,7 +75,7 @@ class GaussianDiffusion:
         Note:
             In bfloat16 the rounding of this mean would add 13 to 51% of beta_1 to the variance.
         """
-        return self._at(self.schedule.coef_x0, t, z_t) * x0_hat + self._at(self.schedule.coef_z, t, z_t) * z_t
+        return self.at(self.schedule.coef_x0, t, z_t) * x0_hat + self.at(self.schedule.coef_z, t, z_t) * z_t
 
     def learned_log_var(self, s: Tensor, t: Tensor) -> Tensor:
         """Reverse log-variance, interpolated between its two bounds.
@@ -98,17 +98,18 @@ class GaussianDiffusion:
             beta_tilde is 0 at t = 0, so its logarithm is taken from t = 1 there.
             The paper does not state a choice.
         """
-        upper = self._at(torch.log(self.schedule.beta), t, s)
-        lower = self._at(self.schedule.log_beta_tilde_clipped, t, s)
+        upper = self.at(torch.log(self.schedule.beta), t, s)
+        lower = self.at(self.schedule.log_beta_tilde_clipped, t, s)
         return s * upper + (1 - s) * lower
 
     def p_step(self, head: Head, output: Tensor, z_t: Tensor, t: Tensor) -> ReverseStep:
         """Read a network's output as the mean and variance of p(z_prev | z_t).
 
-        Source: Kim & Yoo, Eq. (6) and (7); v from Salimans & Ho 2022 (arXiv:2202.00512), appendix D.
+        Source: Kim & Yoo, Eq. (6) and (7); epsilon from Ho et al. 2020 (arXiv:2006.11239),
+        Eq. (11); v from Salimans & Ho 2022 (arXiv:2202.00512), appendix D.
 
         Args:
-            head: What the first half of the output is: the mean itself (the paper), x0_hat, or v.
+            head: What the first half of the output is: the mean itself (the paper), x0_hat, v, or epsilon.
             output: Shape (batch, 2 latent_dim); the second half is the logit of s.
             z_t: Noised latent, shape (batch, latent_dim).
             t: Zero-based step, shape (batch,).
@@ -130,8 +131,10 @@ class GaussianDiffusion:
         elif head == "v":
             signal, noise = self._signal_and_noise(t, z_t)
             x0_hat = signal * z_t - noise * raw
+        elif head == "epsilon":
+            x0_hat = self.x0_from_epsilon(raw, z_t, t)
         else:
-            raise SettingsError(f"head must be mean, x0 or v; got {head!r}")
+            raise SettingsError(f"head must be mean, x0, v or epsilon; got {head!r}")
         return ReverseStep(x0_hat, self.posterior_mean(x0_hat, z_t, t), log_var, s)
 
     def x0_from_mean(self, mu: Tensor, z_t: Tensor, t: Tensor) -> Tensor:
@@ -140,9 +143,17 @@ class GaussianDiffusion:
         Source: Kim & Yoo, Eq. (9), solved for z_0.
         """
         coef_x0, coef_z = (
-            self._at(table, t, z_t, torch.float64) for table in (self.schedule.coef_x0, self.schedule.coef_z)
+            self.at(table, t, z_t, torch.float64) for table in (self.schedule.coef_x0, self.schedule.coef_z)
         )
         return ((mu.double() - coef_z * z_t.double()) / coef_x0).to(z_t.dtype)
+
+    def x0_from_epsilon(self, eps: Tensor, z_t: Tensor, t: Tensor) -> Tensor:
+        """Invert `q_sample`: (z_t - sqrt(1 - alpha_bar_t) eps) / sqrt(alpha_bar_t), combined in float64.
+
+        Source: Kim & Yoo, Eq. (5), solved for z_0; no answer where alpha_bar is 0.
+        """
+        alpha_bar = self.at(self.schedule.alpha_bar, t, z_t, torch.float64)
+        return ((z_t.double() - torch.sqrt(1 - alpha_bar) * eps.double()) / torch.sqrt(alpha_bar)).to(z_t.dtype)
 
     def v_target(self, z_0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
         """The quantity v = sqrt(alpha_bar_t) eps - sqrt(1 - alpha_bar_t) z_0.
@@ -154,9 +165,9 @@ class GaussianDiffusion:
 
     def _signal_and_noise(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         alpha_bar = self.schedule.alpha_bar
-        return self._at(torch.sqrt(alpha_bar), t, like), self._at(torch.sqrt(1 - alpha_bar), t, like)
+        return self.at(torch.sqrt(alpha_bar), t, like), self.at(torch.sqrt(1 - alpha_bar), t, like)
 
-    def _at(self, table: Tensor, t: Tensor, like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    def at(self, table: Tensor, t: Tensor, like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """Pick the table's entry of each row, shape (batch, 1), in the dtype of `like`."""
         if t.shape != like.shape[:1]:
             raise ShapeError(f"t must be ({like.shape[0]},), one step a row; got {tuple(t.shape)}")

@@ -1,38 +1,111 @@
-"""Losses of one diffusion step; each averages over the batch and the latent dimensions."""
+"""Losses of one diffusion step, elementwise or a row; a training step averages over batch and dimensions."""
+
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from ldm_ray.diffusion.gaussian import GaussianDiffusion, Head, ReverseStep
 
-def gaussian_nll_loss(z_prev: Tensor, mu: Tensor, log_var: Tensor) -> Tensor:
-    """Negative log-likelihood of the sampled z_prev, without the constant.
+Loss = Literal["nll", "marginal_nll", "hybrid"]
+
+
+def gaussian_nll(z_prev: Tensor, mu: Tensor, log_var: Tensor) -> Tensor:
+    """Negative log-likelihood of the sampled z_prev, without the constant, elementwise.
 
         1/2 [ (z_prev - mu)^2 / Sigma + log Sigma ]
 
     Source: Kim & Yoo, Eq. (8) and (10). Minimised at the true mean and variance of z_prev given z_t.
     """
-    return 0.5 * ((z_prev - mu) ** 2 * torch.exp(-log_var) + log_var).mean()
+    return 0.5 * ((z_prev - mu) ** 2 * torch.exp(-log_var) + log_var)
 
 
-def marginal_nll_loss(mu_tilde: Tensor, beta_tilde: Tensor, mu: Tensor, log_var: Tensor) -> Tensor:
+def marginal_nll(mu_tilde: Tensor, beta_tilde: Tensor, mu: Tensor, log_var: Tensor) -> Tensor:
     """The same, averaged in closed form over z_prev ~ N(mu_tilde, beta_tilde).
 
         1/2 [ ((mu_tilde - mu)^2 + beta_tilde) / Sigma + log Sigma ]
 
     Source: the expectation of Kim & Yoo, Eq. (8), under Eq. (9); same optimum, less noise.
     """
-    return 0.5 * (((mu_tilde - mu) ** 2 + beta_tilde) * torch.exp(-log_var) + log_var).mean()
+    return 0.5 * (((mu_tilde - mu) ** 2 + beta_tilde) * torch.exp(-log_var) + log_var)
 
 
-def hybrid_loss(simple: Tensor, nll: Tensor, weight: float, num_steps: int) -> Tensor:
-    """Simple loss of the head plus lambda times the variational bound, of which only the variance learns.
+@dataclass(frozen=True)
+class RowLosses:
+    """Losses of each row, averaged over latent dimensions, (batch,).
 
-    Source: Nichol & Dhariwal 2021 (arXiv:2102.09672), Eq. (16).
-
-    Args:
-        simple: Mean squared error of the head.
-        nll: A loss above, computed with the mean detached; the bound is its sum over all steps.
-        weight: lambda, 0.001 in the source.
-        num_steps: Number of steps of the chain.
+    Attributes:
+        loss: What is minimised.
+        vlb: The row's estimate of the variational bound on -log p(z_0), nats a dimension, without the prior's part;
+            comparable between heads, losses, schedules and chain lengths of the same latents.
+        x0_error: Squared error of x0_hat.
     """
-    return simple + weight * num_steps * nll
+
+    loss: Tensor
+    vlb: Tensor
+    x0_error: Tensor
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Which loss is minimised.
+
+    Attributes:
+        diffusion: The process.
+        head: What the network gives.
+        loss: `nll` is the paper's, on a sampled z_prev; `marginal_nll` its expectation; `hybrid` the head's squared
+            error plus lambda times the variational bound, of which only the variance learns.
+        vlb_weight: lambda, 0.001 in the source; for `hybrid`.
+        min_snr_gamma: For `hybrid`: the squared error of x0_hat is weighed by min(SNR_t, gamma), whatever the head.
+
+    Source: Kim & Yoo, Eq. (8) and (10); Nichol & Dhariwal 2021 (arXiv:2102.09672), Eq. (16); Hang et al. 2023
+    (arXiv:2303.09556), Eq. (9).
+    """
+
+    diffusion: GaussianDiffusion
+    head: Head
+    loss: Loss
+    vlb_weight: float = 0.001
+    min_snr_gamma: float | None = None
+
+    def rows(self, step: ReverseStep, z_0: Tensor, z_t: Tensor, t: Tensor, eps_prev: Tensor) -> RowLosses:
+        """Losses of each row.
+
+        Args:
+            step: What the network says of z_t.
+            z_0: Clean latents, (batch, latent_dim).
+            z_t: Noised latents, (batch, latent_dim).
+            t: Zero-based steps, (batch,).
+            eps_prev: N(0, 1) that samples z_prev, (batch, latent_dim); used by `nll`.
+        """
+        mu_tilde, beta_tilde = self.diffusion.q_posterior(z_0, z_t, t)
+        x0_error = (step.x0_hat - z_0) ** 2
+        if self.loss == "nll":
+            z_prev = mu_tilde + torch.sqrt(beta_tilde) * eps_prev
+            loss = gaussian_nll(z_prev, step.mu, step.log_var)
+        elif self.loss == "marginal_nll":
+            loss = marginal_nll(mu_tilde, beta_tilde, step.mu, step.log_var)
+        else:
+            bound = marginal_nll(mu_tilde, beta_tilde, step.mu.detach(), step.log_var)
+            loss = self._weight(t, z_0) * x0_error + self.vlb_weight * self.diffusion.num_steps * bound
+        with torch.no_grad():
+            nll = marginal_nll(mu_tilde, beta_tilde, step.mu, step.log_var)
+            vlb = self.diffusion.num_steps * (nll - self._entropy(t, z_0))
+        return RowLosses(loss.mean(dim=1), vlb.mean(dim=1), x0_error.mean(dim=1).detach())
+
+    def _weight(self, t: Tensor, like: Tensor) -> Tensor:
+        """Weight of the squared error of x0_hat: the head's own error is linear in it."""
+        schedule = self.diffusion.schedule
+        if self.min_snr_gamma is not None:
+            return self.diffusion.at(schedule.snr.clamp_max(self.min_snr_gamma), t, like)
+        table = {"v": 1 / (1 - schedule.alpha_bar), "epsilon": schedule.snr}.get(self.head)
+        return self.diffusion.at(torch.ones_like(schedule.snr) if table is None else table, t, like)
+
+    def _entropy(self, t: Tensor, like: Tensor) -> Tensor:
+        """Entropy of q(z_prev | z_t, z_0) without the constant; at t = 0 the constant is what remains, negated."""
+        lower = self.diffusion.at(0.5 * (1 + self.diffusion.schedule.log_beta_tilde_clipped), t, like)
+        return torch.where(t[:, None] == 0, torch.full_like(lower, -LOG_ROOT_TWO_PI), lower)
+
+
+LOG_ROOT_TWO_PI = 0.9189385332046727

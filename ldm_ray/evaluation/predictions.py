@@ -14,7 +14,7 @@ from ldm_ray.data.dataset import PairedDataset
 from ldm_ray.errors import DataError
 from ldm_ray.evaluation.wells import Wells
 from ldm_ray.models.condition import Condition
-from ldm_ray.models.generate import Samples
+from ldm_ray.models.generate import Samples, Sampling
 from ldm_ray.predictor import Predictor
 from ldm_ray.settings import EncoderSettings
 from ldm_ray.training.bundle import Bundle
@@ -59,6 +59,7 @@ class ModelInputs:
         name: Of its rows.
         bundle: The trained model.
         basal: What it is conditioned on for each control profile, (n_basal, n_genes).
+        base: What its target is measured from, for each control profile, (n_basal, n_genes).
         compounds: Ids of the compounds asked for, sorted, (n,).
         embeddings: Their embeddings, (n, dim).
     """
@@ -66,6 +67,7 @@ class ModelInputs:
     name: str
     bundle: Bundle
     basal: np.ndarray
+    base: np.ndarray
     compounds: np.ndarray
     embeddings: np.ndarray
 
@@ -74,7 +76,8 @@ def model_inputs(dataset: PairedDataset, bundle: Bundle, compound_ids: np.ndarra
     """Look up what a bundle needs for wells of some compounds."""
     compounds = np.unique(compound_ids)
     embeddings = _embeddings(dataset, bundle.config.encoder, dataset.parent_smiles[compounds].tolist())
-    return ModelInputs(name, bundle, basal_input(dataset, bundle.basal_input), compounds, embeddings)
+    base = bundle.target_base().of_controls(dataset)
+    return ModelInputs(name, bundle, basal_input(dataset, bundle.basal_input), base, compounds, embeddings)
 
 
 class Model:
@@ -125,14 +128,13 @@ class Model:
     def sample(self, wells: Wells, condition: Condition, n_samples: int, n_draws: int = 0) -> Samples:
         """Sample wells, keyed by their profile ids."""
         asked = self.predictor.bundle.config.predict
-        base, keys = self._tensor(wells.basal), self._tensor(wells.keys)
-        return self.predictor.sampler.sample(
-            condition, base, keys, n_samples, asked.steps, self.seed, asked.rows_per_batch, n_draws
-        )
+        base, keys = self._base(wells), self._tensor(wells.keys)
+        how = Sampling(n_samples, asked.steps, self.seed, asked.rows_per_batch, n_draws)
+        return self.predictor.sampler.sample(condition, base, keys, how)
 
     def _mean(self, wells: Wells, condition: Condition) -> tuple[str, np.ndarray]:
         if self.predictor.sampler.has_direct_mean:
-            mean = self.predictor.sampler.direct_mean(condition, self._tensor(wells.basal))
+            mean = self.predictor.sampler.direct_mean(condition, self._base(wells))
             return "mean_direct", mean.cpu().numpy()
         n_samples = self.n_samples[0]
         return f"mean_of_{n_samples}", self.sample(wells, condition, n_samples).mean.cpu().numpy()
@@ -150,6 +152,9 @@ class Model:
             replace(condition, time_h=none),
         )
         yield from zip(ABLATIONS, changes, strict=True)
+
+    def _base(self, wells: Wells) -> Tensor:
+        return self._tensor(self._inputs.base[wells.frame["basal_id"].to_numpy()])
 
     def _places(self, compound_ids: np.ndarray) -> np.ndarray:
         return np.searchsorted(self._inputs.compounds, compound_ids)

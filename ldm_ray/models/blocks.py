@@ -59,6 +59,13 @@ def _sum_over_workers(value: Tensor) -> Tensor:
     return total
 
 
+def mean_over_global_batch(value: Tensor) -> Tensor:
+    """Mean over the rows of all workers, each of which has equally many, with its gradient; (batch, n) to (n,)."""
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1 and torch.is_grad_enabled()):
+        return value.mean(dim=0)
+    return _sum_over_workers(value.sum(dim=0)) / (len(value) * dist.get_world_size())
+
+
 class GlobalBatchNorm(nn.BatchNorm1d):
     """Batch normalisation over the global batch, on CPU and GPU alike.
 

@@ -67,6 +67,8 @@ class ConditionEncoder(nn.Module):
         joint = self.basal.width + self.compound.width + self.dose.width + self.time.width
         self.joint = Mlp(joint, settings.condition_widths, norm, dropout=dropout, salt=300)
         self.width = self.joint.width
+        # What stands for a compound that is not told (classifier-free guidance).
+        self.no_compound = nn.Parameter(torch.zeros(self.compound.width)) if settings.guidance_dropout else None
         self.register_buffer("basal_mean", torch.zeros(n_genes))
         self.register_buffer("basal_scale", torch.ones(n_genes))
 
@@ -75,8 +77,13 @@ class ConditionEncoder(nn.Module):
         self.basal_mean.copy_(mean)
         self.basal_scale.copy_(scale)
 
-    def forward(self, condition: Condition, keys: Tensor | None = None) -> Tensor:
-        """Encode; keys, (batch,), int64, decide dropout in training.
+    def forward(self, condition: Condition, keys: Tensor | None = None, untold: Tensor | None = None) -> Tensor:
+        """Encode.
+
+        Args:
+            condition: A batch.
+            keys: Decide dropout in training, (batch,), int64.
+            untold: Rows that are encoded without their compound, (batch,), bool; wants `guidance_dropout`.
 
         Raises:
             ShapeError: If the profile or the embedding has another width than the encoder was built for.
@@ -89,9 +96,12 @@ class ConditionEncoder(nn.Module):
         if not self.raw_inputs:
             dose, time = torch.log10(dose), time / 24.0
         basal = (condition.x_basal - self.basal_mean) / self.basal_scale
+        compound = self.compound(condition.compound, keys)
+        if self.no_compound is not None and untold is not None:
+            compound = torch.where(untold[:, None], self.no_compound, compound)
         parts = [
             self.basal(basal, keys),
-            self.compound(condition.compound, keys),
+            compound,
             self.dose(dose, keys),
             self.time(time, keys),
         ]

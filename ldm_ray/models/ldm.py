@@ -5,9 +5,10 @@ from torch import Tensor, nn
 
 from ldm_ray.config import Config
 from ldm_ray.diffusion.gaussian import GaussianDiffusion, ReverseStep
-from ldm_ray.diffusion.schedule import linear_schedule
-from ldm_ray.models.condition import ConditionEncoder
-from ldm_ray.models.denoiser import Denoiser
+from ldm_ray.diffusion.losses import Objective
+from ldm_ray.diffusion.schedule import build_schedule
+from ldm_ray.models.condition import Condition, ConditionEncoder
+from ldm_ray.models.denoiser import build_denoiser
 
 
 class LatentDiffusion(nn.Module):
@@ -21,11 +22,15 @@ class LatentDiffusion(nn.Module):
 
     def __init__(self, n_genes: int, embedding_dim: int, config: Config) -> None:
         super().__init__()
-        schedule, latent_dim = config.schedule, config.vae.latent_dim
-        self.condition_encoder = ConditionEncoder(n_genes, embedding_dim, config.denoiser)
-        self.denoiser = Denoiser(latent_dim, self.condition_encoder.width, schedule.num_steps, config.denoiser)
-        self.head = config.denoiser.head
-        self._schedule = linear_schedule(schedule.num_steps, schedule.beta_first, schedule.beta_last)
+        schedule, latent_dim, settings = config.schedule, config.vae.latent_dim, config.denoiser
+        self.condition_encoder = ConditionEncoder(n_genes, embedding_dim, settings)
+        condition_dim = self.condition_encoder.width
+        self.denoiser = build_denoiser(latent_dim, condition_dim, schedule.num_steps, settings)
+        self.mean_head = MeanHead(embedding_dim, condition_dim, latent_dim) if settings.mean_head else None
+        self.head, self._settings = settings.head, settings
+        self._schedule = build_schedule(
+            schedule.kind, schedule.num_steps, schedule.beta_first, schedule.beta_last, schedule.zero_terminal_snr
+        )
         self.diffusion = GaussianDiffusion(self._schedule)
         self.latent_dim = latent_dim
         self.register_buffer("latent_mean", torch.zeros(latent_dim))
@@ -56,7 +61,41 @@ class LatentDiffusion(nn.Module):
         output = self.denoiser(z_t, t, condition, keys)
         return self.diffusion.p_step(self.head, output, z_t, t)
 
+    def mean_latent(self, condition: Condition, encoded: Tensor) -> Tensor:
+        """Mean of the scaled latent that the regression head gives, (batch, latent_dim); 0 without one."""
+        if self.mean_head is None:
+            return torch.zeros(len(encoded), self.latent_dim, device=encoded.device, dtype=encoded.dtype)
+        out: Tensor = self.mean_head(condition.compound, encoded)
+        return out
+
+    @property
+    def objective(self) -> Objective:
+        """The loss of a step, on the device of the schedule."""
+        settings = self._settings
+        return Objective(self.diffusion, self.head, settings.loss, settings.vlb_weight, settings.min_snr_gamma)
+
     def to_device(self, device: torch.device) -> "LatentDiffusion":
         """Move weights and schedule."""
         self.diffusion = GaussianDiffusion(self._schedule, device)
         return self.to(device)
+
+
+class MeanHead(nn.Module):
+    """Regression of the scaled latent on the condition: a linear part of the compound, and one of what is encoded.
+
+    Note:
+        The linear part of the compound is a ridge regression under weight decay: with few compounds it is the part
+        that carries over to new ones. Both parts start at 0, the mean over all training wells.
+    """
+
+    def __init__(self, embedding_dim: int, condition_dim: int, latent_dim: int) -> None:
+        super().__init__()
+        self.of_compound = nn.Linear(embedding_dim, latent_dim, bias=False)
+        self.of_condition = nn.Linear(condition_dim, latent_dim)
+        for parameter in self.parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, compound: Tensor, encoded: Tensor) -> Tensor:
+        """Return (batch, latent_dim) for embeddings (batch, embedding_dim) and encodings (batch, condition_dim)."""
+        out: Tensor = self.of_compound(compound) + self.of_condition(encoded)
+        return out

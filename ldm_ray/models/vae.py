@@ -1,5 +1,6 @@
 """The variational autoencoder of expression profiles or of their changes."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -7,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ldm_ray.errors import ShapeError
-from ldm_ray.models.blocks import Mlp, ResidualBlock
+from ldm_ray.models.blocks import Mlp, ResidualBlock, mean_over_global_batch
 from ldm_ray.settings import VaeSettings
 
 
@@ -35,7 +36,7 @@ class Vae(nn.Module):
     def __init__(self, n_genes: int, settings: VaeSettings) -> None:
         super().__init__()
         self.n_genes, self.latent_dim = n_genes, settings.latent_dim
-        self.encoder = Mlp(n_genes, settings.encoder_widths, norm="layer")
+        self.encoder = Mlp(n_genes, settings.encoder_widths, norm="layer", dropout=settings.dropout, salt=700)
         self.mu_head = nn.Linear(self.encoder.width, settings.latent_dim)
         self.log_var_head = nn.Linear(self.encoder.width, settings.latent_dim)
         self.decoder = (
@@ -51,15 +52,17 @@ class Vae(nn.Module):
         self.gene_mean.copy_(mean)
         self.gene_scale.copy_(scale)
 
-    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def encode(self, x: Tensor, keys: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return (mu, log_var) of q(z | x), each (batch, latent_dim), for profiles (batch, n_genes).
+
+        Keys, (batch,), int64, decide dropout in training.
 
         Raises:
             ShapeError: If x has another number of genes.
         """
         if x.ndim != 2 or x.shape[1] != self.n_genes:
             raise ShapeError(f"x must be (batch, {self.n_genes}); got {tuple(x.shape)}")
-        hidden = self.encoder((x - self.gene_mean) / self.gene_scale)
+        hidden = self.encoder((x - self.gene_mean) / self.gene_scale, keys)
         return self.mu_head(hidden), self.log_var_head(hidden).clamp(-20.0, 20.0)
 
     def decode(self, z: Tensor) -> Tensor:
@@ -76,7 +79,15 @@ def reparameterise(mu: Tensor, log_var: Tensor, eps: Tensor) -> Tensor:
     return mu + torch.exp(0.5 * log_var) * eps
 
 
-def vae_loss(vae: Vae, x: Tensor, eps: Tensor, kl_weight: float, reduction: Literal["mean", "sum"]) -> VaeLoss:
+def vae_loss(
+    vae: Vae,
+    x: Tensor,
+    eps: Tensor,
+    kl_weight: float | Tensor,
+    reduction: Literal["mean", "sum"],
+    free_bits: float = 0.0,
+    keys: Tensor | None = None,
+) -> VaeLoss:
     """Reconstruction plus k times the divergence from N(0, I).
 
         |x - x_hat|^2 + k (mu^2 + sigma^2 - log sigma^2 - 1)
@@ -91,13 +102,22 @@ def vae_loss(vae: Vae, x: Tensor, eps: Tensor, kl_weight: float, reduction: Lite
         reduction: `mean` averages over genes and over latent dimensions, as in common practice; `sum` is the
             literal equation, divided by the number of genes so that learning rates carry over; it weighs the
             divergence latent_dim / n_genes times as much as `mean` does.
+        free_bits: Divergence of each latent dimension, averaged over all workers' batches, that costs nothing; bits
+            of the divergence with its 1/2 (Kingma et al. 2016, arXiv:1606.04934, Eq. (15)).
+        keys: Decide dropout in training, (batch,), int64.
     """
-    mu, log_var = vae.encode(x)
+    mu, log_var = vae.encode(x, keys)
     error = (vae.decode(reparameterise(mu, log_var, eps)) - x) / vae.gene_scale
     reconstruction = (error**2).mean()
     divergence = mu**2 + torch.exp(log_var) - log_var - 1.0
-    kl = divergence.mean() if reduction == "mean" else divergence.sum(dim=1).mean() / vae.n_genes
-    return VaeLoss(reconstruction + kl_weight * kl, reconstruction, kl)
+    unit = 1.0 if reduction == "mean" else vae.latent_dim / vae.n_genes
+    kl = unit * divergence.mean()
+    if not free_bits:
+        return VaeLoss(reconstruction + kl_weight * kl, reconstruction, kl)
+    # The bound is on the mean over the global batch, so that it does not depend on the number of workers.
+    a_dimension = mean_over_global_batch(divergence)
+    penalty = unit * a_dimension.clamp_min(2 * math.log(2) * free_bits).mean()
+    return VaeLoss(reconstruction + kl_weight * penalty, reconstruction, kl)
 
 
 def _paper_decoder(latent_dim: int, n_genes: int) -> nn.Sequential:

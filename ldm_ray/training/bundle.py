@@ -19,6 +19,7 @@ from ldm_ray.models.generate import ObservationNoise
 from ldm_ray.models.ldm import LatentDiffusion
 from ldm_ray.models.vae import Vae
 from ldm_ray.settings import BasalInput
+from ldm_ray.training.base import TargetBase
 
 CONFIG, WEIGHTS, METADATA = "config.json", "weights.safetensors", "metadata.json"
 FORMAT_VERSION = 2
@@ -73,6 +74,15 @@ class Bundle:
     def basal_input(self) -> BasalInput:
         """Which control the model is conditioned on; the rivals see the matched one."""
         return "matched" if self.kind in BASELINE_KINDS else self.config.denoiser.basal_input
+
+    def target_base(self) -> TargetBase:
+        """Return what the model's target is measured from."""
+        described = self.metadata.get("base", {"factor": 0.0, "groups": []})
+        none = torch.zeros(1, self.n_genes)
+        *shifts, everywhere = self.tensors.get("base.shift", none).numpy()
+        groups = [(cell, time_h) for cell, time_h in described["groups"]]
+        shift = dict(zip(groups, shifts, strict=True))
+        return TargetBase(self.config.target, described["factor"], shift, everywhere)
 
     def observation_noise(self) -> ObservationNoise:
         """Return the noise that a draw adds to the decoder's mean."""

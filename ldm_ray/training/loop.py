@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -16,6 +15,7 @@ from ldm_ray.settings import OptimiserSettings
 from ldm_ray.training.ema import Ema
 from ldm_ray.training.source import WellSource
 from ldm_ray.training.steps import StepLosses, Task
+from ldm_ray.training.workers import count_over_workers, mean_over_workers, sum_over_workers, world_size
 
 VALIDATION_EPOCH = -1
 
@@ -100,7 +100,7 @@ def run_fit(
         NonFiniteError: If the loss becomes NaN or infinite.
     """
     # Buffers are the same on all workers already: batch normalisation reduces its moments itself.
-    wrapped = DistributedDataParallel(fit.module, broadcast_buffers=False) if _world_size() > 1 else fit.module
+    wrapped = DistributedDataParallel(fit.module, broadcast_buffers=False) if world_size() > 1 else fit.module
     plan = source.plan
     total = plan.steps * settings.epochs
     while fit.epoch < settings.epochs and not fit.stopped:
@@ -115,10 +115,10 @@ def run_fit(
             fit.step_in_epoch += 1
             hooks.on_step(fit.step, total, fit.epoch, loss.detach())
             if fit.step % settings.checkpoint_every_steps == 0 and fit.step_in_epoch < plan.steps:
-                fit.loss_sum = _mean_over_workers(losses)
+                fit.loss_sum = mean_over_workers(losses)
                 losses.fill_(fit.loss_sum)
                 hooks.report({"step": fit.step}, fit.state_dict())
-        train_loss = _mean_over_workers(losses) / plan.steps
+        train_loss = mean_over_workers(losses) / plan.steps
         _end_epoch(fit, task, source, settings, seed, train_loss)
         hooks.report(fit.history[-1], fit.state_dict() if _due(fit, settings) else None)
     fit.module.load_state_dict(fit.best)
@@ -182,17 +182,21 @@ def _end_epoch(
     seed: int,
     train_loss: float,
 ) -> None:
-    """Validate with the averaged weights, keep them if they are the best so far, count patience."""
+    """Validate with the averaged weights, keep them if they are the best so far by `keep`, count patience."""
     if not math.isfinite(train_loss):
         raise NonFiniteError(f"the training loss is {train_loss} in epoch {fit.epoch}; lower the learning rate")
     present = {name: value.clone() for name, value in fit.module.state_dict().items()}
     fit.module.load_state_dict(fit.ema.values)
-    losses = validation_losses(task, source, seed)
+    losses = validation_losses(task, source, seed) | task.monitor()
     fit.module.load_state_dict(present)
-    if not math.isfinite(losses["loss"]):
-        raise NonFiniteError(f"the validation loss is {losses['loss']} in epoch {fit.epoch}; lower the learning rate")
-    if losses["loss"] < fit.best_loss:
-        fit.best_loss, fit.best_epoch = losses["loss"], fit.epoch
+    for name in ("loss", settings.keep):
+        if not math.isfinite(losses[name]):
+            raise NonFiniteError(
+                f"the validation {name} is {losses[name]} in epoch {fit.epoch}; lower the learning rate"
+            )
+    kept = -losses["delta_pcc"] if settings.keep == "delta_pcc" else losses[settings.keep]
+    if kept < fit.best_loss:
+        fit.best_loss, fit.best_epoch = kept, fit.epoch
         fit.best = {name: value.clone() for name, value in fit.ema.values.items()}
     fit.stopped = fit.epoch - fit.best_epoch >= settings.early_stopping_epochs
     row = {"epoch": float(fit.epoch), "step": float(fit.step), "train_loss": train_loss}
@@ -208,25 +212,3 @@ def _due(fit: Fit, settings: OptimiserSettings) -> bool:
     return (
         fit.step // settings.checkpoint_every_steps > (fit.step - 1) // settings.checkpoint_every_steps or fit.stopped
     )
-
-
-def _world_size() -> int:
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-
-
-def sum_over_workers(value: Tensor) -> Tensor:
-    """Add a tensor up over all workers; itself where there is one."""
-    if _world_size() > 1:
-        value = value.clone()
-        dist.all_reduce(value)
-    return value
-
-
-def count_over_workers(source: WellSource, split: str) -> float:
-    """Count all workers' rows of a split; on the rows' device, since nccl reduces nothing else."""
-    own = torch.tensor(float(source.count(split)), dtype=torch.float64, device=source.device)
-    return float(sum_over_workers(own))
-
-
-def _mean_over_workers(value: Tensor) -> float:
-    return float(sum_over_workers(value)) / _world_size()

@@ -3,6 +3,7 @@
 import hashlib
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,6 +13,7 @@ from ldm_ray.data.controls import mean_controls
 from ldm_ray.data.dataset import PairedDataset
 from ldm_ray.domain import training_domain
 from ldm_ray.schema import MANIFEST
+from ldm_ray.training.base import TargetBase
 
 
 def dataset_metadata(dataset: PairedDataset) -> dict[str, Any]:
@@ -27,6 +29,15 @@ def dataset_metadata(dataset: PairedDataset) -> dict[str, Any]:
             "simulated": manifest["simulated"],
         },
     }
+
+
+def base_parts(base: TargetBase) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return what a bundle keeps of its target's base: metadata, and shifts by group, the one of all wells last."""
+    if base.target != "residual":
+        return {}, {}
+    shifts = np.stack([*base.shift.values(), base.everywhere])
+    described = {"factor": base.factor, "groups": [[cell, time_h] for cell, time_h in base.shift]}
+    return {"base": described}, {"base.shift": torch.from_numpy(shifts)}
 
 
 def answering_parts(dataset: PairedDataset, config: Config) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -8,10 +8,10 @@ from torch import Tensor
 from ldm_ray.models.generate import ObservationNoise
 from ldm_ray.models.vae import Vae
 from ldm_ray.noise import mix
-from ldm_ray.training.loop import count_over_workers, sum_over_workers
 from ldm_ray.training.rows import Tables, target_of
 from ldm_ray.training.source import WellSource
 from ldm_ray.training.steps import Latents
+from ldm_ray.training.workers import count_over_workers, sum_over_workers
 
 MOMENTS_EPOCH = -2
 SMALLEST_SCALE = 1e-3
@@ -37,9 +37,9 @@ def mean_and_scale(chunks: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
     return mean.float(), scale.float()
 
 
-def target_moments(source: WellSource, tables: Tables, target: str) -> tuple[Tensor, Tensor]:
+def target_moments(source: WellSource, tables: Tables) -> tuple[Tensor, Tensor]:
     """Moments of the training rows' target per gene, each (n_genes,)."""
-    return mean_and_scale(target_of(rows, tables, target) for rows in source.sweep("train"))
+    return mean_and_scale(target_of(rows, tables) for rows in source.sweep("train"))
 
 
 def latent_moments(source: WellSource, latents: Latents, seed: int) -> tuple[Tensor, Tensor]:
@@ -47,9 +47,7 @@ def latent_moments(source: WellSource, latents: Latents, seed: int) -> tuple[Ten
     return mean_and_scale(latents.sample(rows, mix(rows.keys, seed, MOMENTS_EPOCH)) for rows in source.sweep("train"))
 
 
-def fit_observation_noise(
-    vae: Vae, source: WellSource, tables: Tables, target: str, seed: int, rank: int
-) -> ObservationNoise:
+def fit_observation_noise(vae: Vae, source: WellSource, tables: Tables, seed: int, rank: int) -> ObservationNoise:
     """Fit the residual of the decoder at sampled latents, low-rank plus diagonal.
 
     The residual is taken at a *sampled* latent: where the decoder is the regression of x on z, decoder mean
@@ -65,17 +63,16 @@ def fit_observation_noise(
         vae: Trained autoencoder.
         source: Its validation rows are used, which the autoencoder was not trained on.
         tables: What the rows refer to.
-        target: `absolute` or `delta`.
         seed: Decides the sampled latents.
         rank: Factors wanted; no more than one per 20 rows are kept, 0 for per-gene noise.
     """
 
-    latents = Latents(vae, tables, target)
+    latents = Latents(vae, tables)
     second = torch.zeros(())
     with torch.no_grad():
         for rows in source.sweep("valid"):
             z = latents.sample(rows, mix(rows.keys, seed, MOMENTS_EPOCH))
-            residual = (target_of(rows, tables, target) - vae.decode(z)).double()
+            residual = (target_of(rows, tables) - vae.decode(z)).double()
             second = second.to(residual) + residual.T @ residual
     count = count_over_workers(source, "valid")
     covariance = sum_over_workers(second) / count

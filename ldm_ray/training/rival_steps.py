@@ -74,6 +74,10 @@ class RivalTask:
             else PertditLossModule(model, GaussianDiffusion(pertdit_schedule(config.pertdit), device))
         )
 
+    def monitor(self) -> dict[str, float]:
+        """Nothing beside the losses."""
+        return {}
+
     def batch(self, rows: Rows, keys: Tensor) -> ProfileBatch:
         """Gather controls and compounds."""
         x_basal, compound = self.tables.basal[rows.basal], self.tables.embeddings[rows.compound]

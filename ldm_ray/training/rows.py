@@ -49,11 +49,13 @@ class Tables:
         basal: Control profiles, log2, (n_basal, n_genes).
         basal_input: What the model is conditioned on for each of them, log2, (n_basal, n_genes).
         embeddings: Compound embeddings, (n_compounds, embedding_dim).
+        base: What the target is measured from, for each control profile, log2, (n_basal, n_genes).
     """
 
     basal: Tensor
     basal_input: Tensor
     embeddings: Tensor
+    base: Tensor
 
 
 def condition_of(rows: Rows, tables: Tables) -> Condition:
@@ -66,6 +68,6 @@ def condition_of(rows: Rows, tables: Tables) -> Condition:
     )
 
 
-def target_of(rows: Rows, tables: Tables, target: str) -> Tensor:
-    """Return what the autoencoder sees, (batch, n_genes): the profile, or its change from the control."""
-    return rows.values if target == "absolute" else rows.values - tables.basal[rows.basal]
+def target_of(rows: Rows, tables: Tables) -> Tensor:
+    """Return what the autoencoder sees, (batch, n_genes): the profile less its base."""
+    return rows.values - tables.base[rows.basal]

@@ -7,15 +7,15 @@ import torch
 from torch import Tensor, nn
 
 from ldm_ray.config import Config
-from ldm_ray.diffusion.losses import gaussian_nll_loss, hybrid_loss, marginal_nll_loss
-from ldm_ray.errors import SettingsError
 from ldm_ray.models.condition import Condition
 from ldm_ray.models.ldm import LatentDiffusion
 from ldm_ray.models.vae import Vae, reparameterise, vae_loss
-from ldm_ray.noise import mix, standard_normal, uniform_integers
+from ldm_ray.noise import keep_mask, mix, standard_normal
+from ldm_ray.training.monitor import MeanMonitor
 from ldm_ray.training.rows import Rows, Tables, condition_of, target_of
+from ldm_ray.training.step_sampling import StepSampler
 
-LATENT, STEP, FORWARD, PREVIOUS = 10, 11, 12, 13
+LATENT, STEP, FORWARD, PREVIOUS, UNTOLD = 10, 11, 12, 13, 14
 """Purposes of noise, mixed into the key."""
 
 
@@ -47,15 +47,21 @@ class DiffusionBatch:
 class VaeLossModule(nn.Module):
     """The autoencoder with its loss."""
 
+    steps_taken: Tensor
+
     def __init__(self, vae: Vae, config: Config) -> None:
         super().__init__()
-        self.vae, self.config = vae, config
+        self.vae, self.settings = vae, config.vae
+        self.register_buffer("steps_taken", torch.zeros((), dtype=torch.int64))
 
     def forward(self, batch: VaeBatch) -> StepLosses:
-        """Loss of Eq. (2) with noise keyed by row."""
+        """Loss of Eq. (2) with noise keyed by row; k rises over the first steps, and is whole in validation."""
         eps = standard_normal(mix(batch.keys, LATENT), self.vae.latent_dim)
-        settings = self.config.vae
-        loss = vae_loss(self.vae, batch.x, eps, settings.kl_weight, settings.reduction)
+        settings, kl_weight = self.settings, torch.tensor(self.settings.kl_weight)
+        if self.training:
+            self.steps_taken += 1
+            kl_weight = kl_weight * (self.steps_taken / (settings.kl_warmup_steps + 1)).clamp_max(1.0).to(kl_weight)
+        loss = vae_loss(self.vae, batch.x, eps, kl_weight, settings.reduction, settings.free_bits, batch.keys)
         return StepLosses(loss.loss, {"reconstruction": loss.reconstruction, "kl": loss.kl})
 
 
@@ -64,33 +70,33 @@ class LdmLossModule(nn.Module):
 
     def __init__(self, model: LatentDiffusion, config: Config) -> None:
         super().__init__()
-        self.model, self.config = model, config
-        if config.denoiser.loss == "hybrid" and config.denoiser.head == "mean":
-            raise SettingsError("denoiser.loss hybrid wants denoiser.head x0 or v; got mean")
+        self.model, self.guidance_dropout = model, config.denoiser.guidance_dropout
+        self.steps = StepSampler(model.diffusion.num_steps, config.denoiser.step_sampling == "importance")
 
     def forward(self, batch: DiffusionBatch) -> StepLosses:
-        """Loss at one uniformly drawn step a row, Eq. (10)."""
-        model, diffusion, settings = self.model, self.model.diffusion, self.config.denoiser
-        t = uniform_integers(mix(batch.keys, STEP), diffusion.num_steps)
-        eps = standard_normal(mix(batch.keys, FORWARD), model.latent_dim)
-        z_t = diffusion.q_sample(batch.z_0, t, eps)
-        condition = model.condition_encoder(batch.condition, batch.keys)
-        step = model.reverse_step(z_t, t, condition, batch.keys)
-        mu_tilde, beta_tilde = diffusion.q_posterior(batch.z_0, z_t, t)
-        x0_mse = ((step.x0_hat - batch.z_0) ** 2).mean().detach()
-        if settings.loss == "nll":
-            z_prev = mu_tilde + torch.sqrt(beta_tilde) * standard_normal(mix(batch.keys, PREVIOUS), model.latent_dim)
-            return StepLosses(gaussian_nll_loss(z_prev, step.mu, step.log_var), {"x0_mse": x0_mse})
-        if settings.loss == "marginal_nll":
-            loss = marginal_nll_loss(mu_tilde, beta_tilde, step.mu, step.log_var)
-            return StepLosses(loss, {"x0_mse": x0_mse})
-        error = (step.x0_hat - batch.z_0) ** 2
-        if settings.head == "v":
-            # (v_hat - v)^2 = (x0_hat - z_0)^2 / (1 - alpha_bar_t), the head being linear in x0_hat
-            error = error / (1 - diffusion.schedule.alpha_bar[t])[:, None].to(error.dtype)
-        nll = marginal_nll_loss(mu_tilde, beta_tilde, step.mu.detach(), step.log_var)
-        loss = hybrid_loss(error.mean(), nll, settings.vlb_weight, diffusion.num_steps)
-        return StepLosses(loss, {"x0_mse": x0_mse, "nll": nll.detach()})
+        """Loss at one drawn step a row, Eq. (10); with a regression head, of what it leaves, plus its squared error."""
+        model, diffusion, keys = self.model, self.model.diffusion, batch.keys
+        encoded = model.condition_encoder(batch.condition, keys, self._untold(keys))
+        mean = model.mean_latent(batch.condition, encoded)
+        z_0 = batch.z_0 - mean.detach()
+        t, weight = self.steps.draw(mix(keys, STEP))
+        z_t = diffusion.q_sample(z_0, t, standard_normal(mix(keys, FORWARD), model.latent_dim))
+        step = model.reverse_step(z_t, t, encoded, keys)
+        eps_prev = standard_normal(mix(keys, PREVIOUS), model.latent_dim)
+        rows = model.objective.rows(step, z_0, z_t, t, eps_prev)
+        self.steps.update(t, rows.loss)
+        parts = {"x0_mse": rows.x0_error.mean(), "vlb": rows.vlb.mean()}
+        loss = (weight * rows.loss).mean()
+        if model.mean_head is not None:
+            regression = ((mean - batch.z_0) ** 2).mean()
+            loss, parts["mean_mse"] = loss + regression, regression.detach()
+        return StepLosses(loss, parts)
+
+    def _untold(self, keys: Tensor) -> Tensor | None:
+        """Rows that are trained without their compound, (batch,), bool."""
+        if not (self.training and self.guidance_dropout):
+            return None
+        return ~keep_mask(mix(keys, UNTOLD), 1, 1.0 - self.guidance_dropout)[:, 0]
 
 
 class Task(Protocol):
@@ -103,30 +109,47 @@ class Task(Protocol):
     def batch(self, rows: Rows, keys: Tensor) -> object:
         """Build the loss module's input for some rows; nothing here is differentiated."""
 
+    def monitor(self) -> dict[str, float]:
+        """Measure what is reported, on validation wells; called on all workers after each epoch."""
+
 
 class VaeTask:
     """Train the autoencoder on profiles or their changes."""
 
     def __init__(self, vae: Vae, tables: Tables, config: Config) -> None:
-        self.module = VaeLossModule(vae, config)
-        self.tables, self.target = tables, config.target
+        self.module, self.tables = VaeLossModule(vae, config), tables
 
     def batch(self, rows: Rows, keys: Tensor) -> VaeBatch:
         """Gather targets."""
-        return VaeBatch(target_of(rows, self.tables, self.target), keys)
+        return VaeBatch(target_of(rows, self.tables), keys)
+
+    def monitor(self) -> dict[str, float]:
+        """Nothing beside the losses."""
+        return {}
 
 
 class LdmTask:
     """Train the diffusion model on sampled latents of a fixed autoencoder."""
 
-    def __init__(self, model: LatentDiffusion, latents: "Latents", tables: Tables, config: Config) -> None:
+    def __init__(
+        self,
+        model: LatentDiffusion,
+        latents: "Latents",
+        tables: Tables,
+        config: Config,
+        monitor: MeanMonitor | None = None,
+    ) -> None:
         self.module = LdmLossModule(model, config)
-        self.model, self.latents, self.tables = model, latents, tables
+        self.model, self.latents, self.tables, self._monitor = model, latents, tables, monitor
 
     def batch(self, rows: Rows, keys: Tensor) -> DiffusionBatch:
         """Sample latents and gather conditions."""
         z = self.latents.sample(rows, keys)
         return DiffusionBatch(self.model.scale_latent(z), condition_of(rows, self.tables), keys)
+
+    def monitor(self) -> dict[str, float]:
+        """Squared error and delta correlation of the reported mean."""
+        return self._monitor.measure(self.model, self.latents.vae) if self._monitor else {}
 
 
 class Latents:
@@ -135,19 +158,18 @@ class Latents:
     Args:
         vae: The autoencoder.
         tables: What rows refer to.
-        target: `absolute` or `delta`.
         encoded: The rows' `values` are moments, not profiles.
     """
 
-    def __init__(self, vae: Vae, tables: Tables, target: str, encoded: bool = False) -> None:
-        self.vae, self.tables, self.target, self.encoded = vae, tables, target, encoded
+    def __init__(self, vae: Vae, tables: Tables, encoded: bool = False) -> None:
+        self.vae, self.tables, self.encoded = vae, tables, encoded
 
     @torch.no_grad()
     def moments(self, rows: Rows) -> Tensor:
         """Return mean and log-variance of q(z | x) side by side, (n, 2 latent_dim)."""
         if self.encoded:
             return rows.values
-        return torch.cat(self.vae.encode(target_of(rows, self.tables, self.target)), dim=1)
+        return torch.cat(self.vae.encode(target_of(rows, self.tables)), dim=1)
 
     def sample(self, rows: Rows, keys: Tensor) -> Tensor:
         """Sample z of q(z | x) with noise keyed by row, (n, latent_dim)."""

@@ -6,7 +6,7 @@ Arguments: rank, world size, port, settings (JSON), dataset root, kind, precisio
 import json
 import os
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from ldm_ray.data.dataset import open_dataset
 from ldm_ray.data.slices import profile_files
 from ldm_ray.models.ldm import LatentDiffusion
 from ldm_ray.models.vae import Vae
+from ldm_ray.training.base import fit_target_base
 from ldm_ray.training.loop import run_fit, start_fit
 from ldm_ray.training.rows import Tables
 from ldm_ray.training.steps import Latents, LdmTask, VaeTask
@@ -52,20 +53,21 @@ def main(rank: int, world_size: int, port: int, config: Config, root: str, kind:
     files = profile_files(dataset, config.ingest)
     source = resident_source(files, config, settings.global_batch_size, rank, world_size)
     vectors = load_embeddings(dataset.store, build_encoder(config.encoder), dataset.parent_smiles.tolist())
-    arrays = (dataset.basal_expression, basal_input(dataset, config.denoiser.basal_input), vectors)
+    base = fit_target_base(dataset, config.target).of_controls(dataset)
+    arrays = (dataset.basal_expression, basal_input(dataset, config.denoiser.basal_input), vectors, base)
     tables = Tables(*(torch.from_numpy(np.array(values)) for values in arrays))
     torch.manual_seed(0)
     vae = Vae(dataset.n_genes, config.vae)
     model = LatentDiffusion(dataset.n_genes, vectors.shape[1], config)
     if precision == "float64":
         vae, model = vae.double(), model.double()
-        tables = Tables(tables.basal.double(), tables.basal_input.double(), tables.embeddings.double())
+        tables = Tables(*(getattr(tables, field.name).double() for field in fields(tables)))
         rows = {
             split: replace(part, **{n: getattr(part, n).double() for n in ("values", "dose_um", "time_h")})
             for split, part in source.rows.items()
         }
         source = replace(source, rows=rows)
-    latents = Latents(vae, tables, config.target)
+    latents = Latents(vae, tables)
     task = VaeTask(vae, tables, config) if kind == "vae" else LdmTask(model, latents, tables, config)
     source = replace(source, plan=replace(source.plan, steps=STEPS // 2))
     fit = start_fit(task.module, settings)

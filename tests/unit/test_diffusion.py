@@ -4,9 +4,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from ldm_ray.diffusion.gaussian import GaussianDiffusion
-from ldm_ray.diffusion.losses import gaussian_nll_loss, hybrid_loss, marginal_nll_loss
-from ldm_ray.diffusion.schedule import linear_schedule, schedule_from_beta
+from ldm_ray.diffusion.gaussian import GaussianDiffusion, Head
+from ldm_ray.diffusion.losses import Objective, gaussian_nll, marginal_nll
+from ldm_ray.diffusion.schedule import (
+    build_schedule,
+    cosine_schedule,
+    linear_schedule,
+    schedule_from_beta,
+    sigmoid_schedule,
+)
 from ldm_ray.errors import SettingsError, ShapeError
 
 SCHEDULE = linear_schedule(1000, 1e-5, 0.01)
@@ -59,13 +65,18 @@ def test_fraction_zero_and_one_hit_the_bounds(step: int) -> None:
     torch.testing.assert_close(torch.exp(lower), SCHEDULE.beta_tilde[max(step, 1)].expand(BATCH, LATENT))
 
 
-@pytest.mark.parametrize("head", ["mean", "x0", "v"])
+@pytest.mark.parametrize("head", ["mean", "x0", "v", "epsilon"])
 def test_every_head_describes_the_same_step(head: str) -> None:
     """Fed with the truth, each head gives back z_0 and the posterior mean."""
     z_0, eps = normal(BATCH, LATENT), normal(BATCH, LATENT, seed=1)
     t = torch.tensor([0, 400, 999])
     z_t = DIFFUSION.q_sample(z_0, t, eps)
-    truth = {"mean": DIFFUSION.posterior_mean(z_0, z_t, t), "x0": z_0, "v": DIFFUSION.v_target(z_0, eps, t)}[head]
+    truth = {
+        "mean": DIFFUSION.posterior_mean(z_0, z_t, t),
+        "x0": z_0,
+        "v": DIFFUSION.v_target(z_0, eps, t),
+        "epsilon": eps,
+    }[head]
     output = torch.cat([truth, torch.zeros_like(truth)], dim=1)
     step = DIFFUSION.p_step(head, output, z_t, t)  # type: ignore[arg-type]
     torch.testing.assert_close(step.x0_hat, z_0, rtol=1e-6, atol=1e-8)
@@ -82,7 +93,7 @@ def test_shapes_are_checked() -> None:
     with pytest.raises(SettingsError, match="at least 2"):
         linear_schedule(1, 1e-5, 0.01)
     with pytest.raises(SettingsError, match="every beta"):
-        schedule_from_beta(torch.tensor([0.1, 1.0], dtype=torch.float64))
+        schedule_from_beta(torch.tensor([1.0, 0.1], dtype=torch.float64))
 
 
 @pytest.mark.parametrize("step", [1, 300, 999])
@@ -102,8 +113,8 @@ def test_nll_is_minimised_at_the_true_mean_and_variance(step: int) -> None:
     log_var = torch.log(beta_tilde + SCHEDULE.coef_x0[step] ** 2 * spread).requires_grad_()
     shift = torch.zeros(1, dtype=torch.float64, requires_grad=True)
     for loss in (
-        gaussian_nll_loss(z_prev, mean + shift, log_var),
-        marginal_nll_loss(mu_tilde, beta_tilde, mean + shift, log_var),
+        gaussian_nll(z_prev, mean + shift, log_var).mean(),
+        marginal_nll(mu_tilde, beta_tilde, mean + shift, log_var).mean(),
     ):
         by_shift, by_log_var = torch.autograd.grad(loss, (shift, log_var), retain_graph=True)
         scale = torch.exp(-0.5 * log_var[0, 0]).item()
@@ -121,9 +132,38 @@ def test_regressing_on_the_mean_alone_would_drive_the_variance_to_its_bound() ->
     true = torch.log(beta_tilde + SCHEDULE.coef_x0[step] ** 2 * (1 - SCHEDULE.alpha_bar[step]))
     z_prev = mu_tilde + torch.sqrt(beta_tilde) * normal(n, 1, seed=2)
     lower = torch.full_like(true, -40.0)
-    assert gaussian_nll_loss(z_prev, mean, true) < gaussian_nll_loss(z_prev, mean, true - 1.0)
-    assert gaussian_nll_loss(mean, mean, lower) < gaussian_nll_loss(mean, mean, true)
+    assert gaussian_nll(z_prev, mean, true).mean() < gaussian_nll(z_prev, mean, true - 1.0).mean()
+    assert gaussian_nll(mean, mean, lower).mean() < gaussian_nll(mean, mean, true).mean()
 
 
-def test_hybrid_weighs_the_whole_bound() -> None:
-    assert float(hybrid_loss(torch.tensor(2.0), torch.tensor(3.0), 0.001, 1000)) == pytest.approx(5.0)
+@pytest.mark.parametrize("head", ["x0", "v", "epsilon"])
+def test_the_simple_loss_is_the_squared_error_of_the_head(head: Head) -> None:
+    """It is computed from x0_hat; each head's own error is linear in it. lambda weighs the sum over all steps."""
+    z_0, eps, raw = normal(BATCH, LATENT), normal(BATCH, LATENT, seed=1), normal(BATCH, LATENT, seed=2)
+    t = torch.tensor([5, 400, 999])
+    z_t = DIFFUSION.q_sample(z_0, t, eps)
+    truth = {"x0": z_0, "v": DIFFUSION.v_target(z_0, eps, t), "epsilon": eps}[head]
+    step = DIFFUSION.p_step(head, torch.cat([raw, torch.zeros_like(raw)], dim=1), z_t, t)
+    simple, whole = (Objective(DIFFUSION, head, "hybrid", w).rows(step, z_0, z_t, t, eps).loss for w in (0.0, 0.001))
+    torch.testing.assert_close(simple, ((raw - truth) ** 2).mean(dim=1), rtol=1e-6, atol=0)
+    mu_tilde, beta_tilde = DIFFUSION.q_posterior(z_0, z_t, t)
+    bound = marginal_nll(mu_tilde, beta_tilde, step.mu, step.log_var).mean(dim=1)
+    torch.testing.assert_close(whole - simple, 0.001 * 1000 * bound)
+    weighed = Objective(DIFFUSION, head, "hybrid", 0.0, min_snr_gamma=5.0).rows(step, z_0, z_t, t, eps).loss
+    snr = SCHEDULE.alpha_bar[t] / (1 - SCHEDULE.alpha_bar[t])
+    torch.testing.assert_close(weighed, snr.clamp_max(5.0) * ((step.x0_hat - z_0) ** 2).mean(dim=1))
+
+
+def test_schedules_keep_their_definitions() -> None:
+    """alpha_bar of cosine and sigmoid halfway is what their formulas say; rescaled, the last step holds no signal."""
+    assert float(cosine_schedule(1000).alpha_bar[499]) == pytest.approx(0.4939, abs=2e-3)  # f(1/2) / f(0)
+    assert float(sigmoid_schedule(1000).alpha_bar[499]) == pytest.approx(0.5, abs=1e-9)  # symmetric
+    for kind in ("linear", "cosine", "sigmoid"):
+        plain, zero = (build_schedule(kind, 1000, 1e-5, 0.01, flag) for flag in (False, True))
+        assert float(plain.alpha_bar[-1]) > 0
+        assert float(zero.alpha_bar[-1]) == 0.0
+        assert float(zero.beta[-1]) == 1.0
+        assert float(zero.alpha_bar[0]) == pytest.approx(float(plain.alpha_bar[0]), rel=1e-12)
+        assert bool((zero.alpha_bar[1:] < zero.alpha_bar[:-1]).all())
+        for table in (zero.coef_x0, zero.coef_z, zero.beta_tilde, zero.log_beta_tilde_clipped):
+            assert bool(torch.isfinite(table).all())

@@ -63,14 +63,14 @@ def test_no_weight_scale_or_noise_moves(world: World, shuffled: PairedDataset) -
         config = world.config
         source = resident_source(profile_files(dataset, config.ingest), config, 64, 0, 1)
         basal = torch.from_numpy(dataset.basal_expression.copy())
-        tables = Tables(basal, basal, torch.zeros(1, 1))
+        tables = Tables(basal, basal, torch.zeros(1, 1), basal)
         torch.manual_seed(0)
         vae = Vae(dataset.n_genes, config.vae)
-        vae.set_scaling(*target_moments(source, tables, config.target))
+        vae.set_scaling(*target_moments(source, tables))
         task = VaeTask(vae, tables, config)
         fit = start_fit(task.module, config.train_vae)
         run_fit(fit, task, source, config.train_vae, 0, _Quiet())
-        noise = fit_observation_noise(vae.eval(), source, tables, config.target, 0, 4)
+        noise = fit_observation_noise(vae.eval(), source, tables, 0, 4)
         state = [value.numpy() for value in vae.state_dict().values()]
         domain, bits = training_domain(dataset)
         found.append([*state, noise.sd.numpy(), noise.factor.numpy(), mean_controls(dataset)[1], bits, str(domain)])

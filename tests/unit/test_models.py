@@ -4,12 +4,11 @@ import pytest
 import torch
 
 from ldm_ray.config import load_config
-from ldm_ray.errors import SettingsError, ShapeError
+from ldm_ray.errors import ShapeError
 from ldm_ray.models.blocks import GlobalBatchNorm, KeyedDropout
 from ldm_ray.models.condition import Condition, ConditionEncoder
 from ldm_ray.models.ldm import LatentDiffusion
 from ldm_ray.models.vae import Vae, vae_loss
-from ldm_ray.training.steps import LdmLossModule
 from tests.conftest import small_config
 
 GENES, EMBEDDING, BATCH = 7, 11, 3
@@ -94,9 +93,3 @@ def test_condition_parts_all_reach_the_output() -> None:
         encoder(Condition(base.x_basal[:, :5], base.compound, base.dose_um, base.time_h))
     with pytest.raises(ShapeError, match="compound must have width 11"):
         encoder(Condition(base.x_basal, base.compound[:, :5], base.dose_um, base.time_h))
-
-
-def test_hybrid_loss_refuses_the_mean_head() -> None:
-    config = small_config("denoiser.head=mean")
-    with pytest.raises(SettingsError, match="hybrid wants"):
-        LdmLossModule(LatentDiffusion(GENES, EMBEDDING, config), config)

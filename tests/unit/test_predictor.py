@@ -18,6 +18,7 @@ from ldm_ray.errors import BundleError, DataError, QueryError
 from ldm_ray.evaluation.calibration import calibrate
 from ldm_ray.evaluation.predictions import Model, model_inputs
 from ldm_ray.evaluation.wells import Wells, load_wells
+from ldm_ray.models.generate import Sampling
 from ldm_ray.models.ldm import LatentDiffusion
 from ldm_ray.models.vae import Vae
 from ldm_ray.predictor import Predictor, Query
@@ -197,7 +198,7 @@ def test_batch_size_of_sampling_changes_nothing(world: World, predictor: Predict
     wells = load_wells(world.dataset, "test", max_profiles=40)
     condition = model_of(predictor, world, wells).condition(wells)
     base, keys = torch.from_numpy(wells.basal), torch.from_numpy(wells.keys)
-    small, large = (predictor.sampler.sample(condition, base, keys, 4, 5, 0, rows) for rows in (8, 4096))
+    small, large = (predictor.sampler.sample(condition, base, keys, Sampling(4, 5, 0, rows)) for rows in (8, 4096))
     torch.testing.assert_close(small.mean, large.mean, rtol=1e-5, atol=1e-5)
 
 
@@ -251,7 +252,7 @@ def test_direct_mean_is_the_limit_of_sampled_means(world: World) -> None:
     predictor = Predictor(bundle)
     wells = load_wells(world.dataset, "test", max_profiles=3)
     condition, base = model_of(predictor, world, wells).condition(wells), torch.from_numpy(wells.basal)
-    samples = predictor.sampler.sample(condition, base, torch.from_numpy(wells.keys), 4, 5, 0, 64)
+    samples = predictor.sampler.sample(condition, base, torch.from_numpy(wells.keys), Sampling(4, 5, 0, 64))
     torch.testing.assert_close(predictor.sampler.direct_mean(condition, base), samples.mean, rtol=1e-5, atol=1e-5)
 
 

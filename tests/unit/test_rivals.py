@@ -15,7 +15,7 @@ from ldm_ray.config import load_config
 from ldm_ray.diffusion.schedule import scaled_linear_schedule
 from ldm_ray.errors import SettingsError
 from ldm_ray.models.condition import Condition
-from ldm_ray.models.generate import ProfileSampler
+from ldm_ray.models.generate import ProfileSampler, Sampling
 from ldm_ray.settings import OptimiserSettings, PertditSettings
 from ldm_ray.training.loop import learning_rate_at, plateaus, run_fit, start_fit
 from ldm_ray.training.rival_steps import RivalTask
@@ -73,7 +73,7 @@ def toy() -> Toy:
 
     train, valid = rows(1024, 0), rows(128, 5000)
     source = ResidentSource({"train": train, "valid": valid}, torch.arange(1024) % 16, lane_plan(1024, 16, 64, 1), 4, 0)
-    return Toy(source, Tables(basal, basal, bits), valid)
+    return Toy(source, Tables(basal, basal, bits, basal), valid)
 
 
 class Quiet:
@@ -106,12 +106,14 @@ def test_each_learns_a_planted_effect_and_beats_the_control(toy: Toy, kind: str,
     sampler, history = trained(toy, kind, epochs)
     assert history[-1]["valid_loss"] < 0.9 * history[0]["valid_loss"] or history[-1]["valid_loss"] < 0
     condition, y = asked(toy), toy.valid.values
-    samples = sampler.sample(condition, condition.x_basal, toy.valid.keys, 8, 50, 0, 4096, n_draws=2)
+    samples = sampler.sample(condition, condition.x_basal, toy.valid.keys, Sampling(8, 50, 0, 4096, n_draws=2))
     rmse = float(((samples.mean - y) ** 2).mean().sqrt())
     control = float(((condition.x_basal - y) ** 2).mean().sqrt())
     assert rmse < 0.8 * control, (rmse, control)
     # a row's sample is its own, whatever is sampled beside it
-    few = sampler.sample(condition.rows(slice(5, 9)), condition.x_basal[5:9], toy.valid.keys[5:9], 8, 50, 0, 16, 2)
+    few = sampler.sample(
+        condition.rows(slice(5, 9)), condition.x_basal[5:9], toy.valid.keys[5:9], Sampling(8, 50, 0, 16, 2)
+    )
     torch.testing.assert_close(few.mean, samples.mean[5:9], rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(few.draws, samples.draws[5:9], rtol=1e-4, atol=1e-4)
 

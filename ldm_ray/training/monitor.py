@@ -1,0 +1,108 @@
+"""What a model reports, measured after each epoch: the loss alone does not say which epoch predicts best."""
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from ldm_ray.evaluation.wells import Wells
+from ldm_ray.models.condition import Condition
+from ldm_ray.models.generate import ObservationNoise, ProfileGenerator, Sampling
+from ldm_ray.models.ldm import LatentDiffusion
+from ldm_ray.models.vae import Vae
+from ldm_ray.training.rows import Tables
+from ldm_ray.training.workers import rank, sum_over_workers, world_size
+
+MONITOR_WELLS = 1024
+SAMPLING = Sampling(n_samples=4, steps=10, seed=0, rows_per_batch=4096)
+"""Of models without a direct mean; their monitored mean carries sampling noise."""
+
+
+@dataclass(frozen=True)
+class MonitorWells:
+    """A sample of validation wells; n of them.
+
+    Attributes:
+        keys: (n,), int64.
+        basal: Row of `Tables.basal`, (n,).
+        compound: Row of `Tables.embeddings`, (n,).
+        dose_um: (n,).
+        time_h: (n,).
+        y: Measured, log2, (n, n_genes).
+        unseen_control: The plate's reserved control, which no model is given, log2, (n, n_genes).
+        has_control: Whether there is one, (n,), bool.
+    """
+
+    keys: Tensor
+    basal: Tensor
+    compound: Tensor
+    dose_um: Tensor
+    time_h: Tensor
+    y: Tensor
+    unseen_control: Tensor
+    has_control: Tensor
+
+
+def monitor_wells(wells: Wells) -> MonitorWells:
+    """Turn wells into tensors."""
+    frame = wells.frame
+
+    def column(name: str, dtype: torch.dtype) -> Tensor:
+        return torch.tensor(frame[name].to_numpy(), dtype=dtype)
+
+    return MonitorWells(
+        keys=torch.tensor(wells.keys),
+        basal=column("basal_id", torch.int64),
+        compound=column("compound_id", torch.int64),
+        dose_um=column("dose_um", torch.float32),
+        time_h=column("time_h", torch.float32),
+        y=torch.tensor(wells.y),
+        unseen_control=torch.tensor(wells.reserved),
+        has_control=torch.tensor(wells.has_reserved),
+    )
+
+
+class MeanMonitor:
+    """Scores the reported mean on a sample of validation wells, dealt to the workers.
+
+    Args:
+        wells: The same on every worker.
+        tables: What they refer to.
+    """
+
+    def __init__(self, wells: MonitorWells, tables: Tables) -> None:
+        device = tables.basal.device
+        own = {field.name: getattr(wells, field.name)[rank() :: world_size()].to(device) for field in fields(wells)}
+        self._wells, self._tables = MonitorWells(**own), tables
+
+    @torch.no_grad()
+    def measure(self, model: LatentDiffusion, vae: Vae) -> dict[str, float]:
+        """Return `mse`, squared error a gene, and `delta_pcc`, correlation of the change over genes, mean over wells.
+
+        The measured change is from a control that the model has not seen; wells without one are left out of it.
+        """
+        wells, tables = self._wells, self._tables
+        condition = Condition(
+            tables.basal_input[wells.basal], tables.embeddings[wells.compound], wells.dose_um, wells.time_h
+        )
+        none = torch.zeros(tables.basal.shape[1], device=tables.basal.device)
+        generator = ProfileGenerator(model, vae, ObservationNoise(none[:, None], none))
+        base = tables.base[wells.basal]
+        if generator.has_direct_mean:
+            mean = generator.direct_mean(condition, base)
+        else:
+            mean = generator.sample(condition, base, wells.keys, SAMPLING).mean
+        squared = ((mean - wells.y) ** 2).mean(dim=1).double()
+        correlation = pearson(mean - tables.basal[wells.basal], wells.y - wells.unseen_control).double()
+        scored = wells.has_control & torch.isfinite(correlation)
+        sums = torch.stack(
+            [squared.sum(), torch.ones_like(squared).sum(), correlation[scored].sum(), scored.sum().double()]
+        )
+        error, count, total, number = sum_over_workers(sums).tolist()
+        return {"mse": error / count, "delta_pcc": total / number if number else 0.0}
+
+
+def pearson(a: Tensor, b: Tensor) -> Tensor:
+    """Correlation of each row over its columns, (n,); NaN where a row is constant."""
+    a, b = a - a.mean(dim=1, keepdim=True), b - b.mean(dim=1, keepdim=True)
+    return (a * b).sum(dim=1) / torch.sqrt((a**2).sum(dim=1) * (b**2).sum(dim=1))

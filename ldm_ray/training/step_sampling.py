@@ -1,0 +1,77 @@
+"""Which step of the chain a training row is noised to."""
+
+import torch
+from torch import Tensor, nn
+
+from ldm_ray.noise import uniform, uniform_integers
+from ldm_ray.training.workers import sum_over_workers
+
+BINS = 50
+DECAY = 0.95
+UNIFORM_SHARE = 0.01
+ROWS_BEFORE_USE = 32
+
+
+class StepSampler(nn.Module):
+    """Draws steps uniformly, or in proportion to the root of the loss's second moment there.
+
+    Each row's loss is then weighed by what its step was drawn too often, so that the expected loss stays the same
+    and its variance falls.
+
+    Source: Nichol & Dhariwal 2021 (arXiv:2102.09672), Eq. (18).
+
+    Note:
+        Moments are kept of at most 50 equal stretches of the chain, over all workers, and 1% of the draws stay
+        uniform; until every stretch has seen 32 rows all are. As buffers they are part of checkpoints.
+    """
+
+    second_moment: Tensor
+    seen: Tensor
+
+    def __init__(self, num_steps: int, importance: bool) -> None:
+        super().__init__()
+        self.num_steps, self.importance = num_steps, importance
+        if importance:
+            bins = min(BINS, num_steps)
+            self.register_buffer("second_moment", torch.zeros(bins))
+            self.register_buffer("seen", torch.zeros(bins))
+
+    def probabilities(self) -> Tensor:
+        """Probability of each stretch, (bins,)."""
+        if bool((self.seen < ROWS_BEFORE_USE).any()):
+            return torch.full_like(self.seen, 1 / len(self.seen))
+        root = torch.sqrt(self.second_moment).clamp_min(1e-12)
+        return (1 - UNIFORM_SHARE) * root / root.sum() + UNIFORM_SHARE / len(root)
+
+    def draw(self, keys: Tensor) -> tuple[Tensor, Tensor]:
+        """Return zero-based steps and the weights of their losses, each (batch,); uniform outside of training.
+
+        Args:
+            keys: Decide the steps, (batch,), int64.
+        """
+        if not (self.importance and self.training):
+            return uniform_integers(keys, self.num_steps), torch.ones(len(keys), device=keys.device)
+        u = uniform(keys)
+        p = self.probabilities().double()
+        edges = torch.cumsum(p, 0)
+        chosen = torch.searchsorted(edges, u).clamp_max(len(p) - 1)
+        within = (u - (edges[chosen] - p[chosen])) / p[chosen]
+        t = ((chosen + within) / len(p) * self.num_steps).long().clamp(0, self.num_steps - 1)
+        return t, (1 / (len(p) * p[chosen])).float()
+
+    @torch.no_grad()
+    def update(self, t: Tensor, loss: Tensor) -> None:
+        """Learn from the unweighted losses of rows, (batch,); every worker must call it."""
+        if not (self.importance and self.training):
+            return
+        chosen = (t * len(self.seen)) // self.num_steps
+        sums = torch.zeros(2, len(self.seen), dtype=torch.float64, device=t.device)
+        sums[0].index_add_(0, chosen, loss.detach().double() ** 2)
+        sums[1].index_add_(0, chosen, torch.ones_like(loss, dtype=torch.float64))
+        squares, rows = sum_over_workers(sums)
+        present = rows > 0
+        # A stretch's first rows make its moment; later ones move it.
+        keep = torch.where(self.seen > 0, DECAY, 0.0)
+        moved = keep * self.second_moment + (1 - keep) * (squares / rows.clamp_min(1)).to(self.second_moment.dtype)
+        self.second_moment.copy_(torch.where(present, moved, self.second_moment))
+        self.seen.add_(rows.to(self.seen.dtype))

@@ -1,0 +1,36 @@
+"""Sums over all workers of a run; plain values where there is one worker."""
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from ldm_ray.training.source import WellSource
+
+
+def world_size() -> int:
+    """Return the number of workers."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """Return this worker's number, from 0."""
+    return dist.get_rank() if world_size() > 1 else 0
+
+
+def sum_over_workers(value: Tensor) -> Tensor:
+    """Add a tensor up over all workers; itself where there is one."""
+    if world_size() > 1:
+        value = value.clone()
+        dist.all_reduce(value)
+    return value
+
+
+def mean_over_workers(value: Tensor) -> float:
+    """Average a scalar over all workers."""
+    return float(sum_over_workers(value)) / world_size()
+
+
+def count_over_workers(source: WellSource, split: str) -> float:
+    """Count all workers' rows of a split; on the rows' device, since nccl reduces nothing else."""
+    own = torch.tensor(float(source.count(split)), dtype=torch.float64, device=source.device)
+    return float(sum_over_workers(own))
