@@ -2,6 +2,7 @@
 
 import base64
 import platform
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 
@@ -40,6 +41,7 @@ class Page:
     settings: str
     banner: str = ""
     models: tuple[str, ...] = field(default=())
+    libraries: tuple[str, ...] = LIBRARIES
 
     def render(self) -> str:
         """Return the page."""
@@ -47,8 +49,8 @@ class Page:
             loader=PackageLoader("ldm_ray.evaluation"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
         )
         return environment.get_template("report.html.j2").render(
-            **{name: getattr(self, name) for name in self.__dataclass_fields__ if name != "models"},
-            versions=versions(),
+            **{name: getattr(self, name) for name in self.__dataclass_fields__ if name not in ("models", "libraries")},
+            versions=versions(self.libraries),
             row_class=self._row_class,
         )
 
@@ -57,7 +59,7 @@ class Page:
         return "oracle" if first == "oracle" else "model" if first in self.models else ""
 
 
-def versions() -> str:
+def versions(names: Sequence[str] = LIBRARIES) -> str:
     """Say what computed the page."""
-    libraries = ", ".join(f"{name} {version(name)}" for name in LIBRARIES)
+    libraries = ", ".join(f"{name} {version(name)}" for name in names)
     return f"ldm-ray {__version__}, Python {platform.python_version()}, {libraries}"

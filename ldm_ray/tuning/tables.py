@@ -1,0 +1,103 @@
+"""The tables of a search's page: its trials, those that failed, and its settings."""
+
+from collections.abc import Collection, Sequence
+
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+
+from ldm_ray.evaluation.tables import ScoreTable
+from ldm_ray.tuning.analysis import Importance, best_trial, epochs_of, sign_of, value_of
+from ldm_ray.tuning.trials import Search, Trial, Value
+
+LONGEST_REASON = 200
+ORDER = ("complete", "stopped", "running", "failed")
+
+
+def trials_table(search: Search) -> ScoreTable:
+    """Return all trials: complete ones with the best first, then stopped, running and failed ones."""
+    keys = short_names(search.space)
+    head = ["trial", "state", *(o.title for o in search.objectives), "epochs", "minutes", *keys.values()]
+    body = [
+        [
+            str(trial.number),
+            trial.state,
+            *(measured(value_of(search, trial, objective)) for objective in search.objectives),
+            str(epochs_of(trial)),
+            f"{trial.seconds / 60:.1f}",
+            *(shown(trial.params.get(key)) for key in keys),
+        ]
+        for trial in ranked(search)
+    ]
+    accented = "; the Pareto front is accented" if len(search.objectives) > 1 else "; the best trial is accented"
+    meaning = (
+        f"Complete trials, best {search.objectives[0].title} first, then trials stopped early by their value, running"
+        f" and failed ones{accented if search.complete else ''}. Values are of validation wells, at the trial's best"
+        " epoch."
+    )
+    return ScoreTable("trials", head, body, meaning)
+
+
+def failed_table(search: Search) -> list[ScoreTable]:
+    """Return why trials failed; nothing if none did."""
+    body = [
+        [str(t.number), str(epochs_of(t)), " ".join((t.error or "no reason is known").split())[:LONGEST_REASON]]
+        for t in search.trials
+        if t.state == "failed"
+    ]
+    meaning = "A setting that many of these share is better left out of the next search. They count in nothing below."
+    return [ScoreTable("trials that failed", ["trial", "epochs", "reason"], body, meaning)] if body else []
+
+
+def settings_table(search: Search, rows: Sequence[Importance], why_none: str) -> ScoreTable:
+    """Return what was searched, the best trial's choice, and how much each setting mattered."""
+    best = best_trial(search).params if search.complete else {}
+    found = {row.key: f"{100 * row.share:.1f} ± {100 * row.spread:.1f} %" for row in rows}
+    keys = [*found, *(key for key in search.space if key not in found)]
+    body = [[key, told(search.space[key]), shown(best.get(key)), found.get(key, "-")] for key in keys]
+    meaning = why_none
+    if rows:
+        meaning = (
+            "What each setting may be, what the best trial has, and its share of importance (fANOVA), ± the standard"
+            " deviation over forests on redrawn trials. Complete and stopped trials are compared pair by pair at the"
+            " last epoch that both trained. Of few trials, shares are uncertain and say little beyond the first rows."
+        )
+    return ScoreTable(
+        "settings and their importance", ["setting", "searched", "best trial", "importance"], body, meaning
+    )
+
+
+def ranked(search: Search) -> list[Trial]:
+    """Return all trials in the order of the table."""
+    objective = search.objectives[0]
+
+    def place(trial: Trial) -> tuple[int, float, int]:
+        value = value_of(search, trial, objective)
+        loss = float("inf") if value is None else sign_of(objective) * value
+        return ORDER.index(trial.state), loss if trial.state in ("complete", "stopped") else 0.0, trial.number
+
+    return sorted(search.trials, key=place)
+
+
+def short_names(keys: Collection[str]) -> dict[str, str]:
+    """Return each key's last part, or the whole key where another ends the same."""
+    lasts = [key.rsplit(".", 1)[-1] for key in keys]
+    return {key: last if lasts.count(last) == 1 else key for key, last in zip(keys, lasts, strict=True)}
+
+
+def shown(value: Value | None) -> str:
+    """Write a setting for people; exact ones are in the CSV."""
+    return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def measured(value: float | None) -> str:
+    """Write a metric with four digits, also where the last ones are 0."""
+    return "-" if value is None else f"{value:#.4g}".rstrip(".")
+
+
+def told(distribution: BaseDistribution) -> str:
+    """Say what a setting may be."""
+    if isinstance(distribution, CategoricalDistribution):
+        return ", ".join(str(choice) for choice in distribution.choices)
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    step = f", step {distribution.step:g}" if distribution.step not in (None, 1) else ""
+    scale = ", log scale" if distribution.log else ""
+    return f"{distribution.low:g} to {distribution.high:g}{step}{scale}"
