@@ -13,6 +13,7 @@ from ldm_ray.cli_evaluate import EPILOG, evaluate
 from ldm_ray.cli_options import ConfigFile, Data, Json, Overrides, Overwrite, Resume, Seed, settings
 from ldm_ray.cli_runs import EPILOG as RUNS_EPILOG
 from ldm_ray.cli_runs import runs
+from ldm_ray.cli_tune import tune_app
 from ldm_ray.console import counting, print_json, say, say_error, show_table, spinning, training
 from ldm_ray.errors import LdmRayError, QueryError
 
@@ -26,6 +27,7 @@ app = typer.Typer(
 train_app = typer.Typer(no_args_is_help=True, help="Train the autoencoder, then the diffusion model.")
 app.add_typer(data_app, name="data")
 app.add_typer(train_app, name="train")
+app.add_typer(tune_app, name="tune")
 
 
 @app.command(epilog="Example: `ldm-ray simulate --out runs/release --profiles 12000`")

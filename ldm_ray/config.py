@@ -30,6 +30,7 @@ from ldm_ray.settings import (
     Table1Settings,
     Target,
     TrackSettings,
+    TuneSettings,
     VaeSettings,
 )
 
@@ -83,6 +84,7 @@ class Config(Settings):
     predict: PredictSettings = PredictSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
     table1: Table1Settings = Table1Settings()
+    tune: TuneSettings = TuneSettings()
     ic50: Ic50Settings = Ic50Settings()
 
     @model_validator(mode="after")
@@ -165,11 +167,11 @@ def load_config(path: str | Path | None = None, overrides: tuple[str, ...] | lis
         key, equals, value = text.partition("=")
         if not equals or not key.strip():
             raise SettingsError(f"--set wants key.path=value; got {text!r}")
-        layer = _merge(layer, _nest(key.strip().split("."), _parse_value(text, value)))
+        layer = merged(layer, _nest(key.strip().split("."), _parse_value(text, value)))
     preset = layer.get("preset", "default")
     if preset not in PRESETS:
         raise SettingsError(f"preset must be one of {', '.join(PRESETS)}; got {preset!r}")
-    return config_from_dict(_merge(PRESETS[preset], layer))
+    return config_from_dict(merged(PRESETS[preset], layer))
 
 
 def config_from_dict(values: dict[str, Any]) -> Config:
@@ -228,9 +230,10 @@ def _nest(keys: list[str], value: Any) -> dict[str, Any]:
     return typing.cast("dict[str, Any]", value)
 
 
-def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
+def merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """Return nested settings with others laid over them."""
+    out = dict(base)
     for key, value in over.items():
-        old = merged.get(key)
-        merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
-    return merged
+        old = out.get(key)
+        out[key] = merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return out

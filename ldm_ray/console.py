@@ -75,6 +75,14 @@ def training(what: str) -> Iterator[Callable[[dict[str, Any]], None]]:
 
 
 @contextmanager
+def searching() -> Iterator[Callable[[int, int, str], None]]:
+    """Show a bar of trials; the yielded function takes how many have ended and are wanted, and the best so far."""
+    with _narrow_bar(TextColumn("{task.fields[best]}")) as bar:
+        task = bar.add_task("trials", total=None, best="starting")
+        yield lambda done, total, best: bar.update(task, completed=done, total=total, best=best)
+
+
+@contextmanager
 def staged() -> Iterator[Callable[[str, int, int], None]]:
     """Show a bar a stage; the yielded function takes the stage's name, how many are done and in all."""
     with _bar() as bar:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+from dataclasses import dataclass
 
 import ray
 
@@ -23,6 +24,57 @@ def connect(settings: RaySettings) -> None:
         return
     memory = settings.object_store_mb * 1024 * 1024
     ray.init(include_dashboard=False, object_store_memory=memory, logging_level=logging.ERROR, log_to_driver=False)
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a training run's workers go.
+
+    Attributes:
+        num_workers: How many.
+        use_gpu: Whether each has a GPU, or a part of one.
+        cpus: Share of CPUs of each.
+        gpus: Share of a GPU of each, if any.
+        threads: Of torch, in each.
+    """
+
+    num_workers: int
+    use_gpu: bool
+    cpus: float
+    gpus: float
+    threads: int
+
+    @property
+    def resources(self) -> dict[str, float]:
+        """Resources of one worker, as Ray Train takes them."""
+        return {"CPU": self.cpus} | ({"GPU": self.gpus} if self.use_gpu else {})
+
+
+def place(settings: RaySettings) -> Placement:
+    """Place the workers of one run that has the cluster for itself."""
+    num_workers, use_gpu = count_workers(settings)
+    threads = max(1, (os.cpu_count() or 1) // num_workers)
+    return Placement(num_workers, use_gpu, cpus_per_worker(num_workers), 1.0, threads)
+
+
+def share_cluster(settings: RaySettings, concurrent: int, gpus_per_run: float = 1.0) -> tuple[int, Placement]:
+    """Place each of several runs at once: return how many fit, and where one run's workers go.
+
+    Args:
+        settings: `num_workers` of a run; 1 where nothing is said.
+        concurrent: Runs at once; 0 for as many as fit, one CPU a worker.
+        gpus_per_run: GPUs of a run's workers together, may be a fraction.
+    """
+    resources = ray.cluster_resources()
+    gpus, cpus = float(resources.get("GPU", 0)), int(resources.get("CPU", 1))
+    workers = settings.num_workers or 1
+    fit = int(gpus / gpus_per_run) if gpus else cpus // workers
+    if fit < 1:
+        what = f"{gpus_per_run:g} GPUs; the cluster has {gpus:g}" if gpus else f"{workers} CPUs; the cluster has {cpus}"
+        raise SettingsError(f"a run wants {what}")
+    runs = min(concurrent, fit) if concurrent else fit
+    threads = max(1, (os.cpu_count() or 1) // (workers * runs))
+    return runs, Placement(workers, bool(gpus), cpus_per_worker(workers * runs), gpus_per_run / workers, threads)
 
 
 def count_workers(settings: RaySettings) -> tuple[int, bool]:

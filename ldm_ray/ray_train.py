@@ -23,7 +23,7 @@ from ldm_ray.data.store import Store
 from ldm_ray.errors import BundleError, LdmRayError, NonFiniteError, SettingsError
 from ldm_ray.evaluation.calibration import calibrate
 from ldm_ray.evaluation.wells import load_wells
-from ldm_ray.ray_cluster import connect, count_workers, cpus_per_worker
+from ldm_ray.ray_cluster import Placement, connect, place
 from ldm_ray.ray_data import sorted_keys
 from ldm_ray.ray_ingest import SPLITS, is_resident, plan_of
 from ldm_ray.ray_latents import latent_files
@@ -51,6 +51,7 @@ def train_vae(
     resume: bool = False,
     overwrite: bool = False,
     on_progress: Progress = lambda status: None,
+    placement: Placement | None = None,
 ) -> Bundle:
     """Train the autoencoder on `split = train`, stop on `valid`, and write its bundle.
 
@@ -61,11 +62,12 @@ def train_vae(
         resume: Go on with the unfinished run under `out`.
         overwrite: Replace what is there.
         on_progress: Called about twice a second with the run's status.
+        placement: Where its workers go; by default it has the cluster for itself.
 
     Raises:
         BundleError: If something is there and neither flag is given.
     """
-    return _run("vae", dataset, None, out, config, config.train_vae, resume, overwrite, on_progress)
+    return _run("vae", dataset, None, out, config, config.train_vae, resume, overwrite, on_progress, placement)
 
 
 def train_ldm(
@@ -76,8 +78,12 @@ def train_ldm(
     resume: bool = False,
     overwrite: bool = False,
     on_progress: Progress = lambda status: None,
+    placement: Placement | None = None,
+    callbacks: Sequence[ray.train.UserCallback] = (),
 ) -> Bundle:
     """Train the diffusion model on the latents of a trained autoencoder and write its bundle.
+
+    Arguments as `train_vae`; `callbacks` are told of every report, in Ray Train's controller.
 
     Raises:
         BundleError: If the autoencoder was trained on other genes or another target, or as `train_vae`.
@@ -88,7 +94,8 @@ def train_ldm(
     if vae.config.target != config.target:
         raise BundleError(f"the autoencoder was trained with target {vae.config.target!r}; got {config.target!r}")
     config = config.model_copy(update={"vae": vae.config.vae, "train_vae": vae.config.train_vae})
-    return _run("ldm", dataset, vae, out, config, config.train_ldm, resume, overwrite, on_progress)
+    more = (placement, callbacks)
+    return _run("ldm", dataset, vae, out, config, config.train_ldm, resume, overwrite, on_progress, *more)
 
 
 def train_baseline(
@@ -115,15 +122,17 @@ def _run(
     resume: bool,
     overwrite: bool,
     on_progress: Progress,
+    placement: Placement | None = None,
+    callbacks: Sequence[ray.train.UserCallback] = (),
 ) -> Bundle:
     store = Store(os.path.abspath(out) if "://" not in out else out, config.storage_options)
     _check_out(store, config, resume, overwrite)
     check_trackers(config.track)
     connect(config.ray)
-    num_workers, use_gpu = count_workers(config.ray)
+    placement = placement or place(config.ray)
     files, encoded = profile_files(dataset, config.ingest), False
     base = fit_target_base(dataset, config.target)
-    fits = (config, settings.global_batch_size, num_workers)
+    fits = (config, settings.global_batch_size, placement.num_workers)
     plan_of(files, *fits)
     if vae and config.ingest.latents and not is_resident(files, *fits):
         files, encoded = latent_files(dataset, vae, base, config), True
@@ -145,10 +154,10 @@ def _run(
         training_controls=ray.put(training_controls(dataset)),
         embeddings=ray.put(embeddings),
         vae=ray.put(vae.tensors) if vae else None,
-        threads=max(1, (os.cpu_count() or 1) // num_workers),
+        threads=placement.threads,
         board=board,
     )
-    share = {"num_workers": num_workers, "mode": "resident" if resident else "stream"}
+    share = {"num_workers": placement.num_workers, "mode": "resident" if resident else "stream"}
     if resume:
         _check_share(store, share)
     else:  # nothing is removed before everything has been checked
@@ -156,13 +165,13 @@ def _run(
             store.remove(name)
         store.write_json(SHARE, share)
         store.write_bytes(SETTINGS, dump_config(config).encode())
-    run = start_run(store, kind, dataset, config, num_workers, resume)
+    run = start_run(store, kind, dataset, config, placement.num_workers, resume)
     with finishing(run, store, config.track):
-        callbacks = [TrackingCallback(run, store, config.track)]
-        checkpoint = _fit(args, store, num_workers, use_gpu, callbacks, on_progress)
+        told = [TrackingCallback(run, store, config.track), *callbacks]
+        checkpoint = _fit(args, store, placement, told, on_progress)
         bundle = _finish(kind, dataset, vae, base, config, checkpoint)
         if kind != "vae":
-            bundle = _calibrated(bundle, dataset, use_gpu)
+            bundle = _calibrated(bundle, dataset, placement)
         _save(bundle, store, config)
     return bundle
 
@@ -170,8 +179,7 @@ def _run(
 def _fit(
     args: WorkerArgs,
     store: Store,
-    num_workers: int,
-    use_gpu: bool,
+    placement: Placement,
     callbacks: Sequence[ray.train.UserCallback],
     on_progress: Progress,
 ) -> Checkpoint | None:
@@ -186,9 +194,9 @@ def _fit(
         run_worker,
         train_loop_config={"args": args},
         scaling_config=ScalingConfig(
-            num_workers=num_workers,
-            use_gpu=use_gpu,
-            resources_per_worker={"CPU": cpus_per_worker(num_workers)} | ({"GPU": 1} if use_gpu else {}),
+            num_workers=placement.num_workers,
+            use_gpu=placement.use_gpu,
+            resources_per_worker=placement.resources,
         ),
         run_config=RunConfig(
             name=RUN,
@@ -278,9 +286,11 @@ def _monitored(dataset: PairedDataset, config: Config) -> MonitorWells:
     return monitor_wells(load_wells(dataset, "valid", MONITOR_WELLS, config.seed))
 
 
-def _calibrated(bundle: Bundle, dataset: PairedDataset, use_gpu: bool) -> Bundle:
+def _calibrated(bundle: Bundle, dataset: PairedDataset, placement: Placement) -> Bundle:
     """Calibrate where the model was trained: the driver's machine may have no GPU."""
-    if not use_gpu:
+    if not placement.use_gpu:
         return calibrate(bundle, dataset)
-    calibrated: Bundle = ray.get(ray.remote(calibrate).options(num_gpus=1).remote(bundle, dataset))
+    calibrated: Bundle = ray.get(
+        ray.remote(calibrate).options(num_gpus=min(1.0, placement.gpus)).remote(bundle, dataset)
+    )
     return calibrated

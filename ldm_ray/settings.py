@@ -245,3 +245,35 @@ class Ic50Settings(Settings):
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = (0, 1, 2)
     dose_um: Annotated[float, Field(gt=0)] = 10.0
     time_h: Annotated[float, Field(gt=0)] = 24.0
+
+
+class Choice(Settings):
+    """One of some values."""
+
+    choices: Annotated[tuple[bool | int | float | str | tuple[int, ...] | None, ...], Field(min_length=1)]
+
+
+class Range(Settings):
+    """A number between two others, evenly or by its logarithm; whole if both ends are."""
+
+    low: int | float
+    high: int | float
+    log: bool = False
+
+
+class TuneSettings(Settings):
+    """A search over settings (`ldm-ray tune`)."""
+
+    trials: Annotated[int, Field(ge=1)] = 24
+    objectives: Annotated[
+        tuple[Literal["nll", "mse", "delta_pcc", "energy_distance", "sampling_cost"], ...], Field(min_length=1)
+    ] = Field(default=("delta_pcc",), description="the first one decides about early stops")
+    space: dict[str, Choice | Range] = Field(default_factory=dict, description="settings key to what it may be")
+    random_trials: Annotated[int, Field(ge=1)] = Field(default=8, description="before the sampler learns")
+    grace_epochs: Annotated[int, Field(ge=1)] = Field(default=2, description="that no trial is stopped before")
+    reduction_factor: Annotated[int, Field(ge=2)] = Field(default=3, description="one trial in so many goes on")
+    concurrent: Annotated[int, Field(ge=0)] = Field(default=0, description="trials at once; 0: as many as fit")
+    gpus_per_trial: Annotated[float, Field(gt=0)] = Field(
+        default=1.0, description="may be a fraction; where there are any"
+    )
+    silence_s: Annotated[float, Field(gt=0)] = Field(default=600.0, description="then a trial is started again")

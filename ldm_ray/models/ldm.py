@@ -7,6 +7,7 @@ from ldm_ray.config import Config
 from ldm_ray.diffusion.gaussian import GaussianDiffusion, ReverseStep
 from ldm_ray.diffusion.losses import Objective
 from ldm_ray.diffusion.schedule import build_schedule
+from ldm_ray.models.blocks import KeyedDropout
 from ldm_ray.models.condition import Condition, ConditionEncoder
 from ldm_ray.models.denoiser import build_denoiser
 
@@ -26,7 +27,11 @@ class LatentDiffusion(nn.Module):
         self.condition_encoder = ConditionEncoder(n_genes, embedding_dim, settings)
         condition_dim = self.condition_encoder.width
         self.denoiser = build_denoiser(latent_dim, condition_dim, schedule.num_steps, settings)
-        self.mean_head = MeanHead(embedding_dim, condition_dim, latent_dim) if settings.mean_head else None
+        self.mean_head = (
+            MeanHead(embedding_dim, condition_dim, latent_dim, settings.compound_dropout)
+            if settings.mean_head
+            else None
+        )
         self.head, self._settings = settings.head, settings
         self._schedule = build_schedule(
             schedule.kind, schedule.num_steps, schedule.beta_first, schedule.beta_last, schedule.zero_terminal_snr
@@ -61,11 +66,14 @@ class LatentDiffusion(nn.Module):
         output = self.denoiser(z_t, t, condition, keys)
         return self.diffusion.p_step(self.head, output, z_t, t)
 
-    def mean_latent(self, condition: Condition, encoded: Tensor) -> Tensor:
-        """Mean of the scaled latent that the regression head gives, (batch, latent_dim); 0 without one."""
+    def mean_latent(self, condition: Condition, encoded: Tensor, keys: Tensor | None = None) -> Tensor:
+        """Mean of the scaled latent that the regression head gives, (batch, latent_dim); 0 without one.
+
+        Keys, (batch,), int64, decide dropout in training.
+        """
         if self.mean_head is None:
             return torch.zeros(len(encoded), self.latent_dim, device=encoded.device, dtype=encoded.dtype)
-        out: Tensor = self.mean_head(condition.compound, encoded)
+        out: Tensor = self.mean_head(condition.compound, encoded, keys)
         return out
 
     @property
@@ -88,14 +96,15 @@ class MeanHead(nn.Module):
         that carries over to new ones. Both parts start at 0, the mean over all training wells.
     """
 
-    def __init__(self, embedding_dim: int, condition_dim: int, latent_dim: int) -> None:
+    def __init__(self, embedding_dim: int, condition_dim: int, latent_dim: int, compound_dropout: float) -> None:
         super().__init__()
+        self.dropout = KeyedDropout(compound_dropout, salt=800)
         self.of_compound = nn.Linear(embedding_dim, latent_dim, bias=False)
         self.of_condition = nn.Linear(condition_dim, latent_dim)
         for parameter in self.parameters():
             nn.init.zeros_(parameter)
 
-    def forward(self, compound: Tensor, encoded: Tensor) -> Tensor:
+    def forward(self, compound: Tensor, encoded: Tensor, keys: Tensor | None = None) -> Tensor:
         """Return (batch, latent_dim) for embeddings (batch, embedding_dim) and encodings (batch, condition_dim)."""
-        out: Tensor = self.of_compound(compound) + self.of_condition(encoded)
+        out: Tensor = self.of_compound(self.dropout(compound, keys)) + self.of_condition(encoded)
         return out

@@ -77,7 +77,7 @@ class LdmLossModule(nn.Module):
         """Loss at one drawn step a row, Eq. (10); with a regression head, of what it leaves, plus its squared error."""
         model, diffusion, keys = self.model, self.model.diffusion, batch.keys
         encoded = model.condition_encoder(batch.condition, keys, self._untold(keys))
-        mean = model.mean_latent(batch.condition, encoded)
+        mean = model.mean_latent(batch.condition, encoded, keys)
         z_0 = batch.z_0 - mean.detach()
         t, weight = self.steps.draw(mix(keys, STEP))
         z_t = diffusion.q_sample(z_0, t, standard_normal(mix(keys, FORWARD), model.latent_dim))

@@ -42,9 +42,14 @@ def write_tune_report(store: Store, search: Search) -> list[str]:
     store.remove(PICTURES)
     for name, figure in pictures.items():
         store.write_bytes(name, figure.png)
-    store.write_bytes(TRIALS, trials_csv(search).encode())
+    write_trials(store, search)
     store.write_bytes(PAGE, build_page(search, rows, list(pictures.values())).render().encode())
     return [PAGE, TRIALS, *pictures]
+
+
+def write_trials(store: Store, search: Search) -> None:
+    """Write the table of trials alone."""
+    store.write_bytes(TRIALS, trials_csv(search).encode())
 
 
 def build_page(search: Search, rows: list[Importance], figures: list[Figure]) -> Page:

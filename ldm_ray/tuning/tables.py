@@ -101,3 +101,34 @@ def told(distribution: BaseDistribution) -> str:
     step = f", step {distribution.step:g}" if distribution.step not in (None, 1) else ""
     scale = ", log scale" if distribution.log else ""
     return f"{distribution.low:g} to {distribution.high:g}{step}{scale}"
+
+
+def terminal_table(search: Search, rows: int = 12) -> tuple[str, list[str], list[list[str]]]:
+    """Return title, head and body of the best trials, narrow enough for a terminal: no settings but the best's."""
+    head = ["trial", "state", *(objective.name for objective in search.objectives), "epochs", "minutes"]
+    body = [
+        [
+            str(trial.number),
+            trial.state,
+            *(measured(value_of(search, trial, objective)) for objective in search.objectives),
+            str(epochs_of(trial)),
+            f"{trial.seconds / 60:.1f}",
+        ]
+        for trial in ranked(search)[:rows]
+    ]
+    ended = sum(trial.state != "running" for trial in search.trials)
+    stopped = sum(trial.state == "stopped" for trial in search.trials)
+    return f"{ended} of {search.wanted} trials ended, {stopped} of them stopped early; validation wells", head, body
+
+
+def summary(search: Search) -> tuple[int, int, str]:
+    """Return how many trials have ended and are wanted, and the best so far, for a progress bar."""
+    ended = sum(trial.state != "running" for trial in search.trials)
+    if not search.complete:
+        return ended, search.wanted, "none complete yet"
+    best, objective = best_trial(search), search.objectives[0]
+    return (
+        ended,
+        search.wanted,
+        f"best {objective.name} {measured(value_of(search, best, objective))}, trial {best.number}",
+    )

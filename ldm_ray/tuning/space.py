@@ -1,0 +1,113 @@
+"""What a search may vary, from settings to Optuna's distributions and to the settings of a trial."""
+
+import json
+from collections.abc import Mapping
+
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+
+from ldm_ray.config import Config, config_from_dict, merged, setting_keys
+from ldm_ray.errors import SettingsError
+from ldm_ray.settings import Choice, Range
+from ldm_ray.tuning.trials import Objective, Value
+
+SEARCHABLE = ("target", "vae", "schedule", "denoiser", "train_vae", "train_ldm", "predict.steps", "predict.guidance")
+OF_THE_AUTOENCODER = ("target", "vae.", "train_vae.")
+OBJECTIVES = {
+    "nll": Objective("vlb", "minimize", "bound on -log p(z_0), nats a latent dimension"),
+    "mse": Objective("mse", "minimize", "squared error of the mean, log2 squared"),
+    "delta_pcc": Objective("delta_pcc", "maximize", "delta correlation"),
+    "energy_distance": Objective("energy_distance", "minimize", "energy distance of draws"),
+    "sampling_cost": Objective("sampling_cost", "minimize", "million multiply-adds a draw"),
+}
+KNOWN_AT_THE_END = ("energy_distance", "sampling_cost")
+
+
+def distributions(config: Config) -> dict[str, BaseDistribution]:
+    """Return Optuna's distribution of each setting that `tune.space` names.
+
+    Raises:
+        SettingsError: For a space that is empty, a key that does not exist or cannot be searched, or a value that the
+            setting refuses.
+    """
+    space = config.tune.space
+    if not space:
+        raise SettingsError("tune.space must name at least one setting to search; got none")
+    known = setting_keys()
+    for key, entry in space.items():
+        if key not in known:
+            raise SettingsError(f"tune.space names {key!r}, which is no setting")
+        if not key.startswith(SEARCHABLE):
+            raise SettingsError(f"tune.space may name settings of {', '.join(SEARCHABLE)}; got {key!r}")
+        ends = entry.choices if isinstance(entry, Choice) else (entry.low, entry.high)
+        for value in ends:
+            _check_value(config, key, value)
+    return {key: _distribution(key, entry) for key, entry in space.items()}
+
+
+def objectives(config: Config) -> tuple[Objective, ...]:
+    """Return what is searched for.
+
+    Raises:
+        SettingsError: If the first objective is known at a trial's end only, or is not comparable between trials.
+    """
+    names = config.tune.objectives
+    if names[0] in KNOWN_AT_THE_END:
+        raise SettingsError(f"tune.objectives must begin with one that each epoch has; got {names[0]}")
+    if "nll" in names and searches_autoencoder(config):
+        raise SettingsError("tune.objectives nll compares trials of the same latents; tune.space varies those")
+    return tuple(OBJECTIVES[name] for name in names)
+
+
+def searches_autoencoder(config: Config) -> bool:
+    """Tell whether trials train autoencoders of their own: the search has two stages then."""
+    return any(key.startswith(OF_THE_AUTOENCODER) for key in config.tune.space)
+
+
+def trial_config(config: Config, params: Mapping[str, Value]) -> Config:
+    """Return the settings of a trial: the search's own, with its parameters; tuples come as JSON text.
+
+    Raises:
+        SettingsError: If its parameters do not fit each other.
+    """
+    values = config.model_dump(mode="json")
+    for key, value in params.items():
+        for part in reversed(key.split(".")):
+            value = {part: value}  # type: ignore[assignment]
+        values = merged(values, _plain(value))
+    trial = config_from_dict(values)
+    return trial.model_copy(update={"storage_options": config.storage_options})
+
+
+def encoded(value: object) -> Value:
+    """Return a choice as Optuna can store it: lists as JSON text."""
+    return value if isinstance(value, (float, int, str, bool)) else json.dumps(value)
+
+
+def _plain(value: object) -> dict:  # type: ignore[type-arg]
+    """Undo `encoded` in the leaf of a nested dict."""
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, str) and value.startswith(("[", "null")):
+        return json.loads(value)  # type: ignore[no-any-return]
+    return value  # type: ignore[return-value]
+
+
+def _check_value(config: Config, key: str, value: object) -> None:
+    """Refuse a value that the setting itself refuses; combinations are a matter of each trial."""
+    try:
+        trial_config(
+            config.model_copy(update={"tune": config.tune.model_copy(update={"space": {}})}), {key: encoded(value)}
+        )
+    except SettingsError as error:
+        if key in str(error):
+            raise SettingsError(f"tune.space: {error}") from None
+
+
+def _distribution(key: str, entry: Choice | Range) -> BaseDistribution:
+    if isinstance(entry, Choice):
+        return CategoricalDistribution([encoded(value) for value in entry.choices])
+    if entry.low >= entry.high or (entry.log and entry.low <= 0):
+        raise SettingsError(f"tune.space: {key} must have low < high, above 0 if log; got {entry.low} to {entry.high}")
+    if isinstance(entry.low, int) and isinstance(entry.high, int):
+        return IntDistribution(entry.low, entry.high, log=entry.log)
+    return FloatDistribution(float(entry.low), float(entry.high), log=entry.log)

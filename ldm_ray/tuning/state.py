@@ -1,0 +1,97 @@
+"""A search as its folder holds it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from ldm_ray.config import Config, config_from_dict, dump_config
+from ldm_ray.data.filesystem import StorageOptions
+from ldm_ray.data.store import Store
+from ldm_ray.errors import DataError
+from ldm_ray.tuning.journal import open_storage, open_study
+from ldm_ray.tuning.space import distributions, objectives
+from ldm_ray.tuning.trials import Search, State, Trial
+
+RECORD = "search.json"
+STATES: dict[TrialState, State] = {
+    TrialState.COMPLETE: "complete",
+    TrialState.PRUNED: "stopped",
+    TrialState.FAIL: "failed",
+    TrialState.RUNNING: "running",
+    TrialState.WAITING: "running",
+}
+
+
+def begin_search(store: Store, data: str, vae: str, config: Config) -> None:
+    """Write down what is searched, or check that what is there is the same; more trials may be asked for.
+
+    Raises:
+        DataError: If the folder holds another search.
+    """
+    wanted = {"data": data, "vae": vae, "settings": config.model_dump(mode="json")}
+    if store.exists(RECORD):
+        there = store.read_json(RECORD)
+        if _comparable(there) != _comparable(wanted):
+            raise DataError(f"{store.url} holds a search with other settings or data; take another --out")
+    store.write_json(RECORD, wanted)
+
+
+def read_record(store: Store) -> tuple[str, str, Config]:
+    """Return data URL, autoencoder URL (empty if searched) and settings of a search.
+
+    Raises:
+        DataError: If there is none.
+    """
+    if not store.exists(RECORD):
+        raise DataError(f"{store.url} holds no search (no {RECORD})")
+    record = store.read_json(RECORD)
+    return record["data"], record["vae"], config_from_dict(record["settings"])
+
+
+def load_search(url: str, storage_options: StorageOptions | None = None) -> Search:
+    """Read a search, running or ended.
+
+    Raises:
+        DataError: If there is none.
+    """
+    store = Store(url, storage_options or {})
+    _, _, config = read_record(store)
+    study = open_study(open_storage(store), objectives(config))
+    return search_of(study, store.url, config)
+
+
+def search_of(study: optuna.Study, url: str, config: Config) -> Search:
+    """Read the trials of a study."""
+    return Search(
+        name=url.rstrip("/").rpartition("/")[2],
+        objectives=objectives(config),
+        space=distributions(config),
+        trials=[trial_of(frozen) for frozen in study.get_trials(deepcopy=False)],
+        wanted=config.tune.trials,
+        settings=dump_config(config),
+        seed=config.seed,
+    )
+
+
+def trial_of(frozen: FrozenTrial) -> Trial:
+    """Read one trial."""
+    kept = frozen.user_attrs
+    return Trial(
+        number=frozen.number,
+        state=STATES[frozen.state],
+        params=dict(frozen.params),
+        metrics=kept.get("metrics", {}),
+        curve=tuple((int(epoch), float(value)) for epoch, value in kept.get("curve", [])),
+        seconds=float(kept.get("seconds", 0.0)),
+        error=str(kept.get("error", "")),
+    )
+
+
+def _comparable(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what must not change while a search goes on."""
+    settings = {key: value for key, value in record["settings"].items() if key not in ("ray", "evaluate", "track")}
+    free = ("trials", "concurrent", "gpus_per_trial", "silence_s")
+    settings["tune"] = {key: value for key, value in settings["tune"].items() if key not in free}
+    return {"data": record["data"], "vae": record["vae"], "settings": settings}
