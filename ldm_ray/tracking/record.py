@@ -1,5 +1,6 @@
 """The record of a training run, `run.json` in its folder, and the table of all runs below a folder."""
 
+import os
 import socket
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -77,7 +78,7 @@ def begin_record(folder: str, kind: str, dataset: PairedDataset, config: Config,
         folder=folder,
         status="running",
         started=now(),
-        dataset=dataset.url,
+        dataset=os.path.abspath(dataset.url) if "://" not in dataset.url else dataset.url,
         dataset_sha256=sha256(dataset.store.read_bytes(MANIFEST)).hexdigest(),
         git_revision=source_revision(),
         num_workers=num_workers,

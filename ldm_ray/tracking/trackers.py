@@ -79,7 +79,7 @@ class Guarded:
             took = time.monotonic() - began
             self._again_at = time.monotonic() + max(RETRY_AFTER_S, 10 * took)
             if not self.warning:
-                self.warning = self._complaint + " ".join(str(error).split())[:300]
+                self.warning = self._complaint + " ".join(str(error).split())[:160]
                 log.warning(self.warning)
 
 

@@ -23,30 +23,36 @@ from tests.ray.test_training import train_workers
 pytestmark = [pytest.mark.usefixtures("cluster"), pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 
 
-def followed(folder: Path, *overrides: str) -> Config:
-    return small_config("ray.num_workers=2", f"track.mlflow=sqlite:///{folder}/mlflow.db", *overrides)
+@pytest.fixture(scope="module")
+def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """An MLflow database for all tests, since making its tables takes seconds; each has an experiment of its own."""
+    return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
 
 
-def only_run(folder: Path) -> tuple[MlflowClient, Run]:
-    """Return the one run of a test's MLflow database."""
-    client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
-    experiment = client.get_experiment_by_name("ldm_ray")
+def followed(uri: str, experiment: str, *overrides: str) -> Config:
+    return small_config("ray.num_workers=1", f"track.mlflow={uri}", f"track.experiment={experiment}", *overrides)
+
+
+def only_run(uri: str, name: str) -> tuple[MlflowClient, Run]:
+    """Return the one run of an experiment."""
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name(name)
     assert experiment is not None
     (run,) = client.search_runs([experiment.experiment_id])
     return client, run
 
 
-def test_a_run_is_in_mlflow_tensorboard_and_its_record(world: World, tmp_path: Path) -> None:
-    config = followed(tmp_path, "train_vae.epochs=3")
+def test_a_run_is_in_mlflow_tensorboard_and_its_record(world: World, uri: str, tmp_path: Path) -> None:
+    config = followed(uri, "plain", "train_vae.epochs=3")
     bundle = train_vae(world.dataset, str(tmp_path / "vae"), config)
     losses = [row["valid_loss"] for row in bundle.metadata["history"]]
     record = read_record(Store(str(tmp_path / "vae")))
-    assert (record.status, record.epochs, record.num_workers) == ("finished", 3, 2)
+    assert (record.status, record.epochs, record.num_workers) == ("finished", 3, 1)
     assert record.best["valid_loss"] == min(losses)
     assert record.warnings == ()
     assert 0 < record.seconds < 120
     assert record.dataset_sha256 == bundle.metadata["trained_on"]["manifest_sha256"]
-    client, run = only_run(tmp_path)
+    client, run = only_run(uri, "plain")
     assert run.info.status == "FINISHED"
     assert record.trackers == {"tensorboard": "tensorboard", "mlflow": run.info.run_id}
     assert run.data.params["train_vae.epochs"] == "3"
@@ -59,11 +65,11 @@ def test_a_run_is_in_mlflow_tensorboard_and_its_record(world: World, tmp_path: P
     assert events.stat().st_size > 1000
 
 
-def test_a_run_that_fails_is_resumed_as_the_same_run(world: World, tmp_path: Path) -> None:
+def test_a_run_that_fails_is_resumed_as_the_same_run(world: World, uri: str, tmp_path: Path) -> None:
     """Its workers are killed more often than the settings allow; the epochs it had are not told twice."""
     out = tmp_path / "vae"
     long = ("train_vae.epochs=12", "train_vae.checkpoint_every_steps=7", "ray.max_failures=0")
-    config, killed = followed(tmp_path, *long), list[int]()
+    config, killed = followed(uri, "resumed", *long), list[int]()
 
     def kill_once(status: dict[str, Any]) -> None:
         if not killed and status.get("epoch", 0) >= 2:
@@ -75,12 +81,12 @@ def test_a_run_that_fails_is_resumed_as_the_same_run(world: World, tmp_path: Pat
     failed = read_record(Store(str(out)))
     assert (failed.status, failed.failures) == ("failed", 1)
     assert 0 < failed.epochs < 12
-    assert only_run(tmp_path)[1].info.status == "FAILED"
+    assert only_run(uri, "resumed")[1].info.status == "FAILED"
     bundle = train_vae(world.dataset, str(out), config, resume=True)
     record = read_record(Store(str(out)))
     assert (record.status, record.epochs, record.started) == ("finished", 12, failed.started)
     assert record.seconds > failed.seconds
-    client, run = only_run(tmp_path)
+    client, run = only_run(uri, "resumed")
     assert run.info.status == "FINISHED"
     steps = [metric.step for metric in client.get_metric_history(run.info.run_id, "train_loss")]
     assert steps == list(range(1, 13))
