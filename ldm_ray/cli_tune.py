@@ -11,7 +11,8 @@ from ldm_ray.errors import SettingsError
 tune_app = typer.Typer(
     help="Search settings with Ray Tune and Optuna; a killed search goes on when the same command is started again.",
     epilog="Examples: `ldm-ray tune --data demo/data --vae demo/vae --out runs/search --config"
-    " jobs/configs/tune_demo.yaml`; `ldm-ray tune report runs/search`; `ldm-ray tune export runs/search --out runs/best`",
+    " jobs/configs/tune_demo.yaml`; `ldm-ray tune report runs/search`;"
+    " `ldm-ray tune export runs/search --out runs/best`",
 )
 
 
@@ -71,7 +72,7 @@ def report(
 
 
 @tune_app.command(
-    epilog="Examples: `ldm-ray tune export runs/search --out runs/best`; `ldm-ray tune export runs/search --out runs/best"
+    epilog="Examples: `ldm-ray tune export runs/search --out best`; `ldm-ray tune export runs/search --out best"
     " --retrain 101 --retrain 102 --retrain 103`"
 )
 def export(

@@ -167,7 +167,7 @@ def load_config(path: str | Path | None = None, overrides: tuple[str, ...] | lis
         key, equals, value = text.partition("=")
         if not equals or not key.strip():
             raise SettingsError(f"--set wants key.path=value; got {text!r}")
-        layer = merged(layer, _nest(key.strip().split("."), _parse_value(text, value)))
+        layer = merged(layer, nested(key.strip().split("."), _parse_value(text, value)))
     preset = layer.get("preset", "default")
     if preset not in PRESETS:
         raise SettingsError(f"preset must be one of {', '.join(PRESETS)}; got {preset!r}")
@@ -224,7 +224,8 @@ def _parse_value(text: str, value: str) -> Any:
         raise SettingsError(f"--set {text!r}: the value is not YAML") from None
 
 
-def _nest(keys: list[str], value: Any) -> dict[str, Any]:
+def nested(keys: list[str], value: Any) -> dict[str, Any]:
+    """Return a value under a path of keys."""
     for key in reversed(keys):
         value = {key: value}
     return typing.cast("dict[str, Any]", value)

@@ -144,6 +144,13 @@ class StoredSearch(OptunaSearch):
         self._curves: dict[str, dict[int, float]] = {}
         self._since: dict[str, float] = {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Tune saves its searcher now and then, and the study is saved already."""
+        return {}
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing, as `__getstate__`."""
+
     def suggest(self, trial_id: str) -> dict[str, Any]:
         """Return a trial's number and settings."""
         if self._unfinished:

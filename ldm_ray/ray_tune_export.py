@@ -1,5 +1,6 @@
 """From a search to bundles: the best trial's own model, or its settings trained anew with other seeds."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from ldm_ray.config import Config
@@ -14,6 +15,7 @@ from ldm_ray.training.bundle import METADATA, Bundle, bundle_exists, load_bundle
 from ldm_ray.tuning.analysis import best_trial
 from ldm_ray.tuning.space import trial_config
 from ldm_ray.tuning.state import load_search, read_record
+from ldm_ray.tuning.trials import Trial
 
 
 def export_trial(
@@ -67,7 +69,7 @@ def export_trial(
     ]
 
 
-def _trial(trials, number):  # type: ignore[no-untyped-def]
+def _trial(trials: Sequence[Trial], number: int) -> Trial:
     for trial in trials:
         if trial.number == number and trial.state == "complete":
             return trial

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from ldm_ray.config import Config, config_from_dict, merged, setting_keys
+from ldm_ray.config import Config, config_from_dict, merged, nested, setting_keys
 from ldm_ray.errors import SettingsError
 from ldm_ray.settings import Choice, Range
 from ldm_ray.tuning.trials import Objective, Value
@@ -71,9 +71,7 @@ def trial_config(config: Config, params: Mapping[str, Value]) -> Config:
     """
     values = config.model_dump(mode="json")
     for key, value in params.items():
-        for part in reversed(key.split(".")):
-            value = {part: value}  # type: ignore[assignment]
-        values = merged(values, _plain(value))
+        values = merged(values, nested(key.split("."), _plain(value)))
     trial = config_from_dict(values)
     return trial.model_copy(update={"storage_options": config.storage_options})
 
@@ -83,21 +81,15 @@ def encoded(value: object) -> Value:
     return value if isinstance(value, (float, int, str, bool)) else json.dumps(value)
 
 
-def _plain(value: object) -> dict:  # type: ignore[type-arg]
-    """Undo `encoded` in the leaf of a nested dict."""
-    if isinstance(value, dict):
-        return {key: _plain(inner) for key, inner in value.items()}
-    if isinstance(value, str) and value.startswith(("[", "null")):
-        return json.loads(value)  # type: ignore[no-any-return]
-    return value  # type: ignore[return-value]
+def _plain(value: Value) -> object:
+    """Undo `encoded`."""
+    return json.loads(value) if isinstance(value, str) and value.startswith(("[", "null")) else value
 
 
 def _check_value(config: Config, key: str, value: object) -> None:
     """Refuse a value that the setting itself refuses; combinations are a matter of each trial."""
     try:
-        trial_config(
-            config.model_copy(update={"tune": config.tune.model_copy(update={"space": {}})}), {key: encoded(value)}
-        )
+        trial_config(config, {key: encoded(value)})
     except SettingsError as error:
         if key in str(error):
             raise SettingsError(f"tune.space: {error}") from None
