@@ -5,13 +5,19 @@ import os
 from dataclasses import dataclass
 
 import ray
+from ray.util.state import list_actors
 
 from ldm_ray.errors import SettingsError
 from ldm_ray.settings import RaySettings
 
 
-def connect(settings: RaySettings) -> None:
-    """Connect to Ray: the cluster of `RAY_ADDRESS` or of this job, else a local one, quietly."""
+def connect(settings: RaySettings, dashboard: bool = False) -> None:
+    """Connect to Ray: the cluster of `RAY_ADDRESS` or of this job, else a local one, quietly.
+
+    Args:
+        settings: Memory of a local cluster.
+        dashboard: Start a local cluster with its dashboard; see `check_cleaning`.
+    """
     if ray.is_initialized():
         return
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
@@ -23,7 +29,23 @@ def connect(settings: RaySettings) -> None:
         ray.init(logging_level=logging.ERROR, log_to_driver=False)
         return
     memory = settings.object_store_mb * 1024 * 1024
-    ray.init(include_dashboard=False, object_store_memory=memory, logging_level=logging.ERROR, log_to_driver=False)
+    ray.init(include_dashboard=dashboard, object_store_memory=memory, logging_level=logging.ERROR, log_to_driver=False)
+
+
+def check_cleaning() -> None:
+    """Refuse a cluster on which a killed run would keep its CPUs.
+
+    When Tune ends a trial, the Ray Train run inside it is killed. Train leaves a cleaner behind that gives the CPUs of
+    its workers back, but the cleaner learns of the death from Ray's state API, which the dashboard serves. Without a
+    dashboard every trial stopped early keeps its CPUs, until those that go on wait for Ray Data for ever.
+
+    Raises:
+        SettingsError: If the state API does not answer.
+    """
+    try:
+        list_actors(limit=1, timeout=30)
+    except Exception as error:  # whatever it is, the answer is the same
+        raise SettingsError("a search wants a Ray cluster with its dashboard (include_dashboard=True)") from error
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -25,10 +26,11 @@ from ldm_ray.config import Config
 from ldm_ray.data.dataset import open_dataset
 from ldm_ray.data.store import Store
 from ldm_ray.errors import DataError
-from ldm_ray.ray_cluster import connect, share_cluster
+from ldm_ray.ray_cluster import check_cleaning, connect, share_cluster
 from ldm_ray.ray_embed import embed
 from ldm_ray.ray_train import RUN
 from ldm_ray.ray_trial import ERROR, FINAL, Claims, TrialSpec, run_trial, trial_folder
+from ldm_ray.tracking.record import RUN_RECORD, read_record, write_record
 from ldm_ray.training.bundle import load_bundle
 from ldm_ray.tuning.journal import STUDY, open_storage, open_study
 from ldm_ray.tuning.report import write_trials
@@ -60,7 +62,6 @@ def run_search(data: str, vae: str, out: str, config: Config, on_progress: Told 
     data, vae, out = (_absolute(url) for url in (data, vae, out))
     store = Store(out, config.storage_options)
     _check_autoencoder(vae, config)
-    embed_all(data, config)
     begin_search(store, data, vae, config)
     storage = open_storage(store)
     study = open_study(storage, wanted)
@@ -70,7 +71,9 @@ def run_search(data: str, vae: str, out: str, config: Config, on_progress: Told 
         write_trials(store, search)
         on_progress(search)
 
-    connect(config.ray)
+    connect(config.ray, dashboard=True)
+    check_cleaning()
+    embed(open_dataset(data, config.storage_options), config)
     left = config.tune.trials - sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False))
     if left > 0:
         concurrent, placement = share_cluster(config.ray, config.tune.concurrent, config.tune.gpus_per_trial)
@@ -84,6 +87,7 @@ def run_search(data: str, vae: str, out: str, config: Config, on_progress: Told 
 def _run_tune(spec: TrialSpec, searcher: "StoredSearch", study: optuna.Study, left: int, concurrent: int) -> None:
     """Let Tune run the trials that are left."""
     trainable = tune.with_resources(tune.with_parameters(run_trial, spec=spec), {"CPU": CPUS_OF_A_TRIAL})
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new one prints a table of its own even at verbose=0
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
@@ -165,15 +169,17 @@ class StoredSearch(OptunaSearch):
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Keep an epoch's value."""
-        if FINAL not in result and self._first in result:
-            self._curves[trial_id][int(result["epoch"])] = float(result[self._first])
+        if self._take(trial_id, result):
             self._keep(trial_id)
             self._told()
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Tell Optuna how a trial ended, once."""
-        trial, result = self._ot_trials.pop(trial_id), result or {}
+        result = result or {}
+        # Of the epoch at which the scheduler stops a trial, Tune tells here and nowhere else.
+        self._take(trial_id, result)
         self._keep(trial_id)
+        trial = self._ot_trials.pop(trial_id)
         values: list[Any] = [result.get(name) for name in self._names]
         if error or ERROR in result:
             trial.set_user_attr("error", str(result.get(ERROR, "its process died, and again when started anew")))
@@ -192,11 +198,17 @@ class StoredSearch(OptunaSearch):
                 trial.report(value, epoch)
         self._study.tell(trial.number, state=TrialState.PRUNED)
 
+    def _take(self, trial_id: str, result: Mapping[str, Any]) -> bool:
+        """Put an epoch's value into the curve; False if the result is not that of an epoch."""
+        if FINAL in result or self._first not in result:
+            return False
+        self._curves[trial_id][int(result["epoch"])] = float(result[self._first])
+        return True
+
     def _keep(self, trial_id: str) -> None:
-        trial = self._ot_trials.get(trial_id)
-        if trial is not None:
-            trial.set_user_attr("curve", sorted(self._curves[trial_id].items()))
-            trial.set_user_attr("seconds", round(time.monotonic() - self._since[trial_id], 1))
+        trial = self._ot_trials[trial_id]
+        trial.set_user_attr("curve", sorted(self._curves[trial_id].items()))
+        trial.set_user_attr("seconds", round(time.monotonic() - self._since[trial_id], 1))
 
 
 class ContinuedAsha(AsyncHyperBandScheduler):
@@ -224,11 +236,6 @@ class ContinuedAsha(AsyncHyperBandScheduler):
                 self._brackets[0].on_result(past, epoch, sign * value)
 
 
-def embed_all(data: str, config: Config) -> None:
-    """Encode a dataset's compounds before trials ask for them."""
-    embed(open_dataset(data, config.storage_options), config)
-
-
 def _check_autoencoder(vae: str, config: Config) -> None:
     """Refuse a search whose space and autoencoder do not fit, and an autoencoder that is none."""
     if vae and searches_autoencoder(config):
@@ -240,10 +247,13 @@ def _check_autoencoder(vae: str, config: Config) -> None:
 
 
 def _clear(store: Store, study: optuna.Study) -> None:
-    """Remove the checkpoints of trials that have ended."""
+    """Remove the checkpoints of trials that have ended, and say of those that were stopped that they were."""
     for trial in study.get_trials(deepcopy=False):
+        folder = Store(store.path(trial_folder(trial.number)), store.storage_options)
         if trial.state.is_finished():
-            store.remove(f"{trial_folder(trial.number)}/{RUN}")
+            folder.remove(RUN)
+        if trial.state == TrialState.PRUNED and folder.exists(RUN_RECORD):
+            write_record(folder, replace(read_record(folder), status="stopped"))
 
 
 def _absolute(url: str) -> str:

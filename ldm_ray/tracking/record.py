@@ -18,7 +18,7 @@ from ldm_ray.tracking.revision import source_revision
 
 RUN_RECORD = "run.json"
 FORMAT_VERSION = 1
-Status = Literal["running", "finished", "failed", "diverged"]
+Status = Literal["running", "finished", "failed", "diverged", "stopped"]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,90 @@
+"""A search at the demo's size whose driver is killed midway, three times in a row."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ldm_ray.tuning.state import load_search
+from ldm_ray.tuning.trials import Search
+from tests.processes import name_of, tree
+
+pytestmark = [pytest.mark.full, pytest.mark.timeout(2400)]
+ROOT = Path(__file__).parents[2]
+TRIALS = 24
+COMMAND = [sys.executable, "-m", "ldm_ray.cli"]
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo's dataset and an autoencoder; `LDM_RAY_DEMO` names a demo that has been run already."""
+    if there := os.environ.get("LDM_RAY_DEMO"):
+        return Path(there)
+    folder, config = tmp_path_factory.mktemp("demo"), str(ROOT / "jobs/configs/demo.yaml")
+    release = folder / "release"
+    steps = [
+        ["simulate", "--out", str(release)],
+        ["prepare", "--gctx", str(release / "level3.gctx"), "--inst-info", str(release / "inst_info.txt"),
+         "--pert-info", str(release / "pert_info.txt"), "--gene-info", str(release / "gene_info.txt"),
+         "--out", str(folder / "data")],
+        ["train", "vae", "--data", str(folder / "data"), "--out", str(folder / "vae")],
+    ]  # fmt: skip
+    for step in steps:
+        subprocess.run([*COMMAND, *step, "--config", config], check=True)
+    return folder
+
+
+def trials_of(out: Path) -> Search | None:
+    """Read a search while it is written; its files are replaced whole."""
+    return load_search(str(out)) if (out / "search.json").exists() else None
+
+
+def ended(search: Search | None) -> dict[int, tuple[object, ...]]:
+    trials = search.trials if search else []
+    return {t.number: (t.state, t.curve, dict(t.metrics), dict(t.params)) for t in trials if t.state != "running"}
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_a_killed_search_goes_on(demo: Path, tmp_path: Path, number: int) -> None:
+    """SIGKILL of the driver after some trials; started again, it ends, with every trial kept once."""
+    out = tmp_path / "search"
+    command = [*COMMAND, "tune", "--data", str(demo / "data"), "--vae", str(demo / "vae"), "--out", str(out)]
+    command += ["--config", str(ROOT / "jobs/configs/tune_demo.yaml"), "--set", f"tune.trials={TRIALS}"]
+    began = time.monotonic()
+    first = subprocess.Popen([*command, "--seed", str(number)], start_new_session=True, stderr=subprocess.DEVNULL)
+    while len(ended(trials_of(out))) < 6 + 2 * number:
+        assert first.poll() is None, "it ended before it was killed"
+        time.sleep(1.0)
+    below = [pid for pid in tree(first.pid) if pid != first.pid]
+    os.kill(first.pid, signal.SIGKILL)
+    first.wait()
+    search = trials_of(out)
+    before, running = ended(search), [t.number for t in search.trials if t.state == "running"] if search else []
+    while any(name_of(pid) for pid in below):  # Ray's processes follow their driver
+        time.sleep(0.5)
+        assert time.monotonic() - began < 1200
+    again = subprocess.run([*command, "--seed", str(number), "--json"], capture_output=True, text=True, timeout=1500)
+    assert again.returncode == 0, again.stderr[-2000:]
+    result = load_search(str(out))
+    states = [trial.state for trial in result.trials]
+    assert [trial.number for trial in result.trials] == list(range(TRIALS))
+    assert states.count("running") == 0
+    assert states.count("stopped") > TRIALS / 2
+    assert states.count("complete") >= 2
+    after = ended(result)
+    assert all(after[n] == kept for n, kept in before.items()), "a finished trial was repeated"
+    points = [json.dumps(dict(trial.params), sort_keys=True) for trial in result.trials]
+    assert len(set(points)) == TRIALS
+    for trial in result.trials:
+        epochs = [epoch for epoch, _ in trial.curve]
+        assert epochs == list(range(1, len(epochs) + 1)), "an epoch is missing or counted twice"
+    assert len(json.loads(again.stdout)["trials"]) == TRIALS
+    counts = {state: states.count(state) for state in sorted(set(states))}
+    print(
+        f"run {number}: killed with {len(before)} ended and {running} running; {counts}; {time.monotonic() - began:.0f} s"
+    )
