@@ -13,8 +13,9 @@ from ldm_ray.cli_evaluate import EPILOG, evaluate
 from ldm_ray.cli_options import ConfigFile, Data, Json, Overrides, Overwrite, Resume, Seed, settings
 from ldm_ray.cli_runs import EPILOG as RUNS_EPILOG
 from ldm_ray.cli_runs import runs
+from ldm_ray.cli_train import train_app
 from ldm_ray.cli_tune import tune_app
-from ldm_ray.console import counting, print_json, say, say_error, show_table, spinning, training
+from ldm_ray.console import counting, print_json, say, say_error, show_table, spinning
 from ldm_ray.errors import LdmRayError, QueryError
 
 app = typer.Typer(
@@ -24,7 +25,6 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     help="Train and query a latent diffusion model of drug-induced gene expression, on Ray.",
 )
-train_app = typer.Typer(no_args_is_help=True, help="Train the autoencoder, then the diffusion model.")
 app.add_typer(data_app, name="data")
 app.add_typer(train_app, name="train")
 app.add_typer(tune_app, name="tune")
@@ -123,78 +123,6 @@ def embed(
     say(f"embeddings in {url}")
 
 
-@train_app.command("vae", epilog="Example: `ldm-ray train vae --data runs/data --out runs/vae`")
-def train_vae(
-    data: Data,
-    out: Annotated[str, typer.Option(help="Folder URL of the bundle.")],
-    resume: Resume = False,
-    overwrite: Overwrite = False,
-    config: ConfigFile = None,
-    overrides: Overrides = None,
-    seed: Seed = None,
-    json: Json = False,
-) -> None:
-    """Train the autoencoder."""
-    from ldm_ray.data.dataset import open_dataset
-    from ldm_ray.ray_train import train_vae as run
-
-    resolved = settings(config, overrides, seed)
-    with training("autoencoder") as progress:
-        bundle = run(open_dataset(data, resolved.storage_options), out, resolved, resume, overwrite, progress)
-    _show_training(out, bundle.metadata, json)
-
-
-@train_app.command("ldm", epilog="Example: `ldm-ray train ldm --data runs/data --vae runs/vae --out runs/ldm`")
-def train_ldm(
-    data: Data,
-    vae: Annotated[str, typer.Option(help="Bundle of a trained autoencoder.")],
-    out: Annotated[str, typer.Option(help="Folder URL of the bundle.")],
-    resume: Resume = False,
-    overwrite: Overwrite = False,
-    config: ConfigFile = None,
-    overrides: Overrides = None,
-    seed: Seed = None,
-    json: Json = False,
-) -> None:
-    """Train the diffusion model on an autoencoder's latents; encodes compounds first if need be."""
-    from ldm_ray.data.dataset import open_dataset
-    from ldm_ray.ray_embed import embed as embed_dataset
-    from ldm_ray.ray_train import train_ldm as run
-    from ldm_ray.training.bundle import load_bundle
-
-    resolved = settings(config, overrides, seed)
-    dataset = open_dataset(data, resolved.storage_options)
-    autoencoder = load_bundle(vae, "vae", resolved.storage_options)
-    with counting("encoding compounds") as progress:
-        embed_dataset(dataset, resolved, on_progress=progress)
-    with training("latent diffusion") as progress:
-        bundle = run(dataset, autoencoder, out, resolved, resume, overwrite, progress)
-    _show_training(out, bundle.metadata, json)
-
-
-@train_app.command(
-    "baseline", epilog="Example: `ldm-ray train baseline --kind prnet --data runs/data --out runs/prnet`"
-)
-def train_baseline(
-    kind: Annotated[str, typer.Option(help="prnet, pertdit-cross, pertdit-catcross or pertdit-ada.")],
-    data: Data,
-    out: Annotated[str, typer.Option(help="Folder URL of the bundle.")],
-    resume: Resume = False,
-    overwrite: Overwrite = False,
-    config: ConfigFile = None,
-    overrides: Overrides = None,
-    seed: Seed = None,
-    json: Json = False,
-) -> None:
-    """Train a published rival on the same wells; its bundle works wherever a model's does."""
-    from ldm_ray.data.dataset import open_dataset
-    from ldm_ray.ray_campaign import train_rival
-
-    resolved = settings(config, overrides, seed)
-    bundle = train_rival(open_dataset(data, resolved.storage_options), kind, out, resolved, resume, overwrite)
-    _show_training(out, bundle.metadata, json)
-
-
 @app.command(
     epilog="Examples: `ldm-ray predict --bundle runs/ldm --smiles 'CC(=O)Oc1ccccc1C(=O)O' --cell A375 --dose-um 10"
     " --time-h 24`; `ldm-ray predict --bundle runs/ldm --conditions queries.csv --out predictions.h5ad`"
@@ -272,13 +200,6 @@ def version(show: Annotated[bool, typer.Option("--version", help="Print the vers
     if show:
         sys.stdout.write(f"ldm-ray {__version__}\n")
         raise typer.Exit()
-
-
-def _show_training(out: str, metadata: dict[str, list[dict[str, float]]], json: bool) -> None:
-    kept = metadata["history"][int(metadata["best_epoch"])]  # type: ignore[call-overload]
-    if json:
-        print_json({"bundle": out, "epochs": len(metadata["history"]), "best": kept})
-    say(f"bundle in {out}: epoch {kept['epoch'] + 1:.0f} kept, validation loss {kept['valid_loss']:.4f}")
 
 
 def _show_prediction(query: "object", predictions: "object", top: int, json: bool) -> None:

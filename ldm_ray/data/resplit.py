@@ -72,12 +72,23 @@ def resplit(
         if len(table):
             files.append(write_wells(out, f"{PROFILES}/part-{number:05d}.parquet", table))
         on_progress(number + 1, len(dataset.manifest["files"]))
+    copy_tables(dataset, out)
+    out.write_json(MANIFEST, _manifest(dataset, unseen, files, frame[frame["side"] != LEFT_OUT]))
+    return open_dataset(out.url, out.storage_options)
+
+
+def copy_tables(dataset: PairedDataset, out: Store) -> None:
+    """Copy everything of a dataset but its wells and its manifest."""
     names = [BASAL, COMPOUNDS, CELLS, TRUTH, *(f"{EMBEDDINGS}/{name}" for name in dataset.store.names(EMBEDDINGS))]
     for name in names:
         if dataset.store.exists(name):
             out.write_bytes(name, dataset.store.read_bytes(name))
-    out.write_json(MANIFEST, _manifest(dataset, unseen, files, frame[frame["side"] != LEFT_OUT]))
-    return open_dataset(out.url, out.storage_options)
+
+
+def with_column(table: pa.Table, name: str, values: np.ndarray) -> pa.Table:
+    """Replace a column, keeping its place and type."""
+    place = table.schema.get_field_index(name)
+    return table.set_column(place, name, pa.array(values, table.schema.field(name).type))
 
 
 def empty_side(dataset: PairedDataset, unseen: Unseen) -> str:
@@ -101,9 +112,7 @@ def _resplit_rows(table: pa.Table, dataset: PairedDataset, unseen: Unseen) -> pa
     split = held_out({name: np.array(table[name].to_pylist(), dtype=object) for name in SPLIT_COLUMNS}, unseen)
     settings = SplitSettings(**{key: dataset.manifest["splits"][key] for key in SplitSettings.model_fields})
     fold = folds_of(dataset.parent_smiles[table["compound_id"].to_numpy()].astype(str), split, settings)
-    for name, values in (("split", split.astype(str)), ("fold", fold)):
-        place = table.schema.get_field_index(name)
-        table = table.set_column(place, name, pa.array(values, table.schema.field(name).type))
+    table = with_column(with_column(table, "split", split.astype(str)), "fold", fold)
     return table.filter(pa.array(split != LEFT_OUT))
 
 

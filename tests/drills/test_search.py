@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from ldm_ray.data.simulate import release_files
 from ldm_ray.tuning.state import load_search
 from ldm_ray.tuning.trials import Search
 from tests.processes import name_of, tree
@@ -26,14 +27,14 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if there := os.environ.get("LDM_RAY_DEMO"):
         return Path(there)
     folder, config = tmp_path_factory.mktemp("demo"), str(ROOT / "jobs/configs/demo.yaml")
-    release = folder / "release"
+    release = release_files(folder / "release")
+    names = {"gctx": release.gctx, "inst-info": release.inst_info, "pert-info": release.pert_info}
+    names |= {"gene-info": release.gene_info, "out": folder / "data"}
     steps = [
-        ["simulate", "--out", str(release)],
-        ["prepare", "--gctx", str(release / "level3.gctx"), "--inst-info", str(release / "inst_info.txt"),
-         "--pert-info", str(release / "pert_info.txt"), "--gene-info", str(release / "gene_info.txt"),
-         "--out", str(folder / "data")],
+        ["simulate", "--out", str(folder / "release")],
+        ["prepare", *(text for name, path in names.items() for text in (f"--{name}", str(path)))],
         ["train", "vae", "--data", str(folder / "data"), "--out", str(folder / "vae")],
-    ]  # fmt: skip
+    ]
     for step in steps:
         subprocess.run([*COMMAND, *step, "--config", config], check=True)
     return folder
@@ -85,6 +86,5 @@ def test_a_killed_search_goes_on(demo: Path, tmp_path: Path, number: int) -> Non
         assert epochs == list(range(1, len(epochs) + 1)), "an epoch is missing or counted twice"
     assert len(json.loads(again.stdout)["trials"]) == TRIALS
     counts = {state: states.count(state) for state in sorted(set(states))}
-    print(
-        f"run {number}: killed with {len(before)} ended and {running} running; {counts}; {time.monotonic() - began:.0f} s"
-    )
+    took = time.monotonic() - began
+    print(f"run {number}: killed with {len(before)} ended and {running} running; {counts}; {took:.0f} s")
