@@ -2,6 +2,7 @@
 
 import logging
 import os
+import time
 from dataclasses import dataclass
 
 import ray
@@ -32,20 +33,28 @@ def connect(settings: RaySettings, dashboard: bool = False) -> None:
     ray.init(include_dashboard=dashboard, object_store_memory=memory, logging_level=logging.ERROR, log_to_driver=False)
 
 
-def check_cleaning() -> None:
+def check_cleaning(wait_s: float = 60.0) -> None:
     """Refuse a cluster on which a killed run would keep its CPUs.
 
     When Tune ends a trial, the Ray Train run inside it is killed. Train leaves a cleaner behind that gives the CPUs of
     its workers back, but the cleaner learns of the death from Ray's state API, which the dashboard serves. Without a
     dashboard every trial stopped early keeps its CPUs, until those that go on wait for Ray Data for ever.
 
+    Args:
+        wait_s: A dashboard takes a while to start.
+
     Raises:
         SettingsError: If the state API does not answer.
     """
-    try:
-        list_actors(limit=1, timeout=30)
-    except Exception as error:  # whatever it is, the answer is the same
-        raise SettingsError("a search wants a Ray cluster with its dashboard (include_dashboard=True)") from error
+    until = time.monotonic() + wait_s
+    while True:
+        try:
+            list_actors(limit=1)
+            return
+        except Exception as error:  # of many kinds while a dashboard is starting
+            if time.monotonic() > until:
+                raise SettingsError("a search wants a Ray cluster with its dashboard; this one has none") from error
+        time.sleep(1.0)
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,7 @@ def run_search(data: str, vae: str, out: str, config: Config, on_progress: Told 
     study = open_study(storage, wanted)
 
     def told() -> None:
-        search = search_of(study, out, config)
+        search = search_of(study.get_trials(deepcopy=False), out, config)
         write_trials(store, search)
         on_progress(search)
 
@@ -81,7 +81,7 @@ def run_search(data: str, vae: str, out: str, config: Config, on_progress: Told 
         _run_tune(spec, StoredSearch(study, storage, space, wanted, config, told), study, left, concurrent)
     _clear(store, study)
     told()
-    return search_of(study, out, config)
+    return search_of(study.get_trials(deepcopy=False), out, config)
 
 
 def _run_tune(spec: TrialSpec, searcher: "StoredSearch", study: optuna.Study, left: int, concurrent: int) -> None:

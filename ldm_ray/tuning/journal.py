@@ -58,10 +58,13 @@ def open_storage(store: Store) -> JournalStorage:
 
 
 def open_study(storage: JournalStorage, objectives: tuple[Objective, ...]) -> optuna.Study:
-    """Create the study of a search, or load it."""
-    return optuna.create_study(
-        storage=storage,
-        study_name=STUDY,
-        directions=[objective.direction for objective in objectives],
-        load_if_exists=True,
-    )
+    """Load the study of a search, or create it."""
+    if is_begun(storage):  # to create it anew would write to the journal before Optuna finds that it is there
+        return optuna.load_study(storage=storage, study_name=STUDY)
+    directions = [objective.direction for objective in objectives]
+    return optuna.create_study(storage=storage, study_name=STUDY, directions=directions)
+
+
+def is_begun(storage: JournalStorage) -> bool:
+    """Tell whether a search has a study."""
+    return any(frozen.study_name == STUDY for frozen in storage.get_all_studies())

@@ -1,16 +1,15 @@
 """A search as its folder holds it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from ldm_ray.config import Config, config_from_dict, dump_config
 from ldm_ray.data.filesystem import StorageOptions
 from ldm_ray.data.store import Store
 from ldm_ray.errors import DataError
-from ldm_ray.tuning.journal import open_storage, open_study
+from ldm_ray.tuning.journal import is_begun, open_storage, open_study
 from ldm_ray.tuning.space import distributions, objectives
 from ldm_ray.tuning.trials import Search, State, Trial
 
@@ -51,24 +50,25 @@ def read_record(store: Store) -> tuple[str, str, Config]:
 
 
 def load_search(url: str, storage_options: StorageOptions | None = None) -> Search:
-    """Read a search, running or ended.
+    """Read a search, running or ended; nothing is written, since it may have a driver that writes.
 
     Raises:
         DataError: If there is none.
     """
     store = Store(url, storage_options or {})
     _, _, config = read_record(store)
-    study = open_study(open_storage(store), objectives(config))
-    return search_of(study, store.url, config)
+    storage = open_storage(store)
+    trials = open_study(storage, objectives(config)).get_trials(deepcopy=False) if is_begun(storage) else []
+    return search_of(trials, store.url, config)
 
 
-def search_of(study: optuna.Study, url: str, config: Config) -> Search:
-    """Read the trials of a study."""
+def search_of(trials: Sequence[FrozenTrial], url: str, config: Config) -> Search:
+    """Return a search with the trials of its study."""
     return Search(
         name=url.rstrip("/").rpartition("/")[2],
         objectives=objectives(config),
         space=distributions(config),
-        trials=[trial_of(frozen) for frozen in study.get_trials(deepcopy=False)],
+        trials=[trial_of(frozen) for frozen in trials],
         wanted=config.tune.trials,
         settings=dump_config(config),
         seed=config.seed,

@@ -57,9 +57,10 @@ def test_a_killed_search_goes_on(demo: Path, tmp_path: Path, number: int) -> Non
     command = [*COMMAND, "tune", "--data", str(demo / "data"), "--vae", str(demo / "vae"), "--out", str(out)]
     command += ["--config", str(ROOT / "jobs/configs/tune_demo.yaml"), "--set", f"tune.trials={TRIALS}"]
     began = time.monotonic()
-    first = subprocess.Popen([*command, "--seed", str(number)], start_new_session=True, stderr=subprocess.DEVNULL)
+    with (tmp_path / "first.log").open("w") as log:
+        first = subprocess.Popen([*command, "--seed", str(number)], start_new_session=True, stderr=log)
     while len(ended(trials_of(out))) < 6 + 2 * number:
-        assert first.poll() is None, "it ended before it was killed"
+        assert first.poll() is None, (tmp_path / "first.log").read_text()[-2000:]
         time.sleep(1.0)
     below = [pid for pid in tree(first.pid) if pid != first.pid]
     os.kill(first.pid, signal.SIGKILL)

@@ -22,8 +22,9 @@ from ldm_ray.models.generate import Sampling
 from ldm_ray.models.ldm import LatentDiffusion
 from ldm_ray.models.vae import Vae
 from ldm_ray.predictor import Predictor, Query
+from ldm_ray.training.base import fit_target_base
 from ldm_ray.training.bundle import Bundle, check_splits, load_bundle, prefixed, save_bundle
-from ldm_ray.training.metadata import answering_parts, dataset_metadata
+from ldm_ray.training.metadata import answering_parts, base_parts, dataset_metadata
 from tests.conftest import World, small_config
 
 SMILES = "CC(=O)Oc1ccccc1C(=O)O"
@@ -33,9 +34,10 @@ def random_bundle(world: World, *overrides: str) -> Bundle:
     torch.manual_seed(0)
     config = small_config(*overrides)
     answering, tensors = answering_parts(world.dataset, config)
-    metadata = dataset_metadata(world.dataset) | answering | {"history": []}
+    described, shifts = base_parts(fit_target_base(world.dataset, config.target))
+    metadata = dataset_metadata(world.dataset) | answering | described | {"history": []}
     dim = answering["encoder"]["dim"]
-    tensors |= prefixed("vae.", Vae(978, config.vae)) | prefixed("ldm.", LatentDiffusion(978, dim, config))
+    tensors |= shifts | prefixed("vae.", Vae(978, config.vae)) | prefixed("ldm.", LatentDiffusion(978, dim, config))
     tensors |= {"noise.factor": torch.randn(978, 3) * 0.2, "noise.sd": torch.rand(978) + 0.3}
     return Bundle("ldm", config, metadata, tensors)
 
