@@ -51,15 +51,31 @@ PAPER_LIKE = (
 )
 
 
+# 20 steps of the chain, so that importance is in use before the run ends.
+SEARCHED = (
+    "target=residual", "schedule.kind=cosine", "schedule.num_steps=20", "denoiser.step_sampling=importance",
+    "denoiser.architecture=adaln", "denoiser.time_embedding=sinusoidal", "denoiser.guidance_dropout=0.2",
+    "denoiser.mean_head=true", "denoiser.min_snr_gamma=5",
+)  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("kind", "overrides", "precision"),
     [
         ("vae", (), "float32"),
         ("ldm", (), "float32"),
+        ("vae", ("vae.free_bits=0.3", "vae.dropout=0.3", "vae.kl_warmup_steps=10"), "float32"),
+        ("ldm", SEARCHED, "float32"),
         # Batch normalisation on raw inputs lets rounding grow to 1e-4 through Adam; in float64 the equality shows.
         ("ldm", (*PAPER_LIKE, "denoiser.basal_input=matched", "vae.standardise=false"), "float64"),
     ],
-    ids=["vae default", "ldm default", "ldm with batch normalisation as in the paper"],
+    ids=[
+        "vae default",
+        "ldm default",
+        "vae as searched",
+        "ldm as searched",
+        "ldm with batch normalisation as in the paper",
+    ],
 )
 def test_two_workers_equal_one(
     world: World, tmp_path: Path, kind: str, overrides: tuple[str, ...], precision: str

@@ -1,0 +1,139 @@
+"""A small search and folds of the autoencoder, by the command line, on a real local Ray cluster."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ldm_ray.config import Config, dump_config
+from ldm_ray.data.dataset import open_dataset
+from ldm_ray.data.folds import fold_dataset
+from ldm_ray.data.store import Store
+from ldm_ray.errors import SettingsError
+from ldm_ray.evaluation.reconstruction import score_reconstruction
+from ldm_ray.ray_cluster import check_cleaning
+from ldm_ray.tracking.record import read_record
+from ldm_ray.training.bundle import load_bundle
+from ldm_ray.tuning.state import load_search
+from tests.conftest import World, small_config
+from tests.processes import name_of, tree
+
+COMMAND = [sys.executable, "-m", "ldm_ray.cli"]
+SEARCH = (
+    "train_ldm.epochs=9", "tune.trials=5", "tune.random_trials=2", "tune.grace_epochs=1",
+    "tune.space={train_ldm.learning_rate: {low: 1.0e-4, high: 1.0e-2, log: true},"
+    " train_ldm.gradient_clip_norm: {choices: [1.0, 1.0e+30]}, denoiser.hidden_widths: {choices: [[16], [32, 32]]}}",
+)  # fmt: skip
+
+
+def begun(out: Path) -> bool:
+    """Whether a trial has shown an epoch."""
+    return (out / "search.json").exists() and any(trial.curve for trial in load_search(str(out)).trials)
+
+
+def settings_file(tmp_path: Path, config: Config) -> str:
+    path = tmp_path / "settings.yaml"
+    path.write_text(dump_config(config))
+    return str(path)
+
+
+@pytest.mark.usefixtures("cluster")
+def test_without_its_dashboard_ray_keeps_the_cpus_of_a_killed_run(world: World) -> None:
+    """Train's cleaner asks the state API whether a run is alive, and the dashboard serves it.
+
+    This is why a search stalled after an early stop. When this fails because no error is raised, Ray answers without a
+    dashboard and `check_cleaning` can go.
+    """
+    with pytest.raises(SettingsError, match="wants a Ray cluster with its dashboard"):
+        check_cleaning(wait_s=0.0)
+
+
+def test_a_search_killed_midway_goes_on(world: World, tmp_path: Path) -> None:
+    """The driver alone is killed; started again it ends with every trial once, a page, and a bundle to export."""
+    config = small_config(*SEARCH)
+    vae, out = tmp_path / "vae", tmp_path / "search"
+    file = settings_file(tmp_path, config)
+    subprocess.run(
+        [*COMMAND, "train", "vae", "--data", world.dataset.url, "--out", str(vae), "--config", file], check=True
+    )
+    command = [*COMMAND, "tune", "--data", world.dataset.url, "--vae", str(vae), "--out", str(out), "--config", file]
+    with (tmp_path / "first.log").open("w") as log:
+        first = subprocess.Popen(command, start_new_session=True, stderr=log)
+    deadline = time.monotonic() + 240
+    while not begun(out):
+        assert first.poll() is None, (tmp_path / "first.log").read_text()[-2000:]
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+    below = [pid for pid in tree(first.pid) if pid != first.pid]
+    os.kill(first.pid, signal.SIGKILL)
+    first.wait()
+    while any(name_of(pid) for pid in below) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    before = {t.number: t for t in load_search(str(out)).trials}
+    again = subprocess.run([*command, "--json"], capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr[-2000:]
+    search = load_search(str(out))
+    assert [trial.number for trial in search.trials] == list(range(5))
+    assert {trial.state for trial in search.trials} <= {"complete", "stopped", "failed"}
+    for trial in search.trials:
+        assert [epoch for epoch, _ in trial.curve] == list(range(1, len(trial.curve) + 1))
+        if trial.number in before:
+            assert dict(trial.params) == dict(before[trial.number].params)
+            assert trial.curve[: len(before[trial.number].curve)] == before[trial.number].curve
+        if trial.state == "stopped":
+            folder = Store(str(out / "trials" / f"{trial.number:05d}"))
+            assert read_record(folder).status == "stopped"
+            assert not folder.exists("run")
+    assert len(json.loads(again.stdout)["trials"]) == 5
+    assert {"report.html", "trials.csv"} <= {path.name for path in out.iterdir()}
+    export = [*COMMAND, "tune", "export", str(out), "--out", str(tmp_path / "best")]
+    subprocess.run(export, check=True)
+    bundle = load_bundle(str(tmp_path / "best"), "ldm")
+    best = max((t for t in search.trials if t.state == "complete"), key=lambda t: t.metrics["delta_pcc"])
+    assert bundle.metadata["search"]["trial"] == best.number
+    assert bundle.config.train_ldm.learning_rate == best.params["train_ldm.learning_rate"]
+    refused = subprocess.run(export, capture_output=True, text=True)
+    assert refused.returncode == 2
+    assert "already holds a bundle; --overwrite replaces it" in refused.stderr
+
+
+def test_a_fold_holds_out_its_compounds_and_leaves_the_test_side(world: World, tmp_path: Path) -> None:
+    original = world.dataset.profiles(["profile_id", "fold", "split"]).to_pandas().set_index("profile_id")
+    fold = fold_dataset(world.dataset, 2, Store(str(tmp_path / "fold")))
+    own = fold.profiles(["profile_id", "split"]).to_pandas().set_index("profile_id")["split"]
+    assert len(own) == len(original)
+    for side, rows in (("test", original["fold"] == -1), ("valid", original["fold"] == 2)):
+        assert set(own.index[own == side]) == set(original.index[rows])
+    assert (original["split"][original["fold"] == -1] == "test").all()
+
+
+def test_folds_are_trained_side_by_side(world: World, tmp_path: Path) -> None:
+    """Two folds at once on two cores; the table's mean is that of bundles scored anew; done folds are not repeated."""
+    config = small_config("train_vae.epochs=2", "splits.n_folds=5")
+    file, out = settings_file(tmp_path, config), tmp_path / "folds"
+    command = [*COMMAND, "train", "vae", "--data", world.dataset.url, "--out", str(out), "--config", file]
+    run = subprocess.run([*command, "--folds", "all", "--json"], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr[-2000:]
+    table = json.loads(run.stdout)
+    assert table["at_once"] == min(2, os.cpu_count() or 1)
+    assert [row["fold"] for row in table["folds"]] == [0, 1, 2, 3, 4]
+    values = [row["pcc"] for row in table["folds"]]
+    assert table["mean"]["pcc"] == pytest.approx(sum(values) / 5)
+    assert len(set(values)) == 5
+    scored = score_reconstruction(load_bundle(str(out / "fold3")), open_dataset(world.dataset.url))
+    assert scored["pcc"] == pytest.approx(values[3], abs=1e-6)
+    assert not (out / "data").exists() or not any((out / "data").iterdir())
+    written = {path: path.stat().st_mtime_ns for path in out.glob("fold*/weights.safetensors")}
+    (out / "fold4" / "metadata.json").unlink()
+    again = subprocess.run([*command, "--folds", "all", "--json"], capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr[-2000:]
+    repeated = {path.parent.name for path, when in written.items() if path.stat().st_mtime_ns != when}
+    assert repeated == {"fold4"}
+    assert json.loads(again.stdout)["mean"]["pcc"] == pytest.approx(table["mean"]["pcc"], abs=1e-4)
+    wrong = subprocess.run([*command, "--folds", "3"], capture_output=True, text=True)
+    assert (wrong.returncode, "--folds must be all; got '3'" in wrong.stderr) == (2, True)
