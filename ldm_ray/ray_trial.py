@@ -80,7 +80,11 @@ def _trained(point: dict[str, Any], spec: TrialSpec, beat: Callable[[], None]) -
     folder = trial_folder(point["number"])
     url = store.path(folder)
     if not bundle_exists(url, options):
-        vae = load_bundle(spec.vae, "vae", options) if spec.vae else _autoencoder(dataset, store, config, spec, beat)
+        vae = (
+            load_bundle(spec.vae, "vae", options)
+            if spec.vae
+            else _autoencoder(dataset, store, config, spec, point["number"], beat)
+        )
         resume = store.exists(f"{folder}/{RUN}")
         told = [EpochReport()]  # type: ignore[no-untyped-call]
         train_ldm(dataset, vae, url, config, resume, False, _beating(beat), spec.placement, told)
@@ -100,7 +104,7 @@ class EpochReport(TuneReportCallback):
 
 
 def _autoencoder(
-    dataset: PairedDataset, store: Store, config: Config, spec: TrialSpec, beat: Callable[[], None]
+    dataset: PairedDataset, store: Store, config: Config, spec: TrialSpec, number: int, beat: Callable[[], None]
 ) -> Bundle:
     """Load the autoencoder of a trial's settings; the first trial that wants it trains it."""
     assert searches_autoencoder(spec.config)
@@ -110,10 +114,10 @@ def _autoencoder(
     url = store.path(folder)
     while not bundle_exists(url, options):
         beat()
-        if ray.get(spec.claims.claim.remote(name, os.getpid())):
+        if ray.get(spec.claims.claim.remote(name, number)):
 
             def hear(status: dict[str, Any]) -> None:
-                spec.claims.claim.remote(name, os.getpid())
+                spec.claims.claim.remote(name, number)
                 beat()
 
             resume = store.exists(f"{folder}/{RUN}")

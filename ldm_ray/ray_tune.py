@@ -71,11 +71,11 @@ def run_search(data: str, vae: str, out: str, config: Config, on_progress: Told 
         write_trials(store, search)
         on_progress(search)
 
-    connect(config.ray, dashboard=True)
-    check_cleaning()
-    embed(open_dataset(data, config.storage_options), config)
     left = config.tune.trials - sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False))
     if left > 0:
+        connect(config.ray, dashboard=True)
+        check_cleaning()
+        embed(open_dataset(data, config.storage_options), config)
         concurrent, placement = share_cluster(config.ray, config.tune.concurrent, config.tune.gpus_per_trial)
         spec = TrialSpec(data, vae, out, config, wanted, placement, Claims.remote())  # type: ignore[attr-defined]
         _run_tune(spec, StoredSearch(study, storage, space, wanted, config, told), study, left, concurrent)

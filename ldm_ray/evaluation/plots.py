@@ -19,10 +19,11 @@ MAX_POINTS = 200_000
 def learning_curves(metadata: dict[str, Any]) -> Figure:
     """Training and validation losses of the autoencoder and the diffusion model by epoch, the kept epoch marked."""
     figure = Figure(figsize=(10, 3.8), layout="constrained")
-    for axes, title, history in zip(
+    for axes, title, history, kept in zip(
         figure.subplots(1, 2),
         ("autoencoder", "latent diffusion"),
         (metadata["vae_history"], metadata["history"]),
+        (None, metadata.get("best_epoch")),
         strict=True,
     ):
         epochs = [row["epoch"] + 1 for row in history]
@@ -33,8 +34,9 @@ def learning_curves(metadata: dict[str, Any]) -> Figure:
             color=ACCENT,
             label="validation (averaged weights)",
         )
-        best = min(history, key=lambda row: row["valid_loss"])
-        axes.axvline(best["epoch"] + 1, color="0.6", linestyle=":", label=f"kept: epoch {best['epoch'] + 1:.0f}")
+        if kept is None:  # an autoencoder is kept by its loss; what a diffusion model is kept by is a setting
+            kept = int(min(history, key=lambda row: row["valid_loss"])["epoch"])
+        axes.axvline(kept + 1, color="0.6", linestyle=":", label=f"kept: epoch {kept + 1}")
         axes.set(title=f"{title}: loss by epoch", xlabel="epoch", ylabel="loss")
         axes.legend(frameon=False, fontsize=8)
     return figure

@@ -32,7 +32,10 @@ class Hooks(Protocol):
 
 @dataclass
 class Fit:
-    """Everything that changes while training; `state_dict` is what a checkpoint holds."""
+    """Everything that changes while training; `state_dict` is what a checkpoint holds.
+
+    `best_loss` is of the measure that `keep` names, negated where more is better.
+    """
 
     module: nn.Module
     optimiser: torch.optim.Optimizer
