@@ -19,11 +19,15 @@ MAX_POINTS = 200_000
 def learning_curves(metadata: dict[str, Any]) -> Figure:
     """Training and validation losses of the autoencoder and the diffusion model by epoch, the kept epoch marked."""
     figure = Figure(figsize=(10, 3.8), layout="constrained")
+
+    def lowest(history: list[dict[str, float]]) -> int:
+        return int(min(history, key=lambda row: row["valid_loss"])["epoch"])
+
     for axes, title, history, kept in zip(
         figure.subplots(1, 2),
         ("autoencoder", "latent diffusion"),
         (metadata["vae_history"], metadata["history"]),
-        (None, metadata.get("best_epoch")),
+        (lowest(metadata["vae_history"]), metadata["best_epoch"]),  # what a diffusion model is kept by is a setting
         strict=True,
     ):
         epochs = [row["epoch"] + 1 for row in history]
@@ -34,8 +38,6 @@ def learning_curves(metadata: dict[str, Any]) -> Figure:
             color=ACCENT,
             label="validation (averaged weights)",
         )
-        if kept is None:  # an autoencoder is kept by its loss; what a diffusion model is kept by is a setting
-            kept = int(min(history, key=lambda row: row["valid_loss"])["epoch"])
         axes.axvline(kept + 1, color="0.6", linestyle=":", label=f"kept: epoch {kept + 1}")
         axes.set(title=f"{title}: loss by epoch", xlabel="epoch", ylabel="loss")
         axes.legend(frameon=False, fontsize=8)
