@@ -49,7 +49,8 @@ def check_cleaning(wait_s: float = 60.0) -> None:
     until = time.monotonic() + wait_s
     while True:
         try:
-            list_actors(limit=1)
+            # Without an address it would ask whichever cluster of this machine was started last.
+            list_actors(address=ray.get_runtime_context().gcs_address, limit=1)
             return
         except Exception as error:  # of many kinds while a dashboard is starting
             if time.monotonic() > until:
