@@ -25,7 +25,8 @@ class StoreJournal(BaseJournalBackend):
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._files = store.names(JOURNAL)
+        # A local file that is being replaced has a part beside it for a moment.
+        self._files = [name for name in store.names(JOURNAL) if name.endswith(".json")]
         self._logs = [log for name in self._files for log in store.read_json(f"{JOURNAL}/{name}")["logs"]]
         self._open: list[dict[str, Any]] = []
 
