@@ -107,6 +107,15 @@ class Config(Settings):
             "predict.guidance other than 1 wants denoiser.guidance_dropout above 0": (
                 self.predict.guidance != 1.0 and not denoiser.guidance_dropout
             ),
+            "denoiser.mean_head and denoiser.guidance_dropout exclude each other: the head's mean is not guided": (
+                denoiser.mean_head and denoiser.guidance_dropout > 0
+            ),
+            f"predict.steps must be at most schedule.num_steps = {schedule.num_steps}; got {self.predict.steps}": (
+                self.predict.steps > schedule.num_steps
+            ),
+            "denoiser.time_embedding sinusoidal wants denoiser.time_dim of 2 at least; got 1": (
+                denoiser.time_embedding == "sinusoidal" and denoiser.time_dim < 2
+            ),
             "only train_ldm.keep may be mse or delta_pcc; the other models have no such measure": (
                 {self.train_vae.keep, self.train_prnet.keep, self.train_pertdit.keep} != {"loss"}
             ),
@@ -198,6 +207,15 @@ def setting_keys(model: type[BaseModel] = Config, prefix: str = "") -> list[str]
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             keys += setting_keys(field.annotation, f"{prefix}{name}.")
     return keys
+
+
+FREE_TO_CHANGE = ("ray", "track", "tune", "evaluate", "table1", "ic50", "prepare", "simulate")
+"""Groups that decide nothing about what a training run ends with."""
+
+
+def deciding(values: dict[str, Any]) -> dict[str, Any]:
+    """Return dumped settings without the groups that a run may be resumed with other values of."""
+    return {key: value for key, value in values.items() if key not in FREE_TO_CHANGE}
 
 
 def dump_config(config: Config) -> str:

@@ -10,7 +10,7 @@ from ldm_ray.config import Config
 from ldm_ray.data.dataset import PairedDataset, open_dataset
 from ldm_ray.data.folds import fold_dataset, folds
 from ldm_ray.data.store import Store
-from ldm_ray.errors import DataError, LdmRayError
+from ldm_ray.errors import BundleError, DataError, LdmRayError
 from ldm_ray.evaluation.reconstruction import score_reconstruction
 from ldm_ray.ray_cluster import Placement, connect, share_cluster
 from ldm_ray.ray_progress import Board, watching
@@ -49,7 +49,8 @@ def run_folds(
     if not dataset.manifest["splits"]["split"]["test"]:
         raise DataError(f"{dataset.url} has no test wells to score folds on")
     if overwrite:
-        store.remove("")
+        for name in ("data", TABLE, *(f"fold{fold}" for fold in folds(dataset))):
+            store.remove(name)
     connect(config.ray)
     concurrent, placement = share_cluster(config.ray, 0)
     board = Board.options(num_cpus=0).remote()  # type: ignore[attr-defined]
@@ -89,6 +90,9 @@ def _fold(data: str, out: str, fold: int, config: Config, placement: Placement, 
             train_vae(own, url, config, resume, False, hear, placement)
             store.remove(folder)
         bundle = load_bundle(url, "vae", options)
+        wanted = (config.target, config.vae, config.train_vae, config.seed)
+        if (bundle.config.target, bundle.config.vae, bundle.config.train_vae, bundle.config.seed) != wanted:
+            raise BundleError(f"{url} was trained with other settings; --overwrite trains all folds anew")
         scored = score_reconstruction(bundle, open_dataset(data, options))
     except LdmRayError as error:
         return {"error": str(error)}

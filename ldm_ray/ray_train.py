@@ -10,12 +10,13 @@ import ray
 import ray.train
 import safetensors.torch
 import torch
+import yaml
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
 from ldm_ray.baselines.build import BaselineKind, encoder_settings
 from ldm_ray.chem.embedding import build_encoder, load_embeddings
-from ldm_ray.config import Config, dump_config
+from ldm_ray.config import Config, deciding, dump_config
 from ldm_ray.data.controls import basal_input, training_controls
 from ldm_ray.data.dataset import PairedDataset
 from ldm_ray.data.slices import profile_files
@@ -89,13 +90,22 @@ def train_ldm(
         BundleError: If the autoencoder was trained on other genes or another target, or as `train_vae`.
         DataError: If the dataset has no embeddings of the encoder that the settings name.
     """
+    check_autoencoder(vae, dataset, config)
+    config = config.model_copy(update={"vae": vae.config.vae, "train_vae": vae.config.train_vae})
+    more = (placement, callbacks)
+    return _run("ldm", dataset, vae, out, config, config.train_ldm, resume, overwrite, on_progress, *more)
+
+
+def check_autoencoder(vae: Bundle, dataset: PairedDataset, config: Config) -> None:
+    """Refuse an autoencoder of other genes, another test side or another target.
+
+    Raises:
+        BundleError: Naming the difference.
+    """
     vae.check_genes(dataset.manifest["genes"], dataset.url)
     check_splits(vae, dataset.manifest["splits"], dataset.url)
     if vae.config.target != config.target:
         raise BundleError(f"the autoencoder was trained with target {vae.config.target!r}; got {config.target!r}")
-    config = config.model_copy(update={"vae": vae.config.vae, "train_vae": vae.config.train_vae})
-    more = (placement, callbacks)
-    return _run("ldm", dataset, vae, out, config, config.train_ldm, resume, overwrite, on_progress, *more)
 
 
 def train_baseline(
@@ -238,7 +248,7 @@ def _check_out(store: Store, config: Config, resume: bool, overwrite: bool) -> N
         raise BundleError(f"{store.url} holds no unfinished run to resume")
     if unfinished and not resume and not overwrite:
         raise BundleError(f"{store.url} holds an unfinished run; --resume goes on with it, --overwrite starts anew")
-    if resume and store.read_bytes(SETTINGS).decode() != dump_config(config):
+    if resume and deciding(yaml.safe_load(store.read_bytes(SETTINGS))) != deciding(yaml.safe_load(dump_config(config))):
         raise SettingsError(f"--resume wants the settings of the run, {store.path(SETTINGS)}; got others")
 
 
@@ -270,15 +280,16 @@ def _finish(
     with checkpoint.as_directory() as folder:
         tensors = safetensors.torch.load_file(Path(folder) / TENSORS)
         state = torch.load(Path(folder) / STATE, weights_only=True, map_location="cpu")
-    metadata = dataset_metadata(dataset) | {"history": state["history"], "best_epoch": state["best_epoch"]}
+    described, shifts = base_parts(base)
+    metadata = dataset_metadata(dataset) | {"history": state["history"], "best_epoch": state["best_epoch"]} | described
+    tensors |= shifts
     if kind == "vae":
         return Bundle(kind, config, metadata, tensors)
     answering, more = answering_parts(dataset, config)
     metadata |= answering
     if vae:
-        described, shifts = base_parts(base)
-        metadata |= {"vae_history": vae.metadata["history"]} | described
-        more |= vae.tensors | shifts
+        metadata["vae_history"] = vae.metadata["history"]
+        more |= {name: value for name, value in vae.tensors.items() if name not in tensors}
     return Bundle(kind, config, metadata, tensors | more)
 
 

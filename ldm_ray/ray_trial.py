@@ -16,7 +16,7 @@ from ray.tune.integration.ray_train import TuneReportCallback
 from ldm_ray.config import Config
 from ldm_ray.data.dataset import PairedDataset, open_dataset
 from ldm_ray.data.store import Store
-from ldm_ray.errors import LdmRayError
+from ldm_ray.errors import DataError, NonFiniteError, SettingsError
 from ldm_ray.evaluation.trial_scores import score_trial
 from ldm_ray.ray_cluster import Placement
 from ldm_ray.ray_train import RUN, train_ldm, train_vae
@@ -60,14 +60,15 @@ def trial_folder(number: int) -> str:
 def run_trial(point: dict[str, Any], spec: TrialSpec) -> None:
     """Train and score one point; the entry point of a Tune trial.
 
-    What is wrong with the point itself (it diverged, its settings do not fit) is its result, and is not tried again.
+    What is wrong with the point itself (it diverged, its settings do not fit) is its result, and is not tried again;
+    anything else ends the attempt, and Tune starts another.
     """
     with watched(spec.config.tune.silence_s) as beat:
         try:
             bundle, dataset = _trained(point, spec, beat)
             beat()
             result = score_trial(bundle, dataset)
-        except LdmRayError as error:
+        except (NonFiniteError, SettingsError, DataError) as error:
             ray.tune.report({FINAL: True, ERROR: " ".join(str(error).split())})
             return
         ray.tune.report(result | {FINAL: True, "epoch": float(len(bundle.metadata["history"]))})
@@ -113,15 +114,11 @@ def _autoencoder(
     folder, options = f"vaes/{name}", spec.config.storage_options
     url = store.path(folder)
     while not bundle_exists(url, options):
-        beat()
+        beat()  # who waits is alive; the one who trains is watched
         if ray.get(spec.claims.claim.remote(name, number)):
-
-            def hear(status: dict[str, Any]) -> None:
-                spec.claims.claim.remote(name, number)
-                beat()
-
             resume = store.exists(f"{folder}/{RUN}")
-            train_vae(dataset, url, _of_the_autoencoder(config), resume, False, hear, spec.placement)
+            with _holding(spec.claims, name, number):
+                train_vae(dataset, url, _of_the_autoencoder(config), resume, False, _beating(beat), spec.placement)
         time.sleep(1.0)
     return load_bundle(url, "vae", options)
 
@@ -132,6 +129,22 @@ def _of_the_autoencoder(config: Config) -> Config:
     return config.model_copy(
         update={name: getattr(plain, name) for name in ("denoiser", "schedule", "train_ldm", "predict")}
     )
+
+
+@contextmanager
+def _holding(claims: Any, name: str, number: int) -> Iterator[None]:
+    """Renew a claim while the block runs; it lapses when this process dies."""
+    done = threading.Event()
+
+    def renew() -> None:
+        while not done.wait(CLAIM_S / 6):
+            claims.claim.remote(name, number)
+
+    threading.Thread(target=renew, daemon=True).start()
+    try:
+        yield
+    finally:
+        done.set()
 
 
 @ray.remote(num_cpus=0)

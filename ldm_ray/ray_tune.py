@@ -7,6 +7,7 @@ on from its last checkpoint.
 """
 
 import logging
+import math
 import os
 import tempfile
 import time
@@ -23,12 +24,12 @@ from ray.tune.schedulers import AsyncHyperBandScheduler
 from ray.tune.search.optuna import OptunaSearch
 
 from ldm_ray.config import Config
-from ldm_ray.data.dataset import open_dataset
+from ldm_ray.data.dataset import PairedDataset, open_dataset
 from ldm_ray.data.store import Store
-from ldm_ray.errors import DataError
+from ldm_ray.errors import DataError, LdmRayError
 from ldm_ray.ray_cluster import check_cleaning, connect, share_cluster
 from ldm_ray.ray_embed import embed
-from ldm_ray.ray_train import RUN
+from ldm_ray.ray_train import RUN, check_autoencoder
 from ldm_ray.ray_trial import ERROR, FINAL, Claims, TrialSpec, run_trial, trial_folder
 from ldm_ray.tracking.record import RUN_RECORD, read_record, write_record
 from ldm_ray.training.bundle import load_bundle
@@ -61,9 +62,9 @@ def run_search(data: str, vae: str, out: str, config: Config, on_progress: Told 
     wanted, space = objectives(config), distributions(config)
     data, vae, out = (_absolute(url) for url in (data, vae, out))
     store = Store(out, config.storage_options)
-    _check_autoencoder(vae, config)
+    _check_autoencoder(open_dataset(data, config.storage_options), vae, config)
     begin_search(store, data, vae, config)
-    storage = open_storage(store)
+    storage = open_storage(store, driver=True)
     study = open_study(storage, wanted)
 
     def told() -> None:
@@ -81,6 +82,9 @@ def run_search(data: str, vae: str, out: str, config: Config, on_progress: Told 
         _run_tune(spec, StoredSearch(study, storage, space, wanted, config, told), study, left, concurrent)
     _clear(store, study)
     told()
+    ended = sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False))
+    if ended < config.tune.trials:
+        raise LdmRayError(f"interrupted with {ended} of {config.tune.trials} trials ended; the same command goes on")
     return search_of(study.get_trials(deepcopy=False), out, config)
 
 
@@ -142,7 +146,7 @@ class StoredSearch(OptunaSearch):
             storage=storage,
             study_name=STUDY,
         )
-        self._study = study
+        self._study, self._searched = study, dict(space)
         self._unfinished = [t for t in trials if t.state == TrialState.RUNNING]
         self._first, self._names, self._told = wanted[0].name, [objective.name for objective in wanted], told
         self._curves: dict[str, dict[int, float]] = {}
@@ -163,6 +167,8 @@ class StoredSearch(OptunaSearch):
             self._ot_trials[trial_id] = optuna.trial.Trial(suggesting, frozen._trial_id)
         super().suggest(trial_id)
         trial = self._ot_trials[trial_id]
+        for key, distribution in self._searched.items():
+            trial._suggest(key, distribution)  # one that was killed while it was suggested lacks some
         self._curves[trial_id] = {int(epoch): value for epoch, value in trial.user_attrs.get("curve", [])}
         self._since[trial_id] = time.monotonic() - trial.user_attrs.get("seconds", 0.0)
         return {"number": trial.number, "params": dict(trial.params)}
@@ -184,7 +190,10 @@ class StoredSearch(OptunaSearch):
         if error or ERROR in result:
             trial.set_user_attr("error", str(result.get(ERROR, "its process died, and again when started anew")))
             self._study.tell(trial.number, state=TrialState.FAIL)
-        elif FINAL in result and None not in values:
+        elif FINAL in result and not all(map(_is_number, values)):
+            trial.set_user_attr("error", f"no finite value of {', '.join(self._names)}")
+            self._study.tell(trial.number, state=TrialState.FAIL)
+        elif FINAL in result:
             known = {key: float(value) for key, value in result.items() if _is_measure(key, value)}
             trial.set_user_attr("metrics", known)
             self._study.tell(trial.number, values)
@@ -200,7 +209,7 @@ class StoredSearch(OptunaSearch):
 
     def _take(self, trial_id: str, result: Mapping[str, Any]) -> bool:
         """Put an epoch's value into the curve; False if the result is not that of an epoch."""
-        if FINAL in result or self._first not in result:
+        if FINAL in result or not _is_number(result.get(self._first)):
             return False
         self._curves[trial_id][int(result["epoch"])] = float(result[self._first])
         return True
@@ -229,21 +238,26 @@ class ContinuedAsha(AsyncHyperBandScheduler):
             reduction_factor=asked.reduction_factor,
             stop_last_trials=False,
         )
+        bracket = self._brackets[0]
+        # Whoever has come to the last epoch has been paid for.
+        bracket._rungs = [(epoch, rung) for epoch, rung in bracket._rungs if epoch < config.train_ldm.epochs]
         sign = 1.0 if objective.direction == "maximize" else -1.0
         for trial in study.get_trials(deepcopy=False):
+            if not trial.state.is_finished():
+                continue  # it comes again, and speaks for itself
             past: Any = SimpleNamespace(trial_id=f"past-{trial.number}")
             for epoch, value in trial.user_attrs.get("curve", []):
-                self._brackets[0].on_result(past, epoch, sign * value)
+                bracket.on_result(past, epoch, sign * value)
 
 
-def _check_autoencoder(vae: str, config: Config) -> None:
-    """Refuse a search whose space and autoencoder do not fit, and an autoencoder that is none."""
+def _check_autoencoder(dataset: PairedDataset, vae: str, config: Config) -> None:
+    """Refuse an autoencoder that does not fit the space or the data: each trial would fail with it."""
     if vae and searches_autoencoder(config):
         raise DataError("tune.space varies the autoencoder; leave --vae out, each trial trains its own")
     if not vae and not searches_autoencoder(config):
         raise DataError("--vae is wanted: tune.space varies nothing of the autoencoder")
     if vae:
-        load_bundle(vae, "vae", config.storage_options)
+        check_autoencoder(load_bundle(vae, "vae", config.storage_options), dataset, config)
 
 
 def _clear(store: Store, study: optuna.Study) -> None:
@@ -264,4 +278,8 @@ def _absolute(url: str) -> str:
 def _is_measure(key: str, value: Any) -> bool:
     """Tell our measures from what Tune adds to a result."""
     own = ("loss", "vlb", "mse", "delta_pcc", "x0_mse", "mean_mse", "energy_distance", "sampling_cost", "epoch")
-    return key in own and isinstance(value, (int, float))
+    return key in own and _is_number(value)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)

@@ -85,13 +85,18 @@ def _trained(
     vae = f"{out}-vae"
     if overwrite:
         for url in (out, vae):
-            Store(url, options).remove(METADATA)
+            for name in (METADATA, RUN):
+                Store(url, options).remove(name)
+    if bundle_exists(out, options):
+        there = load_bundle(out, "ldm", options).metadata.get("search")
+        if there != origin:
+            raise BundleError(f"{out} holds a bundle of another trial; --overwrite replaces it")
+        return out
     if not bundle_exists(vae, options):
         train_vae(dataset, vae, config, Store(vae, options).exists(RUN), False, on_progress)
-    if not bundle_exists(out, options):
-        autoencoder = load_bundle(vae, "vae", options)
-        bundle = train_ldm(dataset, autoencoder, out, config, Store(out, options).exists(RUN), False, on_progress)
-        _save(bundle, out, origin, options)
+    autoencoder = load_bundle(vae, "vae", options)
+    bundle = train_ldm(dataset, autoencoder, out, config, Store(out, options).exists(RUN), False, on_progress)
+    _save(bundle, out, origin, options)
     return out
 
 

@@ -149,7 +149,7 @@ def _ldm_task(args: WorkerArgs, source: WellSource, tables: Tables) -> Built:
         controls = tables.basal[torch.from_numpy(ray.get(args.training_controls).copy()).long().to(source.device)]
         scale = controls.std(dim=0, correction=0).clamp_min(0.1)
         model.condition_encoder.set_scaling(controls.mean(dim=0).cpu(), scale.cpu())
-    monitor = MeanMonitor(ray.get(args.monitor), tables) if args.monitor else None
+    monitor = MeanMonitor(ray.get(args.monitor), tables, config.predict.guidance) if args.monitor else None
     task = LdmTask(model.to_device(source.device), latents, tables, config, monitor)
     return task, source, lambda: prefixed("ldm.", task.model)
 

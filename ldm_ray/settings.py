@@ -143,7 +143,7 @@ class DenoiserSettings(Settings):
     compound_widths: tuple[Width, ...] = (256, 128)
     scalar_dim: Width = 32
     condition_widths: tuple[Width, ...] = (256, 256)
-    hidden_widths: tuple[Width, ...] = (512, 512, 512)
+    hidden_widths: Annotated[tuple[Width, ...], Field(min_length=1)] = (512, 512, 512)
     time_dim: Width = 128
     time_embedding: Literal["scalar", "sinusoidal"] = "scalar"
     norm: Norm = "layer"

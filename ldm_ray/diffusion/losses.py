@@ -37,8 +37,8 @@ class RowLosses:
 
     Attributes:
         loss: What is minimised.
-        vlb: The row's estimate of the variational bound on -log p(z_0), nats a dimension, without the prior's part;
-            comparable between heads, losses, schedules and chain lengths of the same latents.
+        vlb: The row's estimate of the variational bound on -log p(z_0), nats a dimension; comparable between heads,
+            losses, schedules and chain lengths of the same latents.
         x0_error: Squared error of x0_hat.
     """
 
@@ -91,7 +91,7 @@ class Objective:
             loss = self._weight(t, z_0) * x0_error + self.vlb_weight * self.diffusion.num_steps * bound
         with torch.no_grad():
             nll = marginal_nll(mu_tilde, beta_tilde, step.mu, step.log_var)
-            vlb = self.diffusion.num_steps * (nll - self._entropy(t, z_0))
+            vlb = self.diffusion.num_steps * (nll - self._entropy(t, z_0)) + self._prior(z_0)
         return RowLosses(loss.mean(dim=1), vlb.mean(dim=1), x0_error.mean(dim=1).detach())
 
     def _weight(self, t: Tensor, like: Tensor) -> Tensor:
@@ -101,6 +101,11 @@ class Objective:
             return self.diffusion.at(schedule.snr.clamp_max(self.min_snr_gamma), t, like)
         table = {"v": 1 / (1 - schedule.alpha_bar), "epsilon": schedule.snr}.get(self.head)
         return self.diffusion.at(torch.ones_like(schedule.snr) if table is None else table, t, like)
+
+    def _prior(self, z_0: Tensor) -> Tensor:
+        """Divergence of q(z_T | z_0) from N(0, I), where the chain starts; without it, not to diffuse would pay."""
+        last = self.diffusion.schedule.alpha_bar[-1].to(z_0.dtype)
+        return 0.5 * (last * z_0**2 - last - torch.log1p(-last))
 
     def _entropy(self, t: Tensor, like: Tensor) -> Tensor:
         """Entropy of q(z_prev | z_t, z_0) without the constant; at t = 0 the constant is what remains, negated."""

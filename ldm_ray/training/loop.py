@@ -203,7 +203,7 @@ def _end_epoch(
         fit.best = {name: value.clone() for name, value in fit.ema.values.items()}
     fit.stopped = fit.epoch - fit.best_epoch >= settings.early_stopping_epochs
     row = {"epoch": float(fit.epoch), "step": float(fit.step), "train_loss": train_loss}
-    row |= {f"valid_{name}": value for name, value in losses.items()}
+    row |= {f"valid_{name}": value for name, value in losses.items() if math.isfinite(value)}
     row |= {"best_loss": fit.best_loss, "rows_dropped": float(source.plan.dropped)}
     fit.history.append(row)
     fit.epoch += 1

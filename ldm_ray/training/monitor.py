@@ -14,7 +14,7 @@ from ldm_ray.training.rows import Tables
 from ldm_ray.training.workers import rank, sum_over_workers, world_size
 
 MONITOR_WELLS = 1024
-SAMPLING = Sampling(n_samples=4, steps=10, seed=0, rows_per_batch=4096)
+SAMPLES, STEPS = 4, 10
 """Of models without a direct mean; their monitored mean carries sampling noise."""
 
 
@@ -68,12 +68,13 @@ class MeanMonitor:
     Args:
         wells: The same on every worker.
         tables: What they refer to.
+        guidance: As predictions are made with.
     """
 
-    def __init__(self, wells: MonitorWells, tables: Tables) -> None:
+    def __init__(self, wells: MonitorWells, tables: Tables, guidance: float = 1.0) -> None:
         device = tables.basal.device
         own = {field.name: getattr(wells, field.name)[rank() :: world_size()].to(device) for field in fields(wells)}
-        self._wells, self._tables = MonitorWells(**own), tables
+        self._wells, self._tables, self._guidance = MonitorWells(**own), tables, guidance
 
     @torch.no_grad()
     def measure(self, model: LatentDiffusion, vae: Vae) -> dict[str, float]:
@@ -86,12 +87,13 @@ class MeanMonitor:
             tables.basal_input[wells.basal], tables.embeddings[wells.compound], wells.dose_um, wells.time_h
         )
         none = torch.zeros(tables.basal.shape[1], device=tables.basal.device)
-        generator = ProfileGenerator(model, vae, ObservationNoise(none[:, None], none))
+        generator = ProfileGenerator(model, vae, ObservationNoise(none[:, None], none), self._guidance)
         base = tables.base[wells.basal]
         if generator.has_direct_mean:
             mean = generator.direct_mean(condition, base)
         else:
-            mean = generator.sample(condition, base, wells.keys, SAMPLING).mean
+            how = Sampling(SAMPLES, min(STEPS, model.diffusion.num_steps), seed=0, rows_per_batch=4096)
+            mean = generator.sample(condition, base, wells.keys, how).mean
         squared = ((mean - wells.y) ** 2).mean(dim=1).double()
         correlation = pearson(mean - tables.basal[wells.basal], wells.y - wells.unseen_control).double()
         scored = wells.has_control & torch.isfinite(correlation)

@@ -55,13 +55,16 @@ class VaeLossModule(nn.Module):
         self.register_buffer("steps_taken", torch.zeros((), dtype=torch.int64))
 
     def forward(self, batch: VaeBatch) -> StepLosses:
-        """Loss of Eq. (2) with noise keyed by row; k rises over the first steps, and is whole in validation."""
+        """Loss of Eq. (2) with noise keyed by row; k rises over the first steps; in validation all counts."""
         eps = standard_normal(mix(batch.keys, LATENT), self.vae.latent_dim)
-        settings, kl_weight = self.settings, torch.tensor(self.settings.kl_weight)
-        if self.training:
+        settings = self.settings
+        kl_weight: float | Tensor = settings.kl_weight
+        if self.training and settings.kl_warmup_steps:
             self.steps_taken += 1
-            kl_weight = kl_weight * (self.steps_taken / (settings.kl_warmup_steps + 1)).clamp_max(1.0).to(kl_weight)
-        loss = vae_loss(self.vae, batch.x, eps, kl_weight, settings.reduction, settings.free_bits, batch.keys)
+            kl_weight = kl_weight * (self.steps_taken / (settings.kl_warmup_steps + 1)).clamp_max(1.0)
+        # A bound on a mean would make the validation loss depend on how rows are cut into pieces.
+        free_bits = settings.free_bits if self.training else 0.0
+        loss = vae_loss(self.vae, batch.x, eps, kl_weight, settings.reduction, free_bits, batch.keys)
         return StepLosses(loss.loss, {"reconstruction": loss.reconstruction, "kl": loss.kl})
 
 

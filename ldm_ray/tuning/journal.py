@@ -1,5 +1,9 @@
 """The state of a search in Optuna's own journal, kept in a folder at any URL."""
 
+import os
+import re
+import socket
+import uuid
 from collections.abc import Iterable
 from typing import Any
 
@@ -11,7 +15,8 @@ from ldm_ray.data.store import Store
 from ldm_ray.errors import DataError
 from ldm_ray.tuning.trials import Objective
 
-JOURNAL = "journal"
+JOURNAL, DRIVER = "journal", "driver.json"
+FILE = re.compile(r"\d{6}\.json")
 LOGS_A_FILE = 200
 STUDY = "search"
 
@@ -21,12 +26,18 @@ class StoreJournal(BaseJournalBackend):
 
     Args:
         store: The search's folder.
+        driver: Take the search over: its last driver, should it still live, is refused its next log.
+
+    Raises:
+        DataError: If its driver lives on this machine.
     """
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        # A local file that is being replaced has a part beside it for a moment.
-        self._files = [name for name in store.names(JOURNAL) if name.endswith(".json")]
+    def __init__(self, store: Store, driver: bool = False) -> None:
+        self._store, self._name = store, uuid.uuid4().hex if driver else ""
+        if driver:
+            self._take_over()
+        # A local file that is being replaced has a part beside it for a moment, or since a kill.
+        self._files = [name for name in store.names(JOURNAL) if FILE.fullmatch(name)]
         self._logs = [log for name in self._files for log in store.read_json(f"{JOURNAL}/{name}")["logs"]]
         self._open: list[dict[str, Any]] = []
 
@@ -38,24 +49,38 @@ class StoreJournal(BaseJournalBackend):
         """Write logs; a file is replaced whole until it is full, so that a kill leaves no half of one.
 
         Raises:
-            DataError: If another process has written to the journal since it was opened.
+            DataError: If another driver has taken over, or none was meant to write.
         """
-        if not self._open:
-            name = f"{len(self._files):06d}.json"
-            if self._store.exists(f"{JOURNAL}/{name}"):
-                raise DataError(f"{self._store.url} is being searched by another process")
-            self._files.append(name)
-        self._open += logs
-        self._logs += logs
-        self._store.write_json(f"{JOURNAL}/{self._files[-1]}", {"logs": self._open})
-        if len(self._open) >= LOGS_A_FILE:
-            self._open = []
+        if not self._name or self._store.read_json(DRIVER)["name"] != self._name:
+            raise DataError(f"{self._store.url} is being searched by another process")
+        files = self._files if self._open else [*self._files, f"{len(self._files):06d}.json"]
+        written = [*self._open, *logs]
+        self._store.write_json(f"{JOURNAL}/{files[-1]}", {"logs": written})
+        self._files, self._logs = files, [*self._logs, *logs]
+        self._open = written if len(written) < LOGS_A_FILE else []
+
+    def _take_over(self) -> None:
+        if self._store.exists(DRIVER):
+            there = self._store.read_json(DRIVER)
+            if there["host"] == socket.gethostname() and there["pid"] != os.getpid() and _is_alive(there["pid"]):
+                raise DataError(f"{self._store.url} is being searched by process {there['pid']}")
+        self._store.write_json(DRIVER, {"name": self._name, "host": socket.gethostname(), "pid": os.getpid()})
 
 
-def open_storage(store: Store) -> JournalStorage:
-    """Open the storage of a search, empty or not."""
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def open_storage(store: Store, driver: bool = False) -> JournalStorage:
+    """Open the storage of a search, empty or not; arguments and errors as `StoreJournal`."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    return JournalStorage(StoreJournal(store))
+    return JournalStorage(StoreJournal(store, driver))
 
 
 def open_study(storage: JournalStorage, objectives: tuple[Objective, ...]) -> optuna.Study:

@@ -38,8 +38,9 @@ def distributions(config: Config) -> dict[str, BaseDistribution]:
             raise SettingsError(f"tune.space names {key!r}, which is no setting")
         if not key.startswith(SEARCHABLE):
             raise SettingsError(f"tune.space may name settings of {', '.join(SEARCHABLE)}; got {key!r}")
-        ends = entry.choices if isinstance(entry, Choice) else (entry.low, entry.high)
-        for value in ends:
+        if key == "train_ldm.epochs":
+            raise SettingsError("tune.space may not vary train_ldm.epochs: early stops compare trials by epoch")
+        for value in entry.choices if isinstance(entry, Choice) else _probes(entry):
             _check_value(config, key, value)
     return {key: _distribution(key, entry) for key, entry in space.items()}
 
@@ -69,7 +70,7 @@ def trial_config(config: Config, params: Mapping[str, Value]) -> Config:
     Raises:
         SettingsError: If its parameters do not fit each other.
     """
-    values = config.model_dump(mode="json")
+    values = config.model_dump(mode="json", exclude={"tune"})  # a trial stays the same when more are asked for
     for key, value in params.items():
         values = merged(values, nested(key.split("."), _plain(value)))
     trial = config_from_dict(values)
@@ -86,12 +87,19 @@ def _plain(value: Value) -> object:
     return json.loads(value) if isinstance(value, str) and value.startswith(("[", "null")) else value
 
 
+def _probes(entry: Range) -> tuple[float, ...]:
+    """Both ends, and where the range is not of whole numbers a number with a fraction."""
+    whole = isinstance(entry.low, int) and isinstance(entry.high, int)
+    inside = () if whole else (entry.low + 0.381966 * (entry.high - entry.low),)
+    return (entry.low, entry.high, *inside)
+
+
 def _check_value(config: Config, key: str, value: object) -> None:
     """Refuse a value that the setting itself refuses; combinations are a matter of each trial."""
     try:
         trial_config(config, {key: encoded(value)})
     except SettingsError as error:
-        if key in str(error):
+        if str(error).startswith(f"settings key {key!r}"):
             raise SettingsError(f"tune.space: {error}") from None
 
 

@@ -54,8 +54,8 @@ PAPER_LIKE = (
 # 20 steps of the chain, so that importance is in use before the run ends.
 SEARCHED = (
     "target=residual", "schedule.kind=cosine", "schedule.num_steps=20", "denoiser.step_sampling=importance",
-    "denoiser.architecture=adaln", "denoiser.time_embedding=sinusoidal", "denoiser.guidance_dropout=0.2",
-    "denoiser.mean_head=true", "denoiser.min_snr_gamma=5",
+    "denoiser.architecture=adaln", "denoiser.time_embedding=sinusoidal", "denoiser.mean_head=true",
+    "denoiser.min_snr_gamma=5",
 )  # fmt: skip
 
 

@@ -1,6 +1,8 @@
 """What outlives a search's driver: the journal, its trials, and what the next driver makes of them."""
 
 import json
+import os
+import socket
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,7 +25,7 @@ SPACE = {
     "train_ldm.learning_rate": {"low": 1e-4, "high": 1e-2, "log": True},
     "denoiser.hidden_widths": {"choices": [[8, 8], [16]]},
     "denoiser.min_snr_gamma": {"choices": [None, 5.0]},
-    "schedule.num_steps": {"low": 10, "high": 50},
+    "schedule.num_steps": {"low": 60, "high": 90},
 }
 
 
@@ -35,7 +37,7 @@ class Driver:
     """A search's driver without Tune: what Tune would call, called in turn."""
 
     def __init__(self, store: Store, config: Config) -> None:
-        storage = open_storage(store)
+        storage = open_storage(store, driver=True)
         self.config, self.wanted, self.told = config, objectives(config), 0
         self.study = open_study(storage, self.wanted)
 
@@ -120,33 +122,75 @@ def test_early_stops_go_on_from_past_curves(tmp_path: Path) -> None:
         asha.on_trial_add(None, trial)  # type: ignore[arg-type]
         return asha.on_trial_result(None, trial, {"epoch": 1.0, "delta_pcc": value})  # type: ignore[arg-type]
 
-    fresh = open_study(open_storage(Store(str(tmp_path / "other"))), objectives(config))
+    fresh = open_study(open_storage(Store(str(tmp_path / "other")), driver=True), objectives(config))
     assert decide(fresh, 0.2) == "CONTINUE"
     assert decide(driver.study, 0.2) == "STOP"
     assert decide(driver.study, 0.9) == "CONTINUE"
 
 
 def test_a_trial_that_reaches_its_last_epoch_is_not_stopped_before_its_scores() -> None:
+    """Four equal trials of nine epochs that differ at the last one only: all are paid for, and none is stopped."""
     config = config_of("tune.grace_epochs=1")
-    study = optuna.create_study(direction="maximize")
-    asha, trial = ContinuedAsha(study, config, objectives(config)[0]), SimpleNamespace(trial_id="t")
-    asha.on_trial_add(None, trial)  # type: ignore[arg-type]
-    for epoch in range(1, 10):
-        assert asha.on_trial_result(None, trial, {"epoch": epoch, "delta_pcc": 0.5}) == "CONTINUE"  # type: ignore[arg-type]
+    asha = ContinuedAsha(optuna.create_study(direction="maximize"), config, objectives(config)[0])
+    for number in range(4):
+        trial = SimpleNamespace(trial_id=f"t{number}")
+        asha.on_trial_add(None, trial)  # type: ignore[arg-type]
+        for epoch in range(1, 10):
+            result = {"epoch": epoch, "delta_pcc": 0.5 - 0.1 * number * (epoch == 9)}
+            assert asha.on_trial_result(None, trial, result) == "CONTINUE"  # type: ignore[arg-type]
+
+
+def test_a_point_whose_suggestion_was_killed_is_completed(tmp_path: Path) -> None:
+    """A kill between Optuna's logs leaves a trial with some of its settings; it gets the others."""
+    config = config_of()
+    first = Driver(Store(str(tmp_path)), config)
+    first.study.ask({"schedule.num_steps": distributions(config)["schedule.num_steps"]})
+    again = Driver(Store(str(tmp_path)), config).search.suggest("x")
+    assert again["number"] == 0
+    assert set(again["params"]) == set(SPACE)
+    assert again["params"]["schedule.num_steps"] == first.study.get_trials()[0].params["schedule.num_steps"]
+
+
+def test_values_that_are_no_numbers_do_not_reach_the_journal(tmp_path: Path) -> None:
+    driver = Driver(Store(str(tmp_path)), config_of())
+    driver.run("a", [0.1, float("nan"), 0.2], {"delta_pcc": float("nan")})
+    driver.run("b", [0.1], {"delta_pcc": 0.1, "mse": float("inf")})
+    begin_search(Store(str(tmp_path)), "data", "vae", config_of())
+    failed, complete = load_search(str(tmp_path)).trials
+    assert (failed.state, failed.curve) == ("failed", ((1, 0.1), (3, 0.2)))
+    assert complete.metrics == {"delta_pcc": 0.1, "epoch": 1.0}
+
+
+def test_a_running_trial_is_not_counted_before_it_comes_again(tmp_path: Path) -> None:
+    store, config = Store(str(tmp_path)), config_of("tune.grace_epochs=1")
+    Driver(store, config).run("a", [0.5])
+    study = open_study(open_storage(store), objectives(config))
+    assert not any(rung for _, rung in ContinuedAsha(study, config, objectives(config)[0])._brackets[0]._rungs)
+
+
+def test_a_trial_is_the_same_when_more_are_asked_for() -> None:
+    """Its run is resumed only with its own settings."""
+    few, more = (trial_config(config_of(f"tune.trials={n}"), {"schedule.num_steps": 60}) for n in (5, 50))
+    assert few == more
 
 
 def test_the_journal_fills_files_and_refuses_a_second_writer(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
-    journal = StoreJournal(store)
+    journal = StoreJournal(store, driver=True)
     for number in range(LOGS_A_FILE + 5):
         journal.append_logs([{"number": number}])
     assert store.names(JOURNAL) == ["000000.json", "000001.json"]
     store.write_bytes(f"{JOURNAL}/000001.json.tmp", b"{")  # what a driver leaves for a moment, or when it is killed
-    reader, other = StoreJournal(store), StoreJournal(store)
-    assert [log["number"] for log in reader.read_logs(3)] == list(range(3, LOGS_A_FILE + 5))
-    reader.append_logs([{"number": -1}])
-    with pytest.raises(DataError, match="is being searched by another process"):
-        other.append_logs([{"number": -2}])
+    second = StoreJournal(store, driver=True)
+    assert [log["number"] for log in second.read_logs(3)] == list(range(3, LOGS_A_FILE + 5))
+    second.append_logs([{"number": -1}])
+    for other in (journal, StoreJournal(store)):  # the driver before it, and a reader
+        with pytest.raises(DataError, match="is being searched by another process"):
+            other.append_logs([{"number": -2}])
+    assert [log["number"] for log in StoreJournal(store).read_logs(LOGS_A_FILE + 5)] == [-1]
+    store.write_json("driver.json", {"name": "x", "host": socket.gethostname(), "pid": os.getppid()})
+    with pytest.raises(DataError, match=f"is being searched by process {os.getppid()}"):
+        StoreJournal(store, driver=True)
 
 
 def test_the_journal_lives_on_s3(s3: S3Server) -> None:
@@ -184,6 +228,8 @@ def test_a_trial_has_the_values_of_its_point() -> None:
         ({"train_ldm.learning_rate": {"low": 0, "high": 1, "log": True}}, "greater than 0; got 0"),
         ({"denoiser.dropout": {"low": 0.5, "high": 0.5}}, "must have low < high"),
         ({"denoiser.head": {"choices": ["v", "w"]}}, "denoiser.head.*got 'w'"),
+        ({"vae.latent_dim": {"low": 16.0, "high": 128.0}}, "vae.latent_dim.*valid integer"),
+        ({"train_ldm.epochs": {"choices": [3, 9]}}, "may not vary train_ldm.epochs"),
     ],
 )
 def test_a_space_that_makes_no_sense_is_said(space: dict[str, Any], message: str) -> None:
@@ -201,6 +247,11 @@ def test_a_space_that_makes_no_sense_is_said(space: dict[str, Any], message: str
 def test_objectives_that_make_no_sense_are_said(overrides: tuple[str, ...], message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         objectives(config_of(*overrides))
+
+
+def test_values_that_fit_only_together_may_be_searched() -> None:
+    """head mean wants another loss than the default; such pairs are refused trial by trial."""
+    distributions(config_of(space={"denoiser.head": {"choices": ["mean", "v"]}, "denoiser.loss": {"choices": ["nll"]}}))
 
 
 def test_an_empty_space_is_said() -> None:
