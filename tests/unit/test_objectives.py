@@ -19,7 +19,7 @@ from ldm_ray.diffusion.samplers import respace, respaced_var, spaced_steps
 from ldm_ray.diffusion.schedule import build_schedule
 from ldm_ray.errors import SettingsError
 
-STEPS = 40
+STEPS = 20
 VARIANCE = torch.tensor([0.1, 0.4, 1.0], dtype=torch.float64)
 MEAN = torch.tensor([1.0, -0.5, 0.3], dtype=torch.float64)
 SCHEDULES = list(itertools.product(("linear", "cosine", "sigmoid"), (False, True)))
@@ -80,7 +80,7 @@ class Linear:
 
     def train(self) -> None:
         """Newton steps on the gradient, in turn of slope and offset and of s; each step and dimension is its own."""
-        for number in range(60):
+        for number in range(50):
             values = self.values.clone().requires_grad_()
             (gradient,) = torch.autograd.grad(self.expected_loss(values).sum(), values, create_graph=True)
             part = slice(0, 2) if number % 2 == 0 else slice(2, 3)
