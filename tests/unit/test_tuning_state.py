@@ -21,6 +21,7 @@ from ldm_ray.tuning.space import distributions, objectives, trial_config
 from ldm_ray.tuning.state import begin_search, load_search, search_of
 from tests.s3_server import BUCKET, S3Server
 
+CONFIGS = Path(__file__).parents[2] / "jobs" / "configs"
 SPACE = {
     "train_ldm.learning_rate": {"low": 1e-4, "high": 1e-2, "log": True},
     "denoiser.hidden_widths": {"choices": [[8, 8], [16]]},
@@ -252,6 +253,16 @@ def test_objectives_that_make_no_sense_are_said(overrides: tuple[str, ...], mess
 def test_values_that_fit_only_together_may_be_searched() -> None:
     """head mean wants another loss than the default; such pairs are refused trial by trial."""
     distributions(config_of(space={"denoiser.head": {"choices": ["mean", "v"]}, "denoiser.loss": {"choices": ["nll"]}}))
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in CONFIGS.glob("tune_*.yaml")))
+def test_the_shipped_searches_are_sound(name: str) -> None:
+    """Every value of their spaces fits its setting, and a point of first choices fits together."""
+    config = load_config(CONFIGS / name)
+    space = distributions(config)
+    assert objectives(config)
+    study = optuna.create_study(directions=[objective.direction for objective in objectives(config)])
+    trial_config(config, study.ask(space).params)
 
 
 def test_an_empty_space_is_said() -> None:
