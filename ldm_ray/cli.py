@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ldm_ray import __version__
+from ldm_ray.cli_bench import bench_app
 from ldm_ray.cli_data import data_app
 from ldm_ray.cli_evaluate import EPILOG, evaluate
 from ldm_ray.cli_options import ConfigFile, Data, Json, Overrides, Overwrite, Resume, Seed, settings
@@ -28,6 +29,7 @@ app = typer.Typer(
 app.add_typer(data_app, name="data")
 app.add_typer(train_app, name="train")
 app.add_typer(tune_app, name="tune")
+app.add_typer(bench_app, name="bench")
 
 
 @app.command(epilog="Example: `ldm-ray simulate --out runs/release --profiles 12000`")

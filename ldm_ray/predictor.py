@@ -3,7 +3,8 @@
 import difflib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from ldm_ray.baselines.prnet import Prnet
 from ldm_ray.chem.embedding import build_encoder
 from ldm_ray.chem.smiles import parent_smiles
 from ldm_ray.data.filesystem import StorageOptions
+from ldm_ray.diffusion.samplers import SamplerChoice
 from ldm_ray.domain import Domain
 from ldm_ray.errors import BundleError, QueryError
 from ldm_ray.keys import key_of
@@ -127,20 +129,20 @@ class Predictor:
         Args:
             queries: At least one.
             n_samples: Latent samples a query; more give a steadier mean.
-            steps: Steps of the respaced chain.
+            steps: Steps of the sampler.
             seed: Same seed, same numbers.
             n_draws: Simulated wells wanted a query, at most `n_samples`.
 
         Raises:
             QueryError: For the first query that cannot be answered, or for numbers out of range.
         """
-        settings = self.bundle.config.predict
-        n_samples, steps = self.used(n_samples, steps).values()
-        self._check_numbers(len(queries), n_samples, steps, n_draws)
+        n_samples = self.bundle.config.predict.n_samples if n_samples is None else n_samples
+        sampler = self.sampler_choice(steps)
+        self._check_numbers(len(queries), n_samples, sampler.steps, n_draws)
         prepared = [self._prepare(query) for query in queries]
         basal = np.stack([item.basal for item in prepared])
         condition, keys = self._condition(prepared, basal)
-        how = Sampling(n_samples, steps, seed, settings.rows_per_batch, n_draws)
+        how = Sampling(n_samples, sampler, seed, n_draws)
         samples = self.sampler.sample(condition, self._base(queries, basal), keys, how)
         mean, spread, draws = (_checked(v) for v in (samples.mean, samples.std * self.sd_scale, samples.draws))
         similarity, outside, notes = self._judge(queries, prepared)
@@ -173,13 +175,15 @@ class Predictor:
         )
         return similarity, np.array([bool(more) for more in outside]), notes
 
-    def used(self, n_samples: int | None, steps: int | None) -> dict[str, int]:
+    def used(self, n_samples: int | None, steps: int | None) -> dict[str, Any]:
         """Return the numbers that `predict` takes where none are given."""
-        settings = self.bundle.config.predict
-        return {
-            "n_samples": settings.n_samples if n_samples is None else n_samples,
-            "steps": settings.steps if steps is None else steps,
-        }
+        own = self.bundle.config.predict.n_samples
+        return {"n_samples": own if n_samples is None else n_samples, **asdict(self.sampler_choice(steps))}
+
+    def sampler_choice(self, steps: int | None = None) -> SamplerChoice:
+        """Return the sampler that `predict` takes: the bundle's own, with other steps where they are given."""
+        own = self.bundle.sampler_choice()
+        return own if steps is None else replace(own, steps=steps)
 
     def _check_numbers(self, n_queries: int, n_samples: int, steps: int, n_draws: int) -> None:
         longest = self.bundle.config.schedule.num_steps
@@ -258,15 +262,19 @@ class _Prepared:
 
 def build_sampler(bundle: Bundle, device: torch.device) -> ProfileSampler:
     """Rebuild the networks of a bundle on a device, ready to sample."""
+    settings = bundle.config.predict
     if bundle.kind != "ldm":
         model = bundle.build_baseline().to(device)
-        return PrnetGenerator(model) if isinstance(model, Prnet) else PertditGenerator(model, bundle.config.pertdit)
+        if isinstance(model, Prnet):
+            return PrnetGenerator(model, settings.rows_per_batch)
+        return PertditGenerator(model, bundle.config.pertdit, settings.rows_per_batch)
     noise = bundle.observation_noise()
     return ProfileGenerator(
         model=bundle.build_ldm().to_device(device),
         vae=bundle.build_vae().to(device),
         noise=ObservationNoise(noise.factor.to(device), noise.sd.to(device)),
-        guidance=bundle.config.predict.guidance,
+        guidance=settings.guidance,
+        rows=settings.rows_per_batch,
     )
 
 

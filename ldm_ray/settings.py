@@ -210,9 +210,12 @@ class PredictSettings(Settings):
     """How a bundle is sampled."""
 
     n_samples: Annotated[int, Field(ge=1)] = 16
+    sampler: Literal["ancestral", "ddim", "dpm++2m", "dpm++2m-sde"] = "ancestral"
     steps: Annotated[int, Field(ge=2)] = 50
+    spacing: Literal["linear", "quadratic", "log_snr"] = Field(default="linear", description="of the steps")
+    eta: Annotated[float, Field(ge=0, le=1)] = Field(default=0.0, description="share of noise (ddim)")
     guidance: Annotated[float, Field(ge=0)] = Field(default=1.0, description="1: none; wants guidance_dropout")
-    rows_per_batch: Annotated[int, Field(ge=1)] = 1024
+    rows_per_batch: Annotated[int, Field(ge=0)] = Field(default=0, description="0: 128 on a CPU, 8192 on a GPU")
     calibration_wells: Annotated[int, Field(ge=16)] = Field(default=512, description="validation wells, for the sd")
 
 

@@ -5,19 +5,29 @@ from torch import Tensor
 
 from ldm_ray.baselines.pertdit import PertDit
 from ldm_ray.baselines.prnet import NOISE_DIM, Prnet, scaled_drug
-from ldm_ray.diffusion.samplers import ancestral_sample, respace, spaced_steps
+from ldm_ray.diffusion.samplers import ancestral, run_plan
 from ldm_ray.diffusion.schedule import Schedule, scaled_linear_schedule
 from ldm_ray.errors import QueryError
 from ldm_ray.models.condition import Condition
-from ldm_ray.models.generate import OBSERVATION, REVERSE, START, Samples, Sampling
+from ldm_ray.models.generate import OBSERVATION, Samples, Sampling
+from ldm_ray.models.row_sampler import REVERSE, START
 from ldm_ray.noise import mix, standard_normal
 from ldm_ray.settings import PertditSettings
 
+ROWS = 1024
+
 
 class RivalGenerator:
-    """Samples conditions a few at a time; what one sample is, its subclasses say."""
+    """Samples conditions a few at a time; what one sample is, its subclasses say.
+
+    Args:
+        rows: Rows of a pass; 0: 1024.
+    """
 
     has_direct_mean = False
+
+    def __init__(self, rows: int = 0) -> None:
+        self._rows = rows or ROWS
 
     def direct_mean(self, condition: Condition, base: Tensor) -> Tensor:
         """Not to be had: PRnet averages over input noise, and at t = T PertDiT's error is multiplied by 64.
@@ -29,9 +39,9 @@ class RivalGenerator:
 
     @torch.inference_mode()
     def sample(self, condition: Condition, base: Tensor, keys: Tensor, how: Sampling) -> Samples:
-        """Sample profiles as `ProfileSampler` asks; `base` and `how.steps` mean nothing here."""
+        """Sample profiles as `ProfileSampler` asks; `base` and `how.sampler` mean nothing here."""
         parts, n_samples = [], how.n_samples
-        for rows in torch.arange(len(keys), device=keys.device).split(max(1, how.rows_per_batch // n_samples)):
+        for rows in torch.arange(len(keys), device=keys.device).split(max(1, self._rows // n_samples)):
             repeated = rows.repeat_interleave(n_samples)
             number = torch.arange(n_samples, device=keys.device).repeat(len(rows))
             sampled = self._sample(condition.rows(repeated), mix(keys[repeated], how.seed, number))
@@ -50,9 +60,11 @@ class PrnetGenerator(RivalGenerator):
 
     Args:
         model: In eval mode.
+        rows: See `RivalGenerator`.
     """
 
-    def __init__(self, model: Prnet) -> None:
+    def __init__(self, model: Prnet, rows: int = 0) -> None:
+        super().__init__(rows)
         self.model = model
 
     def _sample(self, condition: Condition, keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -70,11 +82,13 @@ class PertditGenerator(RivalGenerator):
     Args:
         model: In eval mode.
         settings: Its schedule.
+        rows: See `RivalGenerator`.
     """
 
-    def __init__(self, model: PertDit, settings: PertditSettings) -> None:
+    def __init__(self, model: PertDit, settings: PertditSettings, rows: int = 0) -> None:
+        super().__init__(rows)
         self.model, self.schedule = model, pertdit_schedule(settings)
-        self._chain = respace(self.schedule, spaced_steps(settings.num_steps, settings.num_steps))
+        self._plan = ancestral(self.schedule, torch.arange(settings.num_steps))
 
     def _sample(self, condition: Condition, keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         model, alpha_bar = self.model, self.schedule.alpha_bar.tolist()
@@ -87,9 +101,7 @@ class PertditGenerator(RivalGenerator):
             return (z_t - (1 - alpha_bar[t]) ** 0.5 * eps) / alpha_bar[t] ** 0.5, torch.zeros_like(z_t)
 
         start = standard_normal(mix(keys, START), model.n_genes)
-        z = ancestral_sample(
-            denoise, self._chain, start, lambda t: standard_normal(mix(keys, REVERSE, t), model.n_genes)
-        )
+        z = run_plan(denoise, self._plan, start, lambda t: standard_normal(mix(keys, REVERSE, t), model.n_genes))
         profiles = model.unscale(z)
         return profiles, torch.zeros_like(profiles), profiles
 

@@ -117,25 +117,29 @@ class GaussianDiffusion:
         Raises:
             ShapeError: If the output is not twice as wide as z_t.
         """
+        x0_hat, s = self.x0_and_s(head, output, z_t, t)
+        mu = output[:, : z_t.shape[1]].to(z_t.dtype) if head == "mean" else self.posterior_mean(x0_hat, z_t, t)
+        return ReverseStep(x0_hat, mu, self.learned_log_var(s, t), s)
+
+    def x0_and_s(self, head: Head, output: Tensor, z_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Read of a network's output what a sampler needs: x0_hat and s, each (batch, latent_dim); see `p_step`."""
         if output.shape != (z_t.shape[0], 2 * z_t.shape[1]):
             raise ShapeError(
                 f"output must be (batch, 2 latent_dim) for z_t {tuple(z_t.shape)}; got {tuple(output.shape)}"
             )
         raw, logit = output.to(z_t.dtype).chunk(2, dim=1)
-        s = torch.sigmoid(logit)
-        log_var = self.learned_log_var(s, t)
-        if head == "mean":
-            return ReverseStep(self.x0_from_mean(raw, z_t, t), raw, log_var, s)
         if head == "x0":
             x0_hat = raw
         elif head == "v":
             signal, noise = self._signal_and_noise(t, z_t)
             x0_hat = signal * z_t - noise * raw
+        elif head == "mean":
+            x0_hat = self.x0_from_mean(raw, z_t, t)
         elif head == "epsilon":
             x0_hat = self.x0_from_epsilon(raw, z_t, t)
         else:
             raise SettingsError(f"head must be mean, x0, v or epsilon; got {head!r}")
-        return ReverseStep(x0_hat, self.posterior_mean(x0_hat, z_t, t), log_var, s)
+        return x0_hat, torch.sigmoid(logit)
 
     def x0_from_mean(self, mu: Tensor, z_t: Tensor, t: Tensor) -> Tensor:
         """Invert `posterior_mean`: (mu - B_t z_t) / A_t, combined in float64.

@@ -1,28 +1,24 @@
-"""Ancestral sampling over the whole chain or over any subset of its steps.
+"""Samplers as tables of coefficients: every one of them is, at each step from t down to p < t,
 
-Source: Kim & Yoo, Eq. (6) and (7), respaced exactly (mean and variance) as derived below.
+    z_p = coef_z z_t + coef_x0 x0_hat + coef_last x0_hat_before + sqrt(Sigma) noise
+    Sigma = var_least + var_gain expm1(s log1p_u)
 
-For a step from t to p < t (p = "clean" has alpha_bar 1), with b = 1 - alpha_bar_t / alpha_bar_p:
-
-    A = sqrt(alpha_bar_p) b / (1 - alpha_bar_t)
-    B = sqrt(alpha_bar_t / alpha_bar_p) (1 - alpha_bar_p) / (1 - alpha_bar_t)
-    beta_tilde = b (1 - alpha_bar_p) / (1 - alpha_bar_t)
-    mu = B z_t + A x0_hat,    Sigma = beta_tilde + A^2 r (1 - alpha_bar_t)
-
-where r = Var(z_0 | z_t) / (1 - alpha_bar_t) is what the fraction s of Eq. (7) says at the original step:
-r = expm1(s log1p(u)) / u with u = alpha_bar_{t-1} beta_t / (1 - alpha_bar_{t-1}); at t = 0, r = Sigma / beta_0.
-Using s itself between the subset's own bounds would be wrong: for z_0 ~ N(1, 0.1) it gives 0.0565 at 10 steps.
+with x0_hat and the variance fraction s from the network at the original step t, and x0_hat_before from the step
+taken last. The last step goes to the clean latent, where alpha_bar is 1, and adds no noise.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from ldm_ray.diffusion.schedule import Schedule
+from ldm_ray.diffusion.subsets import Spacing, check_subset, spaced_steps
 from ldm_ray.errors import SettingsError
 
+SamplerKind = Literal["ancestral", "ddim", "dpm++2m", "dpm++2m-sde"]
 Denoise = Callable[[Tensor, int], tuple[Tensor, Tensor]]
 """Maps (z_t, zero-based original step) to (x0_hat, s), each (batch, latent_dim)."""
 StepNoise = Callable[[int], Tensor]
@@ -30,43 +26,79 @@ StepNoise = Callable[[int], Tensor]
 
 
 @dataclass(frozen=True)
-class Respacing:
-    """Coefficients of each step of a subset, float64, in sampling order (last step first).
+class SamplerChoice:
+    """Which sampler, and its numbers.
 
     Attributes:
-        steps: Original zero-based steps, descending, shape (K,).
-        coef_x0: A.
-        coef_z: B.
-        beta_tilde: Lower bound of the variance.
-        spread: A^2 (1 - alpha_bar_t), what r is multiplied with.
-        log1p_u: log(1 + u); at t = 0 the log-ratio of the bounds of Eq. (7) there.
-        u: The denominator of r; at t = 0 beta_0 over the clipped beta_tilde.
-        floor: What r starts from at s = 0; 0 but at t = 0.
+        kind: Which one.
+        steps: Steps of its subset, between 2 and the chain's length.
+        spacing: How they are chosen.
+        eta: Share of the ancestral noise (kind `ddim`).
+    """
+
+    kind: SamplerKind = "ancestral"
+    steps: int = 50
+    spacing: Spacing = "linear"
+    eta: float = 0.0
+
+
+@dataclass(frozen=True)
+class SamplerPlan:
+    """Coefficients of each step of a subset, (K,), float64, in sampling order (last step of the chain first).
+
+    Attributes:
+        steps: Original zero-based steps, descending, int64.
+        coef_z: Weight of z_t.
+        coef_x0: Weight of x0_hat.
+        coef_last: Weight of the x0_hat of the step before; 0 at the first.
+        var_least: Variance of the step where s is 0.
+        var_gain: What s adds to it, times expm1(s log1p_u).
+        log1p_u: See `ancestral`.
     """
 
     steps: Tensor
-    coef_x0: Tensor
     coef_z: Tensor
-    beta_tilde: Tensor
-    spread: Tensor
+    coef_x0: Tensor
+    coef_last: Tensor
+    var_least: Tensor
+    var_gain: Tensor
     log1p_u: Tensor
-    u: Tensor
-    floor: Tensor
+
+    def __len__(self) -> int:
+        """Steps, each one pass through the network."""
+        return len(self.steps)
 
 
-def spaced_steps(num_steps: int, count: int) -> Tensor:
-    """Return `count` zero-based steps, evenly spaced, with the first and the last among them.
+def build_plan(schedule: Schedule, choice: SamplerChoice) -> SamplerPlan:
+    """Build a sampler for a chain.
 
     Raises:
-        SettingsError: If the count is not between 2 and `num_steps`.
+        SettingsError: For a kind that does not exist, or numbers out of range.
     """
-    if not 2 <= count <= num_steps:
-        raise SettingsError(f"steps must be between 2 and {num_steps}, the length of the chain; got {count}")
-    return torch.linspace(0, num_steps - 1, count, dtype=torch.float64).round().long()
+    steps = spaced_steps(schedule, choice.steps, choice.spacing)
+    if choice.kind == "ancestral":
+        return ancestral(schedule, steps)
+    if choice.kind == "ddim":
+        return ddim(schedule, steps, choice.eta)
+    if choice.kind in ("dpm++2m", "dpm++2m-sde"):
+        return dpm_solver(schedule, steps, stochastic=choice.kind == "dpm++2m-sde")
+    raise SettingsError(f"the sampler must be ancestral, ddim, dpm++2m or dpm++2m-sde; got {choice.kind!r}")
 
 
-def respace(schedule: Schedule, steps: Tensor) -> Respacing:
-    """Compute the coefficients of a subset of steps.
+def ancestral(schedule: Schedule, steps: Tensor) -> SamplerPlan:
+    """Ancestral sampling with the learned variance, respaced exactly (mean and variance).
+
+    With b = 1 - alpha_bar_t / alpha_bar_p:
+
+        A = sqrt(alpha_bar_p) b / (1 - alpha_bar_t)
+        B = sqrt(alpha_bar_t / alpha_bar_p) (1 - alpha_bar_p) / (1 - alpha_bar_t)
+        beta_tilde = b (1 - alpha_bar_p) / (1 - alpha_bar_t)
+        mu = B z_t + A x0_hat,    Sigma = beta_tilde + A^2 r (1 - alpha_bar_t)
+
+    where r = Var(z_0 | z_t) / (1 - alpha_bar_t) is what the fraction s of Eq. (7) says at the original step:
+    r = expm1(s log1p(u)) / u with u = alpha_bar_{t-1} beta_t / (1 - alpha_bar_{t-1}).
+
+    Source: Kim & Yoo, Eq. (6) and (7), solved for the subset.
 
     Args:
         schedule: The full chain.
@@ -74,59 +106,134 @@ def respace(schedule: Schedule, steps: Tensor) -> Respacing:
 
     Raises:
         SettingsError: If the subset lacks the first or the last step, or is not increasing.
+
+    Note:
+        Using s itself between the subset's own bounds would be wrong: for z_0 ~ N(1, 0.1) it gives 0.0565 at 10 steps.
     """
-    wanted = [0, schedule.num_steps - 1]
-    if [int(steps[0]), int(steps[-1])] != wanted or not bool((steps[1:] > steps[:-1]).all()):
-        raise SettingsError(f"steps must increase from {wanted[0]} to {wanted[1]}; got {steps.tolist()[:8]}")
-    alpha_bar = schedule.alpha_bar.cpu()[steps]
-    previous = torch.cat([torch.ones(1, dtype=torch.float64), alpha_bar[:-1]])
+    alpha_bar, previous = _signal_at(schedule, steps)
     b = 1 - alpha_bar / previous
     coef_x0 = torch.sqrt(previous) * b / (1 - alpha_bar)
     beta, one_before = schedule.beta.cpu()[steps], schedule.alpha_bar_prev.cpu()[steps]
     u = one_before * beta / (1 - one_before)
-    log1p_u, floor = torch.log1p(u), torch.zeros_like(u)
-    # At the first step s moves Sigma from the clipped beta_tilde to beta_0, and r = Sigma / beta_0.
-    lowest = torch.exp(schedule.log_beta_tilde_clipped.cpu()[0]) / beta[0]
-    log1p_u[0], u[0], floor[0] = -torch.log(lowest), 1 / lowest, lowest
-    return Respacing(
-        steps=steps.flip(0),
-        coef_x0=coef_x0.flip(0),
-        coef_z=(torch.sqrt(alpha_bar / previous) * (1 - previous) / (1 - alpha_bar)).flip(0),
-        beta_tilde=(b * (1 - previous) / (1 - alpha_bar)).flip(0),
-        spread=(coef_x0**2 * (1 - alpha_bar)).flip(0),
-        log1p_u=log1p_u.flip(0),
-        u=u.flip(0),
-        floor=floor.flip(0),
+    # At the chain's first step u is infinite; it is the sampler's last one, which adds no noise.
+    u[0] = 1.0
+    var_gain = coef_x0**2 * (1 - alpha_bar) / u
+    var_gain[0] = 0.0
+    return _plan(
+        steps,
+        coef_z=torch.sqrt(alpha_bar / previous) * (1 - previous) / (1 - alpha_bar),
+        coef_x0=coef_x0,
+        var_least=b * (1 - previous) / (1 - alpha_bar),
+        var_gain=var_gain,
+        log1p_u=torch.log1p(u),
     )
 
 
-def respaced_var(respacing: Respacing, index: int, s: Tensor) -> Tensor:
-    """Variance of one respaced step, from the fraction s predicted at its original step.
+def ddim(schedule: Schedule, steps: Tensor, eta: float = 0.0) -> SamplerPlan:
+    """DDIM; eta 0 is deterministic, eta 1 ancestral sampling with the small variance.
+
+    Source: Song et al. 2021 (arXiv:2010.02502), Eq. (12) and (16).
 
     Args:
-        respacing: The subset.
+        schedule: The full chain.
+        steps: As `ancestral`.
+        eta: Share of the ancestral noise, in [0, 1].
+
+    Raises:
+        SettingsError: If eta is out of range, or the subset is none.
+    """
+    if not 0 <= eta <= 1:
+        raise SettingsError(f"eta must be between 0 and 1; got {eta}")
+    alpha_bar, previous = _signal_at(schedule, steps)
+    variance = eta**2 * (1 - previous) / (1 - alpha_bar) * (1 - alpha_bar / previous)
+    coef_z = torch.sqrt((1 - previous - variance) / (1 - alpha_bar))
+    return _plan(
+        steps, coef_z=coef_z, coef_x0=torch.sqrt(previous) - torch.sqrt(alpha_bar) * coef_z, var_least=variance
+    )
+
+
+def dpm_solver(schedule: Schedule, steps: Tensor, stochastic: bool = False) -> SamplerPlan:
+    """DPM-Solver++ (2M) on x0_hat in lambda = log(alpha / sigma), of the ODE or of the SDE.
+
+    With h = lambda_p - lambda_t, h' the step before and D = x0_hat + h / (2 h') (x0_hat - x0_hat_before):
+
+        ODE: z_p = sigma_p / sigma_t z_t - alpha_p expm1(-h) D
+        SDE: z_p = sigma_p / sigma_t exp(-h) z_t - alpha_p expm1(-2h) D + sigma_p sqrt(-expm1(-2h)) noise
+
+    The first step and the last, where h is infinite, are of first order.
+
+    Source: Lu et al. 2022 (arXiv:2211.01095), algorithm 2 and section 6.
+
+    Args:
+        schedule: The full chain.
+        steps: As `ancestral`.
+        stochastic: The SDE's form.
+
+    Raises:
+        SettingsError: If the subset is none.
+    """
+    alpha_bar, previous = _signal_at(schedule, steps)
+    half_log_snr = 0.5 * (torch.log(alpha_bar) - torch.log1p(-alpha_bar))
+    h = torch.cat([torch.full((1,), torch.inf, dtype=torch.float64), half_log_snr[:-1] - half_log_snr[1:]])
+    half_ratio = torch.zeros_like(h)
+    half_ratio[1:-1] = h[1:-1] / (2 * h[2:])
+    times = 2 if stochastic else 1
+    weight = -torch.sqrt(previous) * torch.expm1(-times * h)
+    coef_z = torch.sqrt((1 - previous) / (1 - alpha_bar))
+    return _plan(
+        steps,
+        coef_z=coef_z * torch.exp(-h) if stochastic else coef_z,
+        coef_x0=weight * (1 + half_ratio),
+        coef_last=-weight * half_ratio,
+        var_least=-(1 - previous) * torch.expm1(-2 * h) if stochastic else torch.zeros_like(h),
+    )
+
+
+def step_var(plan: SamplerPlan, index: int, s: Tensor) -> Tensor:
+    """Variance of one step, from the fraction s predicted at its original step.
+
+    Args:
+        plan: The sampler.
         index: Position in sampling order.
         s: Interpolation fraction, (batch, latent_dim), in [0, 1].
     """
-    r = torch.expm1(s * float(respacing.log1p_u[index])) / float(respacing.u[index])
-    return float(respacing.beta_tilde[index]) + float(respacing.spread[index]) * (r + float(respacing.floor[index]))
+    gain = torch.expm1(s * float(plan.log1p_u[index])) * float(plan.var_gain[index])
+    return float(plan.var_least[index]) + gain
 
 
-def ancestral_sample(denoise: Denoise, respacing: Respacing, z_t: Tensor, noise: StepNoise) -> Tensor:
-    """Run the reverse process; no noise is added at the last step.
+def run_plan(denoise: Denoise, plan: SamplerPlan, z_t: Tensor, noise: StepNoise) -> Tensor:
+    """Run the reverse process.
 
     Args:
         denoise: The network at an original step.
-        respacing: Which steps to take.
+        plan: Which steps to take, and how.
         z_t: Start, (batch, latent_dim), N(0, I) but in tests.
         noise: Noise of each original step.
 
     Returns:
         z_0, (batch, latent_dim).
     """
-    for index, t in enumerate(respacing.steps.tolist()):
+    before = torch.zeros_like(z_t)
+    for index, t in enumerate(plan.steps.tolist()):
         x0_hat, s = denoise(z_t, t)
-        z_t = float(respacing.coef_z[index]) * z_t + float(respacing.coef_x0[index]) * x0_hat
-        if t > 0:
-            z_t = z_t + torch.sqrt(respaced_var(respacing, index, s)) * noise(t)
+        z_t = float(plan.coef_z[index]) * z_t + float(plan.coef_x0[index]) * x0_hat
+        if plan.coef_last[index] != 0:
+            z_t = z_t + float(plan.coef_last[index]) * before
+        if plan.var_least[index] > 0:
+            z_t = z_t + torch.sqrt(step_var(plan, index, s)) * noise(t)
+        before = x0_hat
     return z_t
+
+
+def _signal_at(schedule: Schedule, steps: Tensor) -> tuple[Tensor, Tensor]:
+    """alpha_bar of each step of a subset, and of the one that it goes to, each (K,), steps increasing."""
+    check_subset(steps, schedule.num_steps)
+    alpha_bar = schedule.alpha_bar.cpu()[steps]
+    return alpha_bar, torch.cat([torch.ones(1, dtype=torch.float64), alpha_bar[:-1]])
+
+
+def _plan(steps: Tensor, **columns: Tensor) -> SamplerPlan:
+    """Turn columns in the chain's order to a plan; those that are not given are 0."""
+    none = torch.zeros(len(steps), dtype=torch.float64)
+    names = ("coef_z", "coef_x0", "coef_last", "var_least", "var_gain", "log1p_u")
+    return SamplerPlan(steps.flip(0), *(columns.get(name, none).flip(0) for name in names))

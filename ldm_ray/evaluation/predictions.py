@@ -127,14 +127,13 @@ class Model:
 
     def sample(self, wells: Wells, condition: Condition, n_samples: int, n_draws: int = 0) -> Samples:
         """Sample wells, keyed by their profile ids."""
-        asked = self.predictor.bundle.config.predict
-        base, keys = self._base(wells), self._tensor(wells.keys)
-        how = Sampling(n_samples, asked.steps, self.seed, asked.rows_per_batch, n_draws)
+        base, keys = self.base(wells), self._tensor(wells.keys)
+        how = Sampling(n_samples, self.predictor.sampler_choice(), self.seed, n_draws)
         return self.predictor.sampler.sample(condition, base, keys, how)
 
     def _mean(self, wells: Wells, condition: Condition) -> tuple[str, np.ndarray]:
         if self.predictor.sampler.has_direct_mean:
-            mean = self.predictor.sampler.direct_mean(condition, self._base(wells))
+            mean = self.predictor.sampler.direct_mean(condition, self.base(wells))
             return "mean_direct", mean.cpu().numpy()
         n_samples = self.n_samples[0]
         return f"mean_of_{n_samples}", self.sample(wells, condition, n_samples).mean.cpu().numpy()
@@ -153,7 +152,8 @@ class Model:
         )
         yield from zip(ABLATIONS, changes, strict=True)
 
-    def _base(self, wells: Wells) -> Tensor:
+    def base(self, wells: Wells) -> Tensor:
+        """Gather what the target is measured from, log2, (n, n_genes)."""
         return self._tensor(self._inputs.base[wells.frame["basal_id"].to_numpy()])
 
     def _places(self, compound_ids: np.ndarray) -> np.ndarray:

@@ -37,5 +37,5 @@ def score_trial(bundle: Bundle, dataset: PairedDataset) -> dict[str, float]:
 def sampling_cost(bundle: Bundle) -> float:
     """Million multiply-adds of the denoiser's layers a draw; twice as many with guidance."""
     layers = [m for m in bundle.build_ldm().denoiser.modules() if isinstance(m, torch.nn.Linear)]
-    passes = bundle.config.predict.steps * (1 if bundle.config.predict.guidance == 1.0 else 2)
+    passes = bundle.sampler_choice().steps * (1 if bundle.config.predict.guidance == 1.0 else 2)
     return passes * sum(layer.weight.numel() for layer in layers) / 1e6

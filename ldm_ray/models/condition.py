@@ -88,22 +88,33 @@ class ConditionEncoder(nn.Module):
         Raises:
             ShapeError: If the profile or the embedding has another width than the encoder was built for.
         """
-        if condition.x_basal.shape[1] != self.n_genes:
-            raise ShapeError(f"x_basal must have {self.n_genes} genes; got {condition.x_basal.shape[1]}")
-        if condition.compound.shape[1] != self.embedding_dim:
-            raise ShapeError(f"compound must have width {self.embedding_dim}; got {condition.compound.shape[1]}")
-        dose, time = condition.dose_um[:, None], condition.time_h[:, None]
-        if not self.raw_inputs:
-            dose, time = torch.log10(dose), time / 24.0
-        basal = (condition.x_basal - self.basal_mean) / self.basal_scale
-        compound = self.compound(condition.compound, keys)
+        compound = self.encode_compound(condition.compound, keys)
         if self.no_compound is not None and untold is not None:
             compound = torch.where(untold[:, None], self.no_compound, compound)
-        parts = [
-            self.basal(basal, keys),
-            compound,
-            self.dose(dose, keys),
-            self.time(time, keys),
-        ]
+        basal = self.encode_basal(condition.x_basal, keys)
+        return self.join(basal, compound, condition.dose_um, condition.time_h, keys)
+
+    def encode_basal(self, x_basal: Tensor, keys: Tensor | None = None) -> Tensor:
+        """Encode control profiles (batch, n_genes), the same whatever they are asked with."""
+        if x_basal.shape[1] != self.n_genes:
+            raise ShapeError(f"x_basal must have {self.n_genes} genes; got {x_basal.shape[1]}")
+        out: Tensor = self.basal((x_basal - self.basal_mean) / self.basal_scale, keys)
+        return out
+
+    def encode_compound(self, compound: Tensor, keys: Tensor | None = None) -> Tensor:
+        """Encode compound embeddings (batch, embedding_dim), the same whatever they are asked with."""
+        if compound.shape[1] != self.embedding_dim:
+            raise ShapeError(f"compound must have width {self.embedding_dim}; got {compound.shape[1]}")
+        out: Tensor = self.compound(compound, keys)
+        return out
+
+    def join(
+        self, basal: Tensor, compound: Tensor, dose_um: Tensor, time_h: Tensor, keys: Tensor | None = None
+    ) -> Tensor:
+        """Put encoded control and compound, dose and time together, (batch, width)."""
+        dose, time = dose_um[:, None], time_h[:, None]
+        if not self.raw_inputs:
+            dose, time = torch.log10(dose), time / 24.0
+        parts = [basal, compound, self.dose(dose, keys), self.time(time, keys)]
         out: Tensor = self.joint(torch.cat(parts, dim=1), keys)
         return out

@@ -89,7 +89,11 @@ class AdaLnBlock(nn.Module):
 
     def forward(self, h: Tensor, told: Tensor, keys: Tensor | None) -> Tensor:
         """Map (batch, width) to (batch, width); `told` is (batch, told_dim)."""
-        shift, scale, gate = self.modulation(told).chunk(3, dim=1)
+        return self.modulated(h, self.modulation(told), keys)
+
+    def modulated(self, h: Tensor, modulation: Tensor, keys: Tensor | None) -> Tensor:
+        """Go on from shift, scale and gate side by side, (batch, 3 width)."""
+        shift, scale, gate = modulation.chunk(3, dim=1)
         inner = self.up(self.norm(h) * (1 + scale) + shift)
         inner = self.dropout(nn.functional.silu(inner), keys)
         out: Tensor = h + gate * self.down(inner)
@@ -110,7 +114,7 @@ class StepEmbedding(nn.Sequential):
         sinusoidal, width = settings.time_embedding == "sinusoidal", settings.time_dim
         first = nn.Linear(2 * (width // 2) if sinusoidal else 1, width)
         super().__init__(first, nn.SiLU(), nn.Linear(width, width), nn.SiLU())
-        self.num_steps, self.raw_inputs = num_steps, settings.raw_inputs
+        self.num_steps, self.raw_inputs, self.width = num_steps, settings.raw_inputs, width
         self.frequencies = width // 2 if sinusoidal else 0
 
     def forward(self, t: Tensor, dtype: torch.dtype) -> Tensor:  # type: ignore[override]

@@ -12,14 +12,20 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ldm_ray.diffusion.samplers import Respacing, ancestral_sample, respace, spaced_steps
+from ldm_ray.diffusion.samplers import SamplerChoice, build_plan
 from ldm_ray.models.condition import Condition
+from ldm_ray.models.in_blocks import in_blocks, mean_and_var
 from ldm_ray.models.ldm import LatentDiffusion
+from ldm_ray.models.prepared import prepare
+from ldm_ray.models.row_sampler import PlanTable, RowSampler, Told
 from ldm_ray.models.vae import Vae
 from ldm_ray.noise import mix, standard_normal
 
-START, REVERSE, OBSERVATION, FACTORS = 20, 21, 22, 23
+OBSERVATION, FACTORS = 22, 23
 """Purposes of noise, mixed into the key."""
+CPU_ROWS, GPU_ROWS = 128, 8192
+"""Rows of a pass through the network: enough to be near the peak of matrix products, no more than a query waits for."""
+BLOCKS_AT_ONCE = 8
 
 
 @dataclass(frozen=True)
@@ -28,16 +34,14 @@ class Sampling:
 
     Attributes:
         n_samples: Latent samples a condition.
-        steps: Steps of the respaced chain, between 2 and its full length.
+        sampler: By which sampler.
         seed: Same seed, same numbers.
-        rows_per_batch: Network rows at once.
         n_draws: Draws wanted, at most `n_samples`.
     """
 
     n_samples: int
-    steps: int
+    sampler: SamplerChoice
     seed: int
-    rows_per_batch: int
     n_draws: int = 0
 
 
@@ -103,15 +107,23 @@ class ProfileGenerator:
     """Samples profiles for conditions; the result for a row depends on its key and on nothing around it.
 
     Args:
-        model: Trained diffusion model, in eval mode.
+        model: Trained diffusion model, in eval mode; later changes of its weights do not count.
         vae: Its autoencoder, in eval mode.
         noise: Observation noise, on the models' device.
         guidance: Weight of the compound's part of x0_hat, 1 for none (Ho & Salimans 2022, arXiv:2207.12598, Eq. (6),
             with its 1 + w written as one number).
+        rows: Rows of a pass; 0: what suits the device. Other numbers change results by rounding.
     """
 
-    def __init__(self, model: LatentDiffusion, vae: Vae, noise: ObservationNoise, guidance: float = 1.0) -> None:
+    def __init__(
+        self, model: LatentDiffusion, vae: Vae, noise: ObservationNoise, guidance: float = 1.0, rows: int = 0
+    ) -> None:
         self.model, self.vae, self.noise, self.guidance = model, vae, noise, guidance
+        device = model.latent_mean.device
+        self.rows = rows or (GPU_ROWS if device.type == "cuda" else CPU_ROWS)
+        self.plans = PlanTable(device)
+        with torch.inference_mode():
+            self._prepared = prepare(model.denoiser, model.diffusion.num_steps)
 
     @property
     def has_direct_mean(self) -> bool:
@@ -126,12 +138,14 @@ class ProfileGenerator:
             condition: n conditions.
             base: What the target is measured from, log2, (n, n_genes).
         """
-        told = self._tell(condition)
+        told = self.tell(condition)
         mean = told.mean
         if self.model.mean_head is None:
-            start = torch.zeros_like(mean)
-            mean = self._denoise(start, self.model.diffusion.num_steps - 1, told)[0]
-        return self.vae.decode(self.model.unscale_latent(mean)) + base
+            mean = in_blocks(self._first_guess, self.rows, told.terms)
+            if told.untold is not None:
+                without = in_blocks(self._first_guess, self.rows, told.untold)
+                mean = without + self.guidance * (mean - without)
+        return in_blocks(self.decode, self.rows, mean) + base
 
     @torch.inference_mode()
     def sample(self, condition: Condition, base: Tensor, keys: Tensor, how: Sampling) -> Samples:
@@ -141,67 +155,101 @@ class ProfileGenerator:
             condition: n conditions.
             base: What the target is measured from, log2, (n, n_genes).
             keys: Key of each condition, (n,), int64.
-            how: Numbers of samples, steps and draws.
+            how: Numbers of samples and draws, and the sampler.
         """
-        respacing = respace(self.model.diffusion.schedule, spaced_steps(self.model.diffusion.num_steps, how.steps))
-        per_chunk = max(1, how.rows_per_batch // how.n_samples)
-        parts = [
-            self._sample_chunk(condition.rows(index), base[index], keys[index], respacing, how)
-            for index in torch.arange(len(keys), device=keys.device).split(per_chunk)
-        ]
+        told, parts = self.tell(condition), []
+        for index in self._chunks(keys, how):
+            profiles = self._profiles(told.rows(index), keys[index], how)
+            mean, variance = mean_and_var(profiles)
+            draws = self.with_noise(profiles[:, : how.n_draws], keys[index], how.seed)
+            # The base is added last, so that averaging rounds small changes and not whole profiles.
+            parts.append((mean + base[index], variance, draws + base[index][:, None]))
         means, variances, draws = (torch.cat(part) for part in zip(*parts, strict=True))
         return Samples(means, variances, draws, self.noise.total_var()[None])
 
-    def _sample_chunk(
-        self, condition: Condition, base: Tensor, keys: Tensor, respacing: Respacing, how: Sampling
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        n, n_samples, latent_dim = len(keys), how.n_samples, self.model.latent_dim
-        told = self._tell(condition).repeated(n_samples)
-        number = torch.arange(n_samples, device=keys.device).repeat(n)
-        keys = mix(keys.repeat_interleave(n_samples), how.seed, number)
-        z_0 = ancestral_sample(
-            lambda z_t, t: self._denoise(z_t, t, told),
-            respacing,
-            standard_normal(mix(keys, START), latent_dim),
-            lambda t: standard_normal(mix(keys, REVERSE, t), latent_dim),
-        )
-        decoded = self.vae.decode(self.model.unscale_latent(told.mean + z_0))
-        grouped = decoded.view(n, n_samples, -1)
-        mean = grouped.mean(dim=1)
-        variance = grouped.var(dim=1) if n_samples > 1 else torch.zeros_like(mean)
-        noise = self.noise.draw(keys[number < how.n_draws]).view(n, how.n_draws, decoded.shape[1])
-        # The base is added last, so that averaging rounds small changes and not whole profiles.
-        return mean + base, variance, grouped[:, : how.n_draws] + noise + base[:, None]
+    @torch.inference_mode()
+    def latent_profiles(self, condition: Condition, keys: Tensor, how: Sampling) -> Tensor:
+        """Decoder's mean at each latent sample, without base and observation noise, (n, n_samples, n_genes)."""
+        told = self.tell(condition)
+        return torch.cat([self._profiles(told.rows(index), keys[index], how) for index in self._chunks(keys, how)])
 
-    def _tell(self, condition: Condition) -> "_Told":
+    def with_noise(self, profiles: Tensor, keys: Tensor, seed: int) -> Tensor:
+        """Add observation noise to the first samples of conditions, (n, n_draws, n_genes); keys are (n,)."""
+        n, n_draws = profiles.shape[:2]
+        if n_draws == 0:
+            return profiles
+        _, own = row_keys(keys, n_draws, seed)
+        return profiles + in_blocks(self.noise.draw, self.rows, own).view(n, n_draws, -1)
+
+    def _chunks(self, keys: Tensor, how: Sampling) -> tuple[Tensor, ...]:
+        """Split conditions so that the samples of a chunk fill some passes."""
+        a_chunk = max(1, BLOCKS_AT_ONCE * self.rows // how.n_samples)
+        chunks: tuple[Tensor, ...] = torch.arange(len(keys), device=keys.device).split(a_chunk)
+        return chunks
+
+    def _profiles(self, told: Told, keys: Tensor, how: Sampling) -> Tensor:
+        owner, own = row_keys(keys, how.n_samples, how.seed)
+        passes = zip(owner.split(self.rows), own.split(self.rows), strict=True)
+        decoded = [self._decoded(told.rows(some), some_keys, how.sampler) for some, some_keys in passes]
+        return torch.cat(decoded).view(len(keys), how.n_samples, -1)
+
+    def _decoded(self, told: Told, keys: Tensor, sampler: SamplerChoice) -> Tensor:
+        """Decoder's means at sampled latents, for at most a pass of rows, each the first line of one plan."""
+        rows = self.row_sampler()
+        first, length = self.lines(sampler)
+        slots = torch.arange(len(keys))
+        rows.start(slots, told, keys, torch.full((len(keys),), first))
+        for _ in range(length):
+            rows.tick()
+        return self.decode(rows.latents())[: len(keys)]
+
+    def row_sampler(self) -> RowSampler:
+        """Make empty rows."""
+        return RowSampler(self.model, self._prepared, self.plans, self.rows, self.guidance)
+
+    def lines(self, sampler: SamplerChoice) -> tuple[int, int]:
+        """Return a sampler's first line in `plans`, and how many there are."""
+        return self.plans.lines(sampler, lambda: build_plan(self.model.diffusion.schedule, sampler))
+
+    @torch.inference_mode()
+    def tell(self, condition: Condition) -> Told:
         """Encode conditions, and where guidance asks for it once more without their compounds."""
-        model = self.model
-        encoded = model.condition_encoder(condition)
-        mean, untold = model.mean_latent(condition, encoded), None
+        encoder = self.model.condition_encoder
+        basal = in_blocks(encoder.encode_basal, self.rows, condition.x_basal)
+        compound = in_blocks(encoder.encode_compound, self.rows, condition.compound)
+        return self.tell_encoded(basal, compound, condition)
+
+    def tell_encoded(self, basal: Tensor, compound: Tensor, condition: Condition) -> Told:
+        """Go on from encoded controls and compounds, n rows each."""
+        model, encoder, rows = self.model, self.model.condition_encoder, self.rows
+        own = (condition.dose_um, condition.time_h)
+        encoded = in_blocks(encoder.join, rows, basal, compound, *own)
+        mean = torch.zeros(len(encoded), model.latent_dim, device=encoded.device)
+        if model.mean_head is not None:
+            mean = in_blocks(model.mean_head, rows, condition.compound, encoded)
+        untold = None
         if self.guidance != 1.0:
-            without = torch.ones(len(encoded), dtype=torch.bool, device=encoded.device)
-            untold = model.condition_encoder(condition, untold=without)
-        return _Told(encoded, mean, untold)
+            assert encoder.no_compound is not None
+            nothing = encoder.no_compound.expand(len(encoded), -1)
+            without = in_blocks(encoder.join, rows, basal, nothing, *own)
+            untold = in_blocks(self._prepared.condition_terms, rows, without)
+        return Told(in_blocks(self._prepared.condition_terms, rows, encoded), mean, untold)
 
-    def _denoise(self, z_t: Tensor, t: int, told: "_Told") -> tuple[Tensor, Tensor]:
-        """x0_hat and s at one step of the whole chain."""
-        steps = torch.full((len(z_t),), t, device=z_t.device)
-        step = self.model.reverse_step(z_t, steps, told.encoded)
-        if told.untold is None:
-            return step.x0_hat, step.s
-        without = self.model.reverse_step(z_t, steps, told.untold).x0_hat
-        return without + self.guidance * (step.x0_hat - without), step.s
+    @torch.inference_mode()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Decode scaled latents (rows, latent_dim), without what the target is measured from."""
+        return self.vae.decode(self.model.unscale_latent(latents))
+
+    def _first_guess(self, terms: Tensor) -> Tensor:
+        """x0_hat at t = T from z_T = 0."""
+        model = self.model
+        start = torch.zeros(len(terms), model.latent_dim, device=terms.device)
+        t = torch.full((len(terms),), model.diffusion.num_steps - 1, device=terms.device)
+        return model.diffusion.x0_and_s(model.head, self._prepared.output(start, t, terms), start, t)[0]
 
 
-@dataclass(frozen=True)
-class _Told:
-    """Encoded conditions (n, condition_dim), their regressed latents (n, latent_dim), and both without compounds."""
-
-    encoded: Tensor
-    mean: Tensor
-    untold: Tensor | None
-
-    def repeated(self, times: int) -> "_Told":
-        """Repeat each row."""
-        untold = None if self.untold is None else self.untold.repeat_interleave(times, dim=0)
-        return _Told(self.encoded.repeat_interleave(times, dim=0), self.mean.repeat_interleave(times, dim=0), untold)
+def row_keys(keys: Tensor, n_samples: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Spread conditions, keys (n,), out to one row a sample: each row's condition and key, (n n_samples,), int64."""
+    number = torch.arange(n_samples, device=keys.device).repeat(len(keys))
+    owner = torch.arange(len(keys), device=keys.device).repeat_interleave(n_samples)
+    return owner, mix(keys[owner], seed, number)

@@ -14,6 +14,7 @@ from ldm_ray.baselines.prnet import Prnet
 from ldm_ray.config import Config, config_from_dict
 from ldm_ray.data.filesystem import StorageOptions
 from ldm_ray.data.store import Store
+from ldm_ray.diffusion.samplers import SamplerChoice
 from ldm_ray.errors import BundleError
 from ldm_ray.models.generate import ObservationNoise
 from ldm_ray.models.ldm import LatentDiffusion
@@ -74,6 +75,10 @@ class Bundle:
     def basal_input(self) -> BasalInput:
         """Which control the model is conditioned on; the rivals see the matched one."""
         return "matched" if self.kind in BASELINE_KINDS else self.config.denoiser.basal_input
+
+    def sampler_choice(self) -> SamplerChoice:
+        """Return the sampler that predictions are made with: the one measured best, or else the settings' own."""
+        return SamplerChoice(**self.metadata["recommended_sampler"])
 
     def target_base(self) -> TargetBase:
         """Return what the model's target is measured from."""
@@ -141,6 +146,12 @@ def save_bundle(bundle: Bundle, url: str, storage_options: StorageOptions | None
     store.write_bytes(WEIGHTS, safetensors.torch.save(tensors))
     header = {"format_version": FORMAT_VERSION, "kind": bundle.kind, "ldm_ray_version": __version__}
     store.write_json(METADATA, header | bundle.metadata)
+
+
+def update_metadata(url: str, changes: dict[str, Any], storage_options: StorageOptions | None = None) -> None:
+    """Change entries of a bundle's metadata in place; its weights stay as they are."""
+    store = Store(url, storage_options or {})
+    store.write_json(METADATA, store.read_json(METADATA) | changes)
 
 
 def bundle_exists(url: str, storage_options: StorageOptions | None = None) -> bool:

@@ -49,7 +49,12 @@ def answering_parts(dataset: PairedDataset, config: Config) -> tuple[dict[str, A
         "encoder": {"name": encoder.name, "revision": encoder.revision, "dim": encoder.dim},
         "cells": entries,
         "domain": domain,
-        "recommended_sampler": {"kind": "ancestral", "steps": config.predict.steps},
+        "recommended_sampler": {
+            "kind": config.predict.sampler,
+            "steps": config.predict.steps,
+            "spacing": config.predict.spacing,
+            "eta": config.predict.eta,
+        },
     }
     tensors = {"cells.basal": torch.from_numpy(basal), "train.fingerprints": torch.from_numpy(fingerprints)}
     return metadata, tensors | {"sd_scale": torch.ones(dataset.n_genes)}

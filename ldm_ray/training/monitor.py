@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
+from ldm_ray.diffusion.samplers import SamplerChoice
 from ldm_ray.evaluation.wells import Wells
 from ldm_ray.models.condition import Condition
 from ldm_ray.models.generate import ObservationNoise, ProfileGenerator, Sampling
@@ -92,7 +93,7 @@ class MeanMonitor:
         if generator.has_direct_mean:
             mean = generator.direct_mean(condition, base)
         else:
-            how = Sampling(SAMPLES, min(STEPS, model.diffusion.num_steps), seed=0, rows_per_batch=4096)
+            how = Sampling(SAMPLES, SamplerChoice(steps=min(STEPS, model.diffusion.num_steps)), seed=0)
             mean = generator.sample(condition, base, wells.keys, how).mean
         squared = ((mean - wells.y) ** 2).mean(dim=1).double()
         correlation = pearson(mean - tables.basal[wells.basal], wells.y - wells.unseen_control).double()

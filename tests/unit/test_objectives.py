@@ -15,8 +15,9 @@ from torch import Tensor
 from ldm_ray.config import load_config
 from ldm_ray.diffusion.gaussian import GaussianDiffusion, Head
 from ldm_ray.diffusion.losses import Loss, Objective
-from ldm_ray.diffusion.samplers import respace, respaced_var, spaced_steps
+from ldm_ray.diffusion.samplers import ancestral, step_var
 from ldm_ray.diffusion.schedule import build_schedule
+from ldm_ray.diffusion.subsets import spaced_steps
 from ldm_ray.errors import SettingsError
 
 STEPS = 20
@@ -137,16 +138,14 @@ def propagate(linear: Linear, count: int) -> tuple[Tensor, Tensor]:
     schedule = linear.diffusion.schedule
     last = schedule.alpha_bar[-1]
     mean, variance = torch.sqrt(last) * MEAN, last * VARIANCE + 1 - last
-    respacing = respace(schedule, spaced_steps(STEPS, count))
-    for index, step in enumerate(respacing.steps.tolist()):
+    plan = ancestral(schedule, spaced_steps(schedule, count))
+    for index, step in enumerate(plan.steps.tolist()):
         t = torch.full((2,), step)
         probe = torch.stack([torch.zeros_like(mean), torch.ones_like(mean)])
         reverse = linear.step(linear.values, probe, t)
-        moved = respacing.coef_z[index] * probe + respacing.coef_x0[index] * reverse.x0_hat
+        moved = plan.coef_z[index] * probe + plan.coef_x0[index] * reverse.x0_hat
         slope = moved[1] - moved[0]
-        mean, variance = moved[0] + slope * mean, slope**2 * variance
-        if step > 0:
-            variance = variance + respaced_var(respacing, index, reverse.s[0])
+        mean, variance = moved[0] + slope * mean, slope**2 * variance + step_var(plan, index, reverse.s[0])
     return mean, variance
 
 

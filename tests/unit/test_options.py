@@ -9,6 +9,7 @@ import torch
 
 from ldm_ray.config import Config, load_config
 from ldm_ray.data.dataset import PairedDataset
+from ldm_ray.diffusion.samplers import SamplerChoice
 from ldm_ray.evaluation.wells import load_wells
 from ldm_ray.models.condition import Condition
 from ldm_ray.models.denoiser import AdaLnDenoiser, sines
@@ -131,7 +132,9 @@ def test_guidance_extrapolates_from_the_untold_compound() -> None:
     torch.testing.assert_close(generator_of(model, 0.0).direct_mean(other, base), means[0.0])
     assert not torch.allclose(generator_of(model, 2.0).direct_mean(other, base), means[2.0])
     keys = torch.arange(BATCH)
-    plain, guided = (generator_of(model, w).sample(condition, base, keys, Sampling(2, 5, 0, 99)) for w in (1.0, 3.0))
+    plain, guided = (
+        generator_of(model, w).sample(condition, base, keys, Sampling(2, SamplerChoice(steps=5), 0)) for w in (1.0, 3.0)
+    )
     assert not torch.allclose(plain.mean, guided.mean)
 
 
@@ -148,12 +151,12 @@ def test_the_regression_head_carries_the_mean_and_diffusion_the_rest() -> None:
     """Its value is added to every sample, is the direct mean, and its gradient comes from its own error alone."""
     model = built("denoiser.mean_head=true")
     condition, base, keys = asked(), torch.zeros(BATCH, GENES), torch.arange(BATCH)
-    before = generator_of(model).sample(condition, base, keys, Sampling(2, 5, 0, 99)).mean
+    before = generator_of(model).sample(condition, base, keys, Sampling(2, SamplerChoice(steps=5), 0)).mean
     with torch.no_grad():
         assert model.mean_head is not None
         model.mean_head.of_condition.bias += 1.5
     generator = generator_of(model)
-    after = generator.sample(condition, base, keys, Sampling(2, 5, 0, 99)).mean
+    after = generator.sample(condition, base, keys, Sampling(2, SamplerChoice(steps=5), 0)).mean
     shift = generator.vae.decode(torch.full((1, 3), 1.5)) - generator.vae.decode(torch.zeros(1, 3))
     torch.testing.assert_close(after - before, shift.expand(BATCH, -1), rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(

@@ -14,6 +14,7 @@ from rdkit import Chem, DataStructs
 from rdkit.Chem import rdFingerprintGenerator
 
 from ldm_ray.bulk import read_queries, write_predictions
+from ldm_ray.diffusion.samplers import SamplerChoice
 from ldm_ray.errors import BundleError, DataError, QueryError
 from ldm_ray.evaluation.calibration import calibrate
 from ldm_ray.evaluation.predictions import Model, model_inputs
@@ -28,6 +29,7 @@ from ldm_ray.training.metadata import answering_parts, base_parts, dataset_metad
 from tests.conftest import World, small_config
 
 SMILES = "CC(=O)Oc1ccccc1C(=O)O"
+HOW = Sampling(4, SamplerChoice(steps=5), seed=0)
 
 
 def random_bundle(world: World, *overrides: str) -> Bundle:
@@ -200,7 +202,10 @@ def test_batch_size_of_sampling_changes_nothing(world: World, predictor: Predict
     wells = load_wells(world.dataset, "test", max_profiles=40)
     condition = model_of(predictor, world, wells).condition(wells)
     base, keys = torch.from_numpy(wells.basal), torch.from_numpy(wells.keys)
-    small, large = (predictor.sampler.sample(condition, base, keys, Sampling(4, 5, 0, rows)) for rows in (8, 4096))
+    small, large = (
+        Predictor(random_bundle(world, f"predict.rows_per_batch={rows}")).sampler.sample(condition, base, keys, HOW)
+        for rows in (8, 4096)
+    )
     torch.testing.assert_close(small.mean, large.mean, rtol=1e-5, atol=1e-5)
 
 
@@ -254,7 +259,7 @@ def test_direct_mean_is_the_limit_of_sampled_means(world: World) -> None:
     predictor = Predictor(bundle)
     wells = load_wells(world.dataset, "test", max_profiles=3)
     condition, base = model_of(predictor, world, wells).condition(wells), torch.from_numpy(wells.basal)
-    samples = predictor.sampler.sample(condition, base, torch.from_numpy(wells.keys), Sampling(4, 5, 0, 64))
+    samples = predictor.sampler.sample(condition, base, torch.from_numpy(wells.keys), HOW)
     torch.testing.assert_close(predictor.sampler.direct_mean(condition, base), samples.mean, rtol=1e-5, atol=1e-5)
 
 

@@ -1,0 +1,136 @@
+"""A fixed number of rows on their way through a sampler, each at its own step of its own plan.
+
+One tick is one pass of the network over all rows. Rows start and end independently of each other, so that requests
+with other steps share a pass, and every pass has the same shape: a row's numbers do not depend on what is beside it.
+"""
+
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ldm_ray.diffusion.samplers import SamplerPlan
+from ldm_ray.models.ldm import LatentDiffusion
+from ldm_ray.models.prepared import PreparedDenoiser
+from ldm_ray.noise import mix, standard_normal
+
+START, REVERSE = 20, 21
+"""Purposes of noise, mixed into the key."""
+
+
+@dataclass(frozen=True)
+class Told:
+    """What conditions come to before sampling, one row each.
+
+    Attributes:
+        terms: The denoiser's terms, (n, terms); see `models/prepared.py`.
+        mean: Latents of the regression head, (n, latent_dim); 0 without one.
+        untold: Terms without the compound, (n, terms); None without guidance.
+    """
+
+    terms: Tensor
+    mean: Tensor
+    untold: Tensor | None
+
+    def rows(self, index: Tensor) -> "Told":
+        """Pick rows."""
+        untold = None if self.untold is None else self.untold[index]
+        return Told(self.terms[index], self.mean[index], untold)
+
+
+class PlanTable:
+    """Plans one below the other, as float32 columns on a device, so that each row can be at a line of its own."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device, self._first = device, dict[Hashable, tuple[int, int]]()
+        self.steps = torch.zeros(0, dtype=torch.int64, device=device)
+        self.coefficients = torch.zeros(0, 6, device=device)
+        self.noisy = torch.zeros(0, dtype=torch.bool)
+
+    def lines(self, name: Hashable, build: Callable[[], SamplerPlan]) -> tuple[int, int]:
+        """Return the first line of a plan and their number; it is built where the name is new."""
+        if name not in self._first:
+            plan = build()
+            self._first[name] = (len(self.steps), len(plan))
+            columns = (plan.coef_z, plan.coef_x0, plan.coef_last, plan.var_least, plan.var_gain, plan.log1p_u)
+            lines = torch.stack(columns, dim=1).to(self._device, torch.float32)
+            self.coefficients = torch.cat([self.coefficients, lines])
+            self.steps = torch.cat([self.steps, plan.steps.to(self._device)])
+            self.noisy = torch.cat([self.noisy, plan.var_least > 0])
+        return self._first[name]
+
+
+class RowSampler:
+    """The rows.
+
+    Args:
+        model: In eval mode.
+        prepared: Its denoiser, taken apart.
+        plans: What rows can be asked to do.
+        rows: How many there are.
+        guidance: See `ProfileGenerator`.
+    """
+
+    def __init__(
+        self, model: LatentDiffusion, prepared: PreparedDenoiser, plans: PlanTable, rows: int, guidance: float
+    ) -> None:
+        self._model, self._prepared, self._guidance = model, prepared, guidance
+        device = model.latent_mean.device
+        self.plans, self.n_rows = plans, rows
+        self.z = torch.zeros(rows, model.latent_dim, device=device)
+        self._before, self._mean = torch.zeros_like(self.z), torch.zeros_like(self.z)
+        self._keys = torch.zeros(rows, dtype=torch.int64, device=device)
+        self._line = torch.zeros(rows, dtype=torch.int64)  # on the host: no pass waits for a GPU to be read
+        self._terms: Tensor | None = None
+        self._untold: Tensor | None = None
+
+    @torch.inference_mode()
+    def start(self, slots: Tensor, told: Told, keys: Tensor, first_line: Tensor) -> None:
+        """Begin samples in some rows.
+
+        Args:
+            slots: Which rows, (n,), int64, on the host.
+            told: Their conditions, n rows.
+            keys: Their keys, (n,), int64.
+            first_line: Where their plans begin in `plans`, (n,), int64, on the host.
+        """
+        if self._terms is None:
+            self._terms = torch.zeros(self.n_rows, told.terms.shape[1], device=self.z.device)
+            self._untold = None if told.untold is None else torch.zeros_like(self._terms)
+        self._terms[slots] = told.terms
+        if self._untold is not None and told.untold is not None:
+            self._untold[slots] = told.untold
+        self._keys[slots], self._line[slots] = keys, first_line
+        self._before[slots], self._mean[slots] = 0.0, told.mean
+        # Made for all rows, as noise of the same shape has the same bits; see `noise.py`.
+        noise = standard_normal(mix(self._keys, START), self._model.latent_dim)
+        self.z[slots] = noise[slots]
+
+    @torch.inference_mode()
+    def tick(self) -> None:
+        """Take every row one step further; those that have ended, and empty ones, are to be read or left before."""
+        assert self._terms is not None
+        here = self._line.clamp_max(len(self.plans.steps) - 1)
+        line = here.to(self.z.device)
+        t = self.plans.steps[line]
+        coef_z, coef_x0, coef_last, var_least, var_gain, log1p_u = self.plans.coefficients[line].T[:, :, None]
+        x0_hat, s = self._read(self._terms, t)
+        if self._untold is not None:
+            without, _ = self._read(self._untold, t)
+            x0_hat = without + self._guidance * (x0_hat - without)
+        self.z = coef_z * self.z + coef_x0 * x0_hat + coef_last * self._before
+        if bool(self.plans.noisy[here].any()):
+            variance = torch.expm1(s * log1p_u).mul_(var_gain).add_(var_least)
+            noise = standard_normal(mix(self._keys, REVERSE, t), self._model.latent_dim)
+            self.z += variance.sqrt_().mul_(noise)
+        self._before = x0_hat
+        self._line += 1
+
+    def latents(self) -> Tensor:
+        """Scaled latents where the rows stand, (rows, latent_dim)."""
+        return self._mean + self.z
+
+    def _read(self, terms: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        output = self._prepared.output(self.z, t, terms)
+        return self._model.diffusion.x0_and_s(self._model.head, output, self.z, t)
