@@ -24,6 +24,7 @@ from ldm_ray.settings import (
     PrepareSettings,
     RaySettings,
     ScheduleSettings,
+    ServeSettings,
     Settings,
     SimulateSettings,
     SplitSettings,
@@ -82,6 +83,7 @@ class Config(Settings):
     ray: RaySettings = RaySettings()
     track: TrackSettings = TrackSettings()
     predict: PredictSettings = PredictSettings()
+    serve: ServeSettings = ServeSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
     table1: Table1Settings = Table1Settings()
     tune: TuneSettings = TuneSettings()

@@ -1,7 +1,5 @@
 """Predictions from a model bundle, without Ray."""
 
-import difflib
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -13,34 +11,16 @@ from torch import Tensor
 from ldm_ray.baselines.generate import PertditGenerator, PrnetGenerator
 from ldm_ray.baselines.prnet import Prnet
 from ldm_ray.chem.embedding import build_encoder
-from ldm_ray.chem.smiles import parent_smiles
 from ldm_ray.data.filesystem import StorageOptions
 from ldm_ray.diffusion.samplers import SamplerChoice
-from ldm_ray.domain import Domain
+from ldm_ray.encodings import Encodings
 from ldm_ray.errors import BundleError, QueryError
-from ldm_ray.keys import key_of
 from ldm_ray.models.condition import Condition
-from ldm_ray.models.generate import ObservationNoise, ProfileGenerator, ProfileSampler, Sampling
+from ldm_ray.models.generate import ObservationNoise, ProfileGenerator, ProfileSampler, Samples, Sampling
+from ldm_ray.queries import PreparedQuery, Query, QueryReader
 from ldm_ray.training.bundle import Bundle, load_bundle
 
-
-@dataclass(frozen=True)
-class Query:
-    """What would this compound, at this dose, after this time, do to these cells?
-
-    Attributes:
-        smiles: The compound; salts and spellings of one parent structure are one compound.
-        dose_um: Micromolar, above 0.
-        time_h: Hours, above 0.
-        cell: A cell line that the bundle knows; its mean training control at the nearest time is the basal.
-        basal: Or a basal profile, log2, (n_genes,), in the bundle's gene order.
-    """
-
-    smiles: str
-    dose_um: float
-    time_h: float
-    cell: str = ""
-    basal: np.ndarray | None = None
+__all__ = ["Predictions", "Predictor", "Query"]
 
 
 @dataclass(frozen=True)
@@ -88,11 +68,9 @@ class Predictor:
         if built != stored:
             raise BundleError(f"the bundle's encoder is {stored}; this version of ldm-ray builds {built}")
         self.sampler = build_sampler(bundle, self.device)
+        self.reader = QueryReader(bundle)
+        self.encodings = Encodings(self.encoder, self.sampler) if isinstance(self.sampler, ProfileGenerator) else None
         self.sd_scale = bundle.tensors["sd_scale"].to(self.device)
-        self.domain = Domain.from_bundle(bundle.metadata["domain"], bundle.tensors["train.fingerprints"].numpy())
-        self._target_base = bundle.target_base()
-        self._cells = bundle.metadata["cells"]
-        self._cell_basal = bundle.tensors["cells.basal"].numpy()
 
     @staticmethod
     def from_bundle(
@@ -114,7 +92,7 @@ class Predictor:
     @property
     def cell_lines(self) -> list[str]:
         """Cell lines that a query may name."""
-        return sorted({entry["cell"] for entry in self._cells})
+        return self.reader.cell_lines
 
     def predict(
         self,
@@ -124,7 +102,7 @@ class Predictor:
         seed: int = 0,
         n_draws: int = 0,
     ) -> Predictions:
-        """Predict profiles; the answer to a query does not depend on the others beside it.
+        """Predict profiles; the answer to a query does not depend on the others beside it, to the last bit.
 
         Args:
             queries: At least one.
@@ -136,18 +114,17 @@ class Predictor:
         Raises:
             QueryError: For the first query that cannot be answered, or for numbers out of range.
         """
-        n_samples = self.bundle.config.predict.n_samples if n_samples is None else n_samples
-        sampler = self.sampler_choice(steps)
-        self._check_numbers(len(queries), n_samples, sampler.steps, n_draws)
-        prepared = [self._prepare(query) for query in queries]
-        basal = np.stack([item.basal for item in prepared])
-        condition, keys = self._condition(prepared, basal)
-        how = Sampling(n_samples, sampler, seed, n_draws)
-        samples = self.sampler.sample(condition, self._base(queries, basal), keys, how)
-        mean, spread, draws = (_checked(v) for v in (samples.mean, samples.std * self.sd_scale, samples.draws))
-        similarity, outside, notes = self._judge(queries, prepared)
-        genes = tuple(self.bundle.gene_symbols)
-        return Predictions(genes, basal, mean, spread, draws, similarity, outside, notes)
+        how = self.sampling(n_samples, steps, seed, n_draws)
+        if not queries:
+            raise QueryError("at least one query is wanted; got none")
+        prepared = [self.reader.prepare(query) for query in queries]
+        keys = torch.tensor([item.key for item in prepared], dtype=torch.int64, device=self.device)
+        base = torch.as_tensor(self.reader.base(prepared), device=self.device)
+        if isinstance(self.sampler, ProfileGenerator) and self.encodings is not None:
+            samples = self.sampler.sample_told(self.encodings.tell(prepared), base, keys, how)
+        else:
+            samples = self.sampler.sample(self._condition(prepared), base, keys, how)
+        return self.predictions(prepared, samples)
 
     def direct_mean(self, queries: Sequence[Query]) -> np.ndarray:
         """Expected expression of each query without sampling, log2, (n, n_genes), where the model can; see `sampler`.
@@ -155,109 +132,65 @@ class Predictor:
         Raises:
             QueryError: As `predict`.
         """
-        prepared = [self._prepare(query) for query in queries]
-        basal = np.stack([item.basal for item in prepared])
-        condition, _ = self._condition(prepared, basal)
-        return _checked(self.sampler.direct_mean(condition, self._base(queries, basal)))
+        prepared = [self.reader.prepare(query) for query in queries]
+        base = torch.as_tensor(self.reader.base(prepared), device=self.device)
+        return _checked(self.sampler.direct_mean(self._condition(prepared), base))
 
-    def _judge(
-        self, queries: Sequence[Query], prepared: "list[_Prepared]"
-    ) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
-        """Similarity to training, whether out of domain, and notes of each query."""
-        similarity = self.domain.similarity([item.parent for item in prepared])
-        outside = [
-            self.domain.notes(float(near), query.cell, query.dose_um, query.time_h)
-            for near, query in zip(similarity, queries, strict=True)
-        ]
-        notes = tuple(
-            "; ".join([*([item.note] if item.note else []), *more])
-            for item, more in zip(prepared, outside, strict=True)
+    def sampling(
+        self, n_samples: int | None = None, steps: int | None = None, seed: int = 0, n_draws: int = 0
+    ) -> Sampling:
+        """Fill in what is not given from the bundle.
+
+        Raises:
+            QueryError: For numbers out of range.
+        """
+        longest = self.bundle.config.schedule.num_steps
+        how = Sampling(
+            self.bundle.config.predict.n_samples if n_samples is None else n_samples,
+            self.sampler_choice(steps),
+            seed,
+            n_draws,
         )
-        return similarity, np.array([bool(more) for more in outside]), notes
+        if how.n_samples < 1:
+            raise QueryError(f"n_samples must be at least 1; got {how.n_samples}")
+        if not 2 <= how.sampler.steps <= longest:
+            raise QueryError(f"steps must be between 2 and {longest}; got {how.sampler.steps}")
+        if not 0 <= n_draws <= how.n_samples:
+            raise QueryError(f"n_draws must be between 0 and n_samples = {how.n_samples}; got {n_draws}")
+        return how
+
+    def predictions(self, prepared: Sequence[PreparedQuery], samples: Samples) -> Predictions:
+        """Turn samples of prepared queries into what a user is told."""
+        mean, spread, draws = (_checked(v) for v in (samples.mean, samples.std * self.sd_scale, samples.draws))
+        similarity, outside, notes = self.reader.judge(prepared)
+        basal = np.stack([item.basal for item in prepared])
+        return Predictions(tuple(self.bundle.gene_symbols), basal, mean, spread, draws, similarity, outside, notes)
 
     def used(self, n_samples: int | None, steps: int | None) -> dict[str, Any]:
         """Return the numbers that `predict` takes where none are given."""
-        own = self.bundle.config.predict.n_samples
-        return {"n_samples": own if n_samples is None else n_samples, **asdict(self.sampler_choice(steps))}
+        how = self.sampling(n_samples, steps)
+        return {"n_samples": how.n_samples, **asdict(how.sampler)}
 
     def sampler_choice(self, steps: int | None = None) -> SamplerChoice:
         """Return the sampler that `predict` takes: the bundle's own, with other steps where they are given."""
         own = self.bundle.sampler_choice()
         return own if steps is None else replace(own, steps=steps)
 
-    def _check_numbers(self, n_queries: int, n_samples: int, steps: int, n_draws: int) -> None:
-        longest = self.bundle.config.schedule.num_steps
-        if n_queries == 0:
-            raise QueryError("at least one query is wanted; got none")
-        if n_samples < 1:
-            raise QueryError(f"n_samples must be at least 1; got {n_samples}")
-        if not 2 <= steps <= longest:
-            raise QueryError(f"steps must be between 2 and {longest}; got {steps}")
-        if not 0 <= n_draws <= n_samples:
-            raise QueryError(f"n_draws must be between 0 and n_samples = {n_samples}; got {n_draws}")
-
-    def _condition(self, prepared: "list[_Prepared]", basal: np.ndarray) -> tuple[Condition, Tensor]:
+    def _condition(self, prepared: Sequence[PreparedQuery]) -> Condition:
         parents = [item.parent for item in prepared]
         unique = sorted(set(parents))
         vectors = self.encoder.encode(unique)
         where = {parent: i for i, parent in enumerate(unique)}
-        rows = [where[parent] for parent in parents]
 
         def tensor(values: object) -> Tensor:
             return torch.as_tensor(values, dtype=torch.float32, device=self.device)
 
-        condition = Condition(
-            x_basal=tensor(basal),
-            compound=tensor(vectors[rows]),
-            dose_um=tensor([item.dose_um for item in prepared]),
-            time_h=tensor([item.time_h for item in prepared]),
+        return Condition(
+            x_basal=tensor(np.stack([item.basal for item in prepared])),
+            compound=tensor(vectors[[where[parent] for parent in parents]]),
+            dose_um=tensor([item.query.dose_um for item in prepared]),
+            time_h=tensor([item.query.time_h for item in prepared]),
         )
-        keys = torch.tensor([item.key for item in prepared], dtype=torch.int64, device=self.device)
-        return condition, keys
-
-    def _base(self, queries: Sequence[Query], basal: np.ndarray) -> Tensor:
-        """What the target is measured from, (n, n_genes)."""
-        target, groups = self._target_base.target, [(query.cell, query.time_h) for query in queries]
-        if target == "absolute":
-            basal = np.zeros_like(basal)
-        elif target == "residual":
-            basal = basal + np.stack([self._target_base.of_group(*group) for group in groups])
-        return torch.as_tensor(basal, dtype=torch.float32, device=self.device)
-
-    def _prepare(self, query: Query) -> "_Prepared":
-        for name, value in (("dose_um", query.dose_um), ("time_h", query.time_h)):
-            if not (math.isfinite(value) and value > 0):
-                raise QueryError(f"{name} must be a number above 0; got {value}")
-        parent = parent_smiles(query.smiles)
-        basal, origin, note = self._basal(query)
-        key = key_of(parent, origin, f"{query.dose_um:.6g}", f"{query.time_h:.6g}")
-        return _Prepared(parent, basal, query.dose_um, query.time_h, key, note)
-
-    def _basal(self, query: Query) -> tuple[np.ndarray, str | bytes, str]:
-        if query.basal is not None:
-            basal = np.asarray(query.basal, dtype=np.float32)
-            if basal.shape != (self.bundle.n_genes,) or not np.isfinite(basal).all():
-                raise QueryError(f"basal must be {self.bundle.n_genes} finite log2 values; got shape {basal.shape}")
-            return basal, basal.tobytes(), ""
-        rows = [i for i, entry in enumerate(self._cells) if entry["cell"] == query.cell]
-        if not rows:
-            near = difflib.get_close_matches(query.cell.upper(), self.cell_lines, n=3, cutoff=0.3)
-            hint = f"; near matches: {', '.join(near)}" if near else f"; known: {', '.join(self.cell_lines[:12])}"
-            raise QueryError(f"cell line {query.cell!r} is not in the bundle{hint}")
-        row = min(rows, key=lambda i: (abs(self._cells[i]["time_h"] - query.time_h), i))
-        time_h = self._cells[row]["time_h"]
-        note = "" if time_h == query.time_h else f"control of {query.cell} taken at {time_h:g} h, the nearest time"
-        return self._cell_basal[row], f"{query.cell}@{time_h:g}", note
-
-
-@dataclass(frozen=True)
-class _Prepared:
-    parent: str
-    basal: np.ndarray
-    dose_um: float
-    time_h: float
-    key: int
-    note: str
 
 
 def build_sampler(bundle: Bundle, device: torch.device) -> ProfileSampler:

@@ -219,6 +219,21 @@ class PredictSettings(Settings):
     calibration_wells: Annotated[int, Field(ge=16)] = Field(default=512, description="validation wells, for the sd")
 
 
+class ServeSettings(Settings):
+    """The endpoint (docs/serving.md)."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=1, le=65535)] = 8000
+    max_conditions: Annotated[int, Field(ge=1)] = Field(default=256, description="a request")
+    max_samples: Annotated[int, Field(ge=1)] = Field(default=1024, description="latent samples a condition")
+    max_draws: Annotated[int, Field(ge=1)] = Field(default=4096, description="simulated wells a request")
+    max_body_bytes: Annotated[int, Field(ge=1024)] = 8_000_000
+    max_waiting: Annotated[int, Field(ge=1)] = Field(
+        default=200_000, description="network passes of single rows that may wait in a replica; more: 503"
+    )
+    threads: Annotated[int, Field(ge=0)] = Field(default=0, description="of torch in a replica; 0: its CPUs")
+
+
 class EvaluateSettings(Settings):
     """How predictions are judged (docs/evaluation.md)."""
 

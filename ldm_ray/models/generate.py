@@ -119,7 +119,7 @@ class ProfileGenerator:
         self, model: LatentDiffusion, vae: Vae, noise: ObservationNoise, guidance: float = 1.0, rows: int = 0
     ) -> None:
         self.model, self.vae, self.noise, self.guidance = model, vae, noise, guidance
-        device = model.latent_mean.device
+        self.device = device = model.latent_mean.device
         self.rows = rows or (GPU_ROWS if device.type == "cuda" else CPU_ROWS)
         self.plans = PlanTable(device)
         with torch.inference_mode():
@@ -157,7 +157,12 @@ class ProfileGenerator:
             keys: Key of each condition, (n,), int64.
             how: Numbers of samples and draws, and the sampler.
         """
-        told, parts = self.tell(condition), []
+        return self.sample_told(self.tell(condition), base, keys, how)
+
+    @torch.inference_mode()
+    def sample_told(self, told: Told, base: Tensor, keys: Tensor, how: Sampling) -> Samples:
+        """Sample profiles of conditions that are encoded already; see `sample`."""
+        parts = []
         for index in self._chunks(keys, how):
             profiles = self._profiles(told.rows(index), keys[index], how)
             mean, variance = mean_and_var(profiles)
@@ -214,13 +219,22 @@ class ProfileGenerator:
     @torch.inference_mode()
     def tell(self, condition: Condition) -> Told:
         """Encode conditions, and where guidance asks for it once more without their compounds."""
-        encoder = self.model.condition_encoder
-        basal = in_blocks(encoder.encode_basal, self.rows, condition.x_basal)
-        compound = in_blocks(encoder.encode_compound, self.rows, condition.compound)
+        basal, compound = self.encode_basal(condition.x_basal), self.encode_compound(condition.compound)
         return self.tell_encoded(basal, compound, condition)
 
+    @torch.inference_mode()
+    def encode_basal(self, x_basal: Tensor) -> Tensor:
+        """Encode controls (n, n_genes)."""
+        return in_blocks(self.model.condition_encoder.encode_basal, self.rows, x_basal)
+
+    @torch.inference_mode()
+    def encode_compound(self, compound: Tensor) -> Tensor:
+        """Encode compound embeddings (n, embedding_dim)."""
+        return in_blocks(self.model.condition_encoder.encode_compound, self.rows, compound)
+
+    @torch.inference_mode()
     def tell_encoded(self, basal: Tensor, compound: Tensor, condition: Condition) -> Told:
-        """Go on from encoded controls and compounds, n rows each."""
+        """Go on from encoded controls and compounds, n rows each; of `condition` all but the control counts."""
         model, encoder, rows = self.model, self.model.condition_encoder, self.rows
         own = (condition.dose_um, condition.time_h)
         encoded = in_blocks(encoder.join, rows, basal, compound, *own)

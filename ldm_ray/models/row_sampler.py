@@ -4,7 +4,8 @@ One tick is one pass of the network over all rows. Rows start and end independen
 with other steps share a pass, and every pass has the same shape: a row's numbers do not depend on what is beside it.
 """
 
-from collections.abc import Callable, Hashable
+import threading
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -38,27 +39,38 @@ class Told:
         untold = None if self.untold is None else self.untold[index]
         return Told(self.terms[index], self.mean[index], untold)
 
+    @staticmethod
+    def cat(parts: "Sequence[Told]") -> "Told":
+        """Put the rows of some below each other."""
+        untold = [part.untold for part in parts if part.untold is not None]
+        return Told(
+            torch.cat([part.terms for part in parts]),
+            torch.cat([part.mean for part in parts]),
+            torch.cat(untold) if untold else None,
+        )
+
 
 class PlanTable:
     """Plans one below the other, as float32 columns on a device, so that each row can be at a line of its own."""
 
     def __init__(self, device: torch.device) -> None:
-        self._device, self._first = device, dict[Hashable, tuple[int, int]]()
+        self._device, self._first, self._growing = device, dict[Hashable, tuple[int, int]](), threading.Lock()
         self.steps = torch.zeros(0, dtype=torch.int64, device=device)
         self.coefficients = torch.zeros(0, 6, device=device)
         self.noisy = torch.zeros(0, dtype=torch.bool)
 
     def lines(self, name: Hashable, build: Callable[[], SamplerPlan]) -> tuple[int, int]:
         """Return the first line of a plan and their number; it is built where the name is new."""
-        if name not in self._first:
-            plan = build()
-            self._first[name] = (len(self.steps), len(plan))
-            columns = (plan.coef_z, plan.coef_x0, plan.coef_last, plan.var_least, plan.var_gain, plan.log1p_u)
-            lines = torch.stack(columns, dim=1).to(self._device, torch.float32)
-            self.coefficients = torch.cat([self.coefficients, lines])
-            self.steps = torch.cat([self.steps, plan.steps.to(self._device)])
-            self.noisy = torch.cat([self.noisy, plan.var_least > 0])
-        return self._first[name]
+        with self._growing:
+            if name not in self._first:
+                plan = build()
+                columns = (plan.coef_z, plan.coef_x0, plan.coef_last, plan.var_least, plan.var_gain, plan.log1p_u)
+                lines = torch.stack(columns, dim=1).to(self._device, torch.float32)
+                self.coefficients = torch.cat([self.coefficients, lines])
+                self.noisy = torch.cat([self.noisy, plan.var_least > 0])
+                self.steps = torch.cat([self.steps, plan.steps.to(self._device)])
+                self._first[name] = (len(self.steps) - len(plan), len(plan))
+            return self._first[name]
 
 
 class RowSampler:

@@ -1,0 +1,27 @@
+"""Molecules as pictures."""
+
+from rdkit import Chem
+from rdkit.Chem.Draw import rdMolDraw2D
+
+from ldm_ray.errors import QueryError
+
+MAX_DRAWN_ATOMS = 200
+
+
+def draw_svg(smiles: str, width: int = 320, height: int = 220) -> str:
+    """Draw a canonical SMILES, on a transparent ground.
+
+    Raises:
+        QueryError: If it is none, or too large to be looked at.
+    """
+    molecule = Chem.MolFromSmiles(smiles)
+    if molecule is None:
+        raise QueryError("smiles must be a molecule that RDKit can parse")
+    if molecule.GetNumAtoms() > MAX_DRAWN_ATOMS:
+        raise QueryError(f"a drawing has at most {MAX_DRAWN_ATOMS} atoms; got {molecule.GetNumAtoms()}")
+    drawing = rdMolDraw2D.MolDraw2DSVG(width, height)
+    drawing.drawOptions().clearBackground = False
+    rdMolDraw2D.PrepareAndDrawMolecule(drawing, molecule)
+    drawing.FinishDrawing()
+    text: str = drawing.GetDrawingText()
+    return text[text.index("<svg") :]

@@ -1,0 +1,47 @@
+"""A cache of bounded size that counts its hits."""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Sequence
+from typing import Generic, TypeVar
+
+Key = TypeVar("Key", bound=Hashable)
+Value = TypeVar("Value")
+
+
+class Lru(Generic[Key, Value]):
+    """Keeps what was asked for last; threads may share it.
+
+    Args:
+        size: Entries kept, at least 1.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._size, self._entries = size, OrderedDict[Key, Value]()
+        self.hits = self.misses = 0
+        self._using = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def fetch(self, keys: Sequence[Key], make: Callable[[list[Key]], Sequence[Value]]) -> list[Value]:
+        """Return the value of each key; those that are missing are made together, each once.
+
+        Args:
+            keys: May repeat, and may be more than the cache holds.
+            make: Values of keys that are not there, in their order.
+        """
+        wanted = list(dict.fromkeys(keys))
+        with self._using:
+            new = [key for key in wanted if key not in self._entries]
+            found = {key: self._entries[key] for key in wanted if key in self._entries}
+            self.misses += len(new)
+            self.hits += len(keys) - len(new)
+            if new:
+                found |= dict(zip(new, make(new), strict=True))
+            for key in wanted:
+                self._entries[key] = found[key]
+                self._entries.move_to_end(key)
+            while len(self._entries) > self._size:
+                self._entries.popitem(last=False)
+        return [found[key] for key in keys]

@@ -1,0 +1,79 @@
+"""Predictions as response bodies: JSON or Arrow."""
+
+import json
+from typing import Any
+
+import numpy as np
+import orjson
+import pyarrow as pa
+
+from ldm_ray.data.store import list_column
+from ldm_ray.serving.backend import Answer
+from ldm_ray.serving.errors import RequestError
+from ldm_ray.serving.schemas import PredictRequest
+
+ARROW, JSON = "application/vnd.apache.arrow.stream", "application/json"
+
+
+def chosen_genes(request: PredictRequest, genes: list[str]) -> np.ndarray:
+    """Return the positions of the genes that are wanted.
+
+    Raises:
+        RequestError: For a symbol that the model does not have.
+    """
+    if request.genes is None:
+        return np.arange(len(genes))
+    place = {symbol: number for number, symbol in enumerate(genes)}
+    for number, symbol in enumerate(request.genes):
+        if symbol not in place:
+            raise RequestError(f"genes.{number}", f"gene {symbol[:40]!r} is not one of /v1/genes")
+    return np.array([place[symbol] for symbol in request.genes])
+
+
+def as_json(answer: Answer, request: PredictRequest) -> bytes:
+    """Write an answer as JSON; float32 numbers in the fewest digits that give the same bits back."""
+    place = chosen_genes(request, answer.genes)
+    arrays = _arrays(answer, request, place)
+    rows = [
+        {
+            "parent_smiles": answer.parents[number],
+            **{name: np.ascontiguousarray(values[number]) for name, values in arrays.items()},
+            "similarity": float(answer.similarity[number]),
+            "out_of_domain": bool(answer.out_of_domain[number]),
+            "notes": answer.notes[number],
+        }
+        for number in range(len(answer.parents))
+    ]
+    body = _head(answer, request, place) | {"predictions": rows}
+    return orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def as_arrow(answer: Answer, request: PredictRequest) -> bytes:
+    """Write an answer as an Arrow IPC stream, one row a condition; what all rows share is in the metadata `answer`."""
+    place = chosen_genes(request, answer.genes)
+    columns: dict[str, Any] = {"parent_smiles": answer.parents}
+    for name, values in _arrays(answer, request, place).items():
+        flat = values.reshape(len(values), -1)
+        columns[name] = list_column(np.ascontiguousarray(flat))
+    columns |= {"similarity": answer.similarity, "out_of_domain": answer.out_of_domain, "notes": list(answer.notes)}
+    table = pa.table(columns).replace_schema_metadata({"answer": json.dumps(_head(answer, request, place))})
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return sink.getvalue().to_pybytes()
+
+
+def _arrays(answer: Answer, request: PredictRequest, place: np.ndarray) -> dict[str, np.ndarray]:
+    names = {"mean": ("mean",), "summary": ("mean", "std", "basal"), "draws": ("mean", "std", "basal", "draws")}
+    return {name: getattr(answer, name)[..., place] for name in names[request.wanted]}
+
+
+def _head(answer: Answer, request: PredictRequest, place: np.ndarray) -> dict[str, Any]:
+    return {
+        "model": answer.model,
+        "bundle": answer.bundle,
+        "genes": [answer.genes[number] for number in place],
+        "n_samples": answer.n_samples,
+        "sampler": answer.sampler,
+        "seed": request.seed,
+    }

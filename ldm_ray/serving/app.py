@@ -1,0 +1,120 @@
+"""The HTTP API: routes and limits around a backend."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import FastAPI, Header, Query, Response
+from fastapi.responses import FileResponse
+
+from ldm_ray import __version__
+from ldm_ray.chem.smiles import MAX_SMILES_LENGTH
+from ldm_ray.serving import problems
+from ldm_ray.serving.answers import ARROW, JSON, as_arrow, as_json
+from ldm_ray.serving.backend import Backend
+from ldm_ray.serving.errors import RequestError
+from ldm_ray.serving.schemas import (
+    CellLine,
+    CompoundInfo,
+    ModelInfo,
+    PredictRequest,
+    PredictResponse,
+    Problem,
+)
+from ldm_ray.settings import ServeSettings
+
+WEB = Path(__file__).parents[1] / "web"
+ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": Problem, "content": {problems.MEDIA_TYPE: {}}, "description": what}
+    for status, what in {
+        401: "the token is missing or wrong",
+        404: "no such model",
+        413: "the body is too large",
+        422: "the request cannot be answered; the field is named",
+        503: "too much is waiting; Retry-After says when to ask again",
+    }.items()
+}
+Model = Annotated[str | None, Query(max_length=100, description="one of /v1/models; default: the first")]
+
+
+def create_app(backend: Callable[[], Backend], limits: ServeSettings) -> FastAPI:
+    """Build the application; `backend` is asked for at each request, so that it may be replaced."""
+    app = FastAPI(
+        title="ldm_ray",
+        version=__version__,
+        description="Drug-induced expression profiles of the landmark genes, with uncertainty.",
+    )
+    problems.install(app)
+
+    @app.post(
+        "/v1/predict",
+        response_model=PredictResponse,
+        responses=ERRORS | {200: {"content": {ARROW: {}}, "description": "predictions"}},
+        summary="Predict expression profiles",
+    )
+    async def predict(request: PredictRequest, accept: Annotated[str, Header()] = JSON) -> Response:
+        check_limits(request, limits)
+        answer = await backend().predict(request)
+        if ARROW in accept:
+            return Response(as_arrow(answer, request), media_type=ARROW)
+        return Response(as_json(answer, request), media_type=JSON)
+
+    @app.get("/v1/models", responses=ERRORS, summary="Names of the models")
+    async def models() -> list[str]:
+        return await backend().models()
+
+    @app.get("/v1/model", responses=ERRORS, summary="What a model is and was trained on")
+    async def model(model: Model = None) -> ModelInfo:
+        return await backend().model(model)
+
+    @app.get("/v1/cells", responses=ERRORS, summary="Cell lines that a condition may name")
+    async def cells(model: Model = None) -> list[CellLine]:
+        return await backend().cells(model)
+
+    @app.get("/v1/genes", responses=ERRORS, summary="Genes of a profile, in their order")
+    async def genes(model: Model = None) -> list[dict[str, Any]]:
+        return await backend().genes(model)
+
+    @app.get("/v1/compounds/{smiles:path}", responses=ERRORS, summary="A molecule as the model sees it")
+    async def compound(smiles: str, model: Model = None) -> CompoundInfo:
+        if len(smiles) > MAX_SMILES_LENGTH:
+            raise RequestError("smiles", f"smiles must have at most {MAX_SMILES_LENGTH} characters; got {len(smiles)}")
+        return await backend().compound(smiles, model)
+
+    @app.get("/healthz", summary="Whether the server runs")
+    async def health() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @app.get("/readyz", responses={503: ERRORS[503]}, summary="Whether queries can be answered")
+    async def ready() -> dict[str, str]:
+        if not await backend().ready():
+            raise problems.HTTPException(503, "the model is still being loaded", {"Retry-After": "1"})
+        return {"status": "ready"}
+
+    @app.get("/", include_in_schema=False)
+    async def page() -> FileResponse:
+        return FileResponse(WEB / "index.html")
+
+    @app.get("/web/{name}", include_in_schema=False)
+    async def part(name: str) -> FileResponse:
+        if name not in {path.name for path in WEB.iterdir()}:
+            raise problems.HTTPException(404, "there is no such file")
+        return FileResponse(WEB / name)
+
+    return app
+
+
+def check_limits(request: PredictRequest, limits: ServeSettings) -> None:
+    """Refuse what is larger than one request may be.
+
+    Raises:
+        RequestError: Naming the field.
+    """
+    n = len(request.conditions)
+    if n > limits.max_conditions:
+        raise RequestError("conditions", f"at most {limits.max_conditions} conditions a request; got {n}")
+    if request.n_samples is not None and request.n_samples > limits.max_samples:
+        raise RequestError("n_samples", f"n_samples must be at most {limits.max_samples}; got {request.n_samples}")
+    drawn = n * (request.n_samples or 1) if request.wanted == "draws" else 0
+    if drawn > limits.max_draws:
+        raise RequestError("n_samples", f"at most {limits.max_draws} draws a request; got {drawn}")

@@ -1,0 +1,113 @@
+"""What every request passes through: its id, the token, the size of its body, the log line and the latency."""
+
+import hmac
+import json
+import logging
+import time
+import uuid
+from collections.abc import Callable
+
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ldm_ray.serving.problems import problem
+
+OPEN_PATHS = frozenset({"/healthz", "/readyz"})
+MAX_ID = 100
+log = logging.getLogger("ldm_ray.serve")
+
+Observe = Callable[[str, int, float], None]
+"""Takes the route, the status and the seconds of an answered request."""
+
+
+class Gate:
+    """An ASGI application around another.
+
+    Args:
+        app: The other.
+        max_body_bytes: Larger bodies are refused with 413, before they are read.
+        token: Bearer token that requests must carry, but for health checks; empty: none.
+        observe: Told of every answer.
+    """
+
+    def __init__(self, app: ASGIApp, max_body_bytes: int, token: str, observe: Observe) -> None:
+        self._app, self._max_body_bytes, self._token, self._observe = app, max_body_bytes, token, observe
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request = Request(scope)
+        scope["request_id"] = own_id = _id_of(request)
+        began, status = time.perf_counter(), 500
+
+        async def answer(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message.get("headers", []), (b"x-request-id", own_id.encode())]
+            await send(message)
+
+        try:
+            refused = self._refused(request)
+            if refused is None:
+                body = await _read(receive, self._max_body_bytes)
+                if body is None:
+                    refused = (413, f"the body must have at most {self._max_body_bytes} bytes", {"Connection": "close"})
+            if refused is not None:
+                response = problem(refused[0], refused[1], own_id, headers=refused[2])
+                await response(scope, receive, answer)
+            else:
+                await self._app(scope, _replay(body or b"", receive), answer)
+        finally:
+            seconds = time.perf_counter() - began
+            route = getattr(scope.get("route"), "path", "other")
+            self._observe(route, status, seconds)
+            line = {"request_id": own_id, "method": scope["method"], "route": route, "status": status}
+            log.info(json.dumps(line | {"ms": round(1000 * seconds, 1)}))
+
+    def _refused(self, request: Request) -> tuple[int, str, dict[str, str]] | None:
+        if self._token and request.url.path not in OPEN_PATHS:
+            given = request.headers.get("authorization", "")
+            if not hmac.compare_digest(given.encode(), f"Bearer {self._token}".encode()):
+                return 401, "a bearer token is wanted", {"WWW-Authenticate": "Bearer"}
+        length = request.headers.get("content-length", "0")
+        if not length.isdigit() or int(length) > self._max_body_bytes:
+            detail = f"the body must have at most {self._max_body_bytes} bytes; got {length[:20]}"
+            return 413, detail, {"Connection": "close"}
+        return None
+
+
+def _id_of(request: Request) -> str:
+    given = request.headers.get("x-request-id", "")
+    return given if given.isascii() and given.isprintable() and 0 < len(given) <= MAX_ID else uuid.uuid4().hex
+
+
+async def _read(receive: Receive, limit: int) -> bytes | None:
+    """Read a body; None if it is longer than its limit."""
+    parts, size = list[bytes](), 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return b"".join(parts)
+        parts.append(message.get("body", b""))
+        size += len(parts[-1])
+        if size > limit:
+            return None
+        if not message.get("more_body", False):
+            return b"".join(parts)
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """Give a body that has been read once more, then whatever comes next."""
+    given = False
+
+    async def again() -> Message:
+        nonlocal given
+        if given:
+            return await receive()
+        given = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return again

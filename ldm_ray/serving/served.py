@@ -1,0 +1,163 @@
+"""One model that is served: its predictor, its engine, and what the API says of it."""
+
+import asyncio
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+
+from ldm_ray.chem.drawing import MAX_DRAWN_ATOMS, draw_svg
+from ldm_ray.chem.smiles import parse_compound
+from ldm_ray.data.filesystem import StorageOptions
+from ldm_ray.errors import QueryError
+from ldm_ray.models.generate import Samples
+from ldm_ray.predictor import Predictor
+from ldm_ray.queries import PreparedQuery, Query
+from ldm_ray.serving.backend import Answer
+from ldm_ray.serving.engine import SamplerEngine
+from ldm_ray.serving.errors import RequestError
+from ldm_ray.serving.schemas import CellLine, CompoundInfo, Condition, ModelInfo, PredictRequest
+from ldm_ray.training.bundle import Bundle, load_bundle
+
+
+def checksum(metadata: Mapping[str, Any]) -> str:
+    """Name a state of a bundle by its metadata."""
+    return hashlib.sha256(json.dumps(metadata, sort_keys=True).encode()).hexdigest()[:16]
+
+
+class ServedModel:
+    """Answers requests with one bundle; the API's methods without a model's name.
+
+    Args:
+        name: Of the model.
+        bundle: Of kind `ldm`.
+        max_waiting: See `SamplerEngine`.
+        device: Where to compute.
+    """
+
+    def __init__(self, name: str, bundle: Bundle, max_waiting: int, device: torch.device | str = "cpu") -> None:
+        self.name, self.bundle_id = name, checksum(bundle.metadata)
+        self.predictor = Predictor(bundle, device)
+        self.engine = SamplerEngine(self.predictor, max_waiting)
+        self.genes: list[dict[str, Any]] = bundle.metadata["genes"]
+
+    @staticmethod
+    def load(name: str, url: str, max_waiting: int, storage_options: StorageOptions | None = None) -> "ServedModel":
+        """Load a bundle from any URL, onto a GPU if there is one.
+
+        Raises:
+            BundleError: If it is not a usable bundle of kind `ldm`.
+        """
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        return ServedModel(name, load_bundle(url, "ldm", storage_options), max_waiting, device)
+
+    async def predict(self, request: PredictRequest, vectors: Mapping[str, np.ndarray] | None = None) -> Answer:
+        """Answer a request; `vectors` are embeddings of its parents that were computed elsewhere.
+
+        Raises:
+            RequestError: Naming the condition that cannot be answered.
+            OverloadedError: If too much is waiting.
+        """
+        predictor, n_draws = self.predictor, 0
+        try:
+            how = predictor.sampling(request.n_samples, request.steps, request.seed)
+            if request.wanted == "draws":
+                n_draws = how.n_samples
+                how = predictor.sampling(request.n_samples, request.steps, request.seed, n_draws)
+        except QueryError as error:
+            raise RequestError("steps" if "steps" in str(error) else "n_samples", str(error)) from None
+        prepared = [self._prepare(number, condition) for number, condition in enumerate(request.conditions)]
+        if vectors and predictor.encodings is not None:
+            predictor.encodings.know(list(vectors), np.stack(list(vectors.values())))
+        futures = self.engine.submit(prepared, how)
+        try:
+            parts = await asyncio.gather(*(asyncio.wrap_future(future) for future in futures))
+        except BaseException:  # the client has gone, or one query has failed: nobody waits for the others
+            for future in futures:
+                future.cancel()
+            raise
+        predictions = predictor.predictions(prepared, _together(parts))
+        return Answer(
+            model=self.name,
+            bundle=self.bundle_id,
+            genes=list(predictions.genes),
+            n_samples=how.n_samples,
+            sampler=asdict(how.sampler),
+            parents=[item.parent for item in prepared],
+            mean=predictions.mean,
+            std=predictions.std,
+            basal=predictions.basal,
+            draws=predictions.draws,
+            similarity=predictions.similarity,
+            out_of_domain=predictions.out_of_domain,
+            notes=predictions.notes,
+        )
+
+    def model(self) -> ModelInfo:
+        """Describe the model."""
+        predictor, domain = self.predictor, self.predictor.reader.domain
+        metadata = predictor.bundle.metadata
+        return ModelInfo(
+            model=self.name,
+            bundle=self.bundle_id,
+            n_genes=predictor.bundle.n_genes,
+            n_samples=predictor.bundle.config.predict.n_samples,
+            sampler=asdict(predictor.sampler_choice()),
+            encoder=metadata["encoder"],
+            trained_on={key: metadata["trained_on"][key] for key in ("n_profiles", "simulated", "manifest_sha256")},
+            dose_um=domain.dose_um,
+            time_h=domain.time_h,
+            ldm_ray_version=metadata.get("ldm_ray_version", ""),
+        )
+
+    def cells(self) -> list[CellLine]:
+        """Cell lines that a condition may name."""
+        reader = self.predictor.reader
+        return [CellLine(cell=cell, times_h=reader.times_h(cell)) for cell in reader.cell_lines]
+
+    def compound(self, smiles: str) -> CompoundInfo:
+        """Describe a molecule.
+
+        Raises:
+            RequestError: If it is none.
+        """
+        compound = parse_compound(smiles)
+        if compound is None:
+            raise RequestError("smiles", f"smiles must be a molecule that RDKit can parse; got {smiles[:60]!r}")
+        similarity = float(self.predictor.reader.similarity([compound.parent_smiles])[0])
+        try:
+            drawing = draw_svg(compound.smiles)
+        except QueryError:
+            drawing = f"<svg xmlns='http://www.w3.org/2000/svg'><title>over {MAX_DRAWN_ATOMS} atoms</title></svg>"
+        return CompoundInfo(
+            smiles=compound.smiles,
+            parent_smiles=compound.parent_smiles,
+            inchikey=compound.inchikey,
+            known=similarity == 1.0,
+            similarity=similarity,
+            drawing=drawing,
+        )
+
+    def close(self) -> None:
+        """Finish what is under way and free the sampler."""
+        self.engine.stop()
+
+    def _prepare(self, number: int, condition: Condition) -> PreparedQuery:
+        basal = None if condition.basal is None else np.array(condition.basal, dtype=np.float32)
+        query = Query(condition.smiles, condition.dose_um, condition.time_h, condition.cell or "", basal)
+        try:
+            return self.predictor.reader.prepare(query)
+        except QueryError as error:
+            text = str(error)
+            field = next((name for name in ("smiles", "basal", "dose_um", "time_h") if text.startswith(name)), "cell")
+            raise RequestError(f"conditions.{number}.{field}", text) from None
+
+
+def _together(parts: Sequence[Samples]) -> Samples:
+    """Put the samples of single queries below each other."""
+    names = ("mean", "latent_var", "draws")
+    return Samples(*(torch.cat([getattr(part, name) for part in parts]) for name in names), parts[0].noise_var)
