@@ -14,6 +14,8 @@ from ldm_ray.cli_evaluate import EPILOG, evaluate
 from ldm_ray.cli_options import ConfigFile, Data, Json, Overrides, Overwrite, Resume, Seed, settings
 from ldm_ray.cli_runs import EPILOG as RUNS_EPILOG
 from ldm_ray.cli_runs import runs
+from ldm_ray.cli_serve import EPILOG as SERVE_EPILOG
+from ldm_ray.cli_serve import serve
 from ldm_ray.cli_train import train_app
 from ldm_ray.cli_tune import tune_app
 from ldm_ray.console import counting, print_json, say, say_error, show_table, spinning
@@ -177,6 +179,7 @@ def predict(
 
 app.command("evaluate", epilog=EPILOG)(evaluate)
 app.command("runs", epilog=RUNS_EPILOG)(runs)
+app.command("serve", epilog=SERVE_EPILOG)(serve)
 
 
 @app.command(epilog="Example: `ldm-ray demo --out demo --config jobs/configs/demo.yaml`")

@@ -6,6 +6,8 @@ from typing import Annotated, Any
 
 from fastapi import FastAPI, Header, Query, Response
 from fastapi.responses import FileResponse
+from fastapi.staticfiles import StaticFiles
+from fastapi_offline import FastAPIOffline
 
 from ldm_ray import __version__
 from ldm_ray.chem.smiles import MAX_SMILES_LENGTH
@@ -24,6 +26,8 @@ from ldm_ray.serving.schemas import (
 from ldm_ray.settings import ServeSettings
 
 WEB = Path(__file__).parents[1] / "web"
+POLICY = "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'"
+"""The page asks this server and no other; the plots set styles of their own."""
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": Problem, "content": {problems.MEDIA_TYPE: {}}, "description": what}
     for status, what in {
@@ -39,7 +43,7 @@ Model = Annotated[str | None, Query(max_length=100, description="one of /v1/mode
 
 def create_app(backend: Callable[[], Backend], limits: ServeSettings) -> FastAPI:
     """Build the application; `backend` is asked for at each request, so that it may be replaced."""
-    app = FastAPI(
+    app = FastAPIOffline(  # whose documentation page asks no other host
         title="ldm_ray",
         version=__version__,
         description="Drug-induced expression profiles of the landmark genes, with uncertainty.",
@@ -93,14 +97,9 @@ def create_app(backend: Callable[[], Backend], limits: ServeSettings) -> FastAPI
 
     @app.get("/", include_in_schema=False)
     async def page() -> FileResponse:
-        return FileResponse(WEB / "index.html")
+        return FileResponse(WEB / "index.html", headers={"Content-Security-Policy": POLICY})
 
-    @app.get("/web/{name}", include_in_schema=False)
-    async def part(name: str) -> FileResponse:
-        if name not in {path.name for path in WEB.iterdir()}:
-            raise problems.HTTPException(404, "there is no such file")
-        return FileResponse(WEB / name)
-
+    app.mount("/web", StaticFiles(directory=WEB), name="web")
     return app
 
 

@@ -115,12 +115,18 @@ class SamplerEngine:
         busy = sum(slot is not None for slot in self._slots)
         return EngineLoad(len(self._slots), busy, self._waiting, self._passes, self._rows_done, self._rate)
 
+    @property
+    def stopped(self) -> bool:
+        """Whether new queries are refused."""
+        return self._stopped
+
     def stop(self) -> None:
         """Finish what has been taken in, and end."""
         with self._wake:
             self._stopped = True
             self._wake.notify()
-        self._thread.join()
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
 
     def _run(self) -> None:
         while True:

@@ -70,7 +70,8 @@ class ServedModel:
                 how = predictor.sampling(request.n_samples, request.steps, request.seed, n_draws)
         except QueryError as error:
             raise RequestError("steps" if "steps" in str(error) else "n_samples", str(error)) from None
-        prepared = [self._prepare(number, condition) for number, condition in enumerate(request.conditions)]
+        # In a thread: a molecule takes a millisecond to read, and other requests are not to wait for hundreds.
+        prepared = await asyncio.to_thread(self._prepare_all, request.conditions)
         if vectors and predictor.encodings is not None:
             predictor.encodings.know(list(vectors), np.stack(list(vectors.values())))
         futures = self.engine.submit(prepared, how)
@@ -142,9 +143,24 @@ class ServedModel:
             drawing=drawing,
         )
 
+    @property
+    def closed(self) -> bool:
+        """Whether new requests are refused."""
+        return self.engine.stopped
+
     def close(self) -> None:
         """Finish what is under way and free the sampler."""
         self.engine.stop()
+
+    def __del__(self) -> None:
+        """Close; Ray Serve calls this by name when it unloads a model, which requests may still use."""
+        if hasattr(self, "engine"):
+            self.close()
+
+    def _prepare_all(self, conditions: Sequence[Condition]) -> list[PreparedQuery]:
+        prepared = [self._prepare(number, condition) for number, condition in enumerate(conditions)]
+        self.predictor.reader.similarity([item.parent for item in prepared])  # kept, for when they are judged
+        return prepared
 
     def _prepare(self, number: int, condition: Condition) -> PreparedQuery:
         basal = None if condition.basal is None else np.array(condition.basal, dtype=np.float32)

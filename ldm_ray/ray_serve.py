@@ -1,0 +1,314 @@
+"""The endpoint on Ray Serve: an API in front, compounds encoded beside, samplers behind.
+
+`api` knows which bundles are served, and is the only one that is told (`user_config`); a sampler loads what it is asked
+for. So a new bundle is loaded before the first request sees it, and requests under way end with the old one.
+"""
+
+import asyncio
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import ray
+import torch
+from fastapi import FastAPI
+from pydantic import BaseModel, ConfigDict, Field
+from ray import serve
+from ray.serve.exceptions import BackPressureError
+from ray.serve.handle import DeploymentHandle
+from ray.util import metrics
+
+from ldm_ray.chem.embedding import CompoundEncoder, build_encoder
+from ldm_ray.chem.smiles import parse_compound
+from ldm_ray.config import Config, load_config
+from ldm_ray.data.store import Store
+from ldm_ray.errors import BundleError, LdmRayError
+from ldm_ray.lru import Lru
+from ldm_ray.ray_cluster import connect
+from ldm_ray.serving.app import create_app
+from ldm_ray.serving.backend import Answer
+from ldm_ray.serving.errors import OverloadedError, RequestError
+from ldm_ray.serving.gate import Gate
+from ldm_ray.serving.schemas import CellLine, CompoundInfo, ModelInfo, PredictRequest
+from ldm_ray.serving.served import ServedModel, checksum
+from ldm_ray.settings import EncoderSettings, ServeSettings
+from ldm_ray.training.bundle import METADATA, load_bundle
+
+TOKEN_VARIABLE = "LDM_RAY_TOKEN"
+KNOWN_COMPOUNDS = 8192
+RELOADS = 3
+REPORT_S = 5.0
+
+
+class ServeArguments(BaseModel):
+    """Arguments of the application in `serve_config.yaml`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    bundles: dict[str, str] = Field(min_length=1, description="name of a model to the URL of its bundle")
+    settings: list[str] = Field(default=[], description="like --set: key.path=value")
+
+
+@serve.deployment(name="encoder", max_ongoing_requests=64)
+class Encoder:
+    """Embeds compounds; embeddings are kept."""
+
+    def __init__(self) -> None:
+        self._encoders: dict[EncoderSettings, tuple[CompoundEncoder, Lru[str, np.ndarray]]] = {}
+
+    async def embed(self, settings: EncoderSettings, parents: list[str]) -> np.ndarray:
+        """Return embeddings of parent structures, (n, dim), float32."""
+        if settings not in self._encoders:
+            self._encoders[settings] = (build_encoder(settings), Lru[str, np.ndarray](KNOWN_COMPOUNDS))
+        encoder, known = self._encoders[settings]
+        rows = await asyncio.to_thread(known.fetch, parents, lambda new: [row.copy() for row in encoder.encode(new)])
+        return np.stack(rows)
+
+
+@serve.deployment(name="sampler", max_ongoing_requests=256)
+class Sampler:
+    """Samples with the models that it is asked for; a model's id is its name, its bundle's URL and checksum."""
+
+    def __init__(self, settings: ServeSettings, storage_options: dict[str, Any]) -> None:
+        torch.set_num_threads(settings.threads or max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))
+        self._settings, self._storage_options = settings, storage_options
+        self._served: dict[str, ServedModel] = {}
+        tags = ("model",)
+        self._gauges = {
+            name: metrics.Gauge(f"ldm_ray_{name}", what, tag_keys=tags)
+            for name, what in {
+                "rows_busy": "rows of a network pass that are under way",
+                "passes_waiting": "single-row passes that wait",
+                "rows_per_pass": "mean rows of a pass since the model was loaded, times its steps",
+                "compound_cache_hits": "compounds whose encoding was known",
+                "compound_cache_misses": "compounds that were encoded",
+            }.items()
+        }
+        self._reporting = asyncio.get_event_loop().create_task(self._report())
+
+    @serve.multiplexed(max_num_models_per_replica=3)
+    async def _load(self, model_id: str) -> ServedModel:
+        name, url, wanted = model_id.split("|")
+        served = await asyncio.to_thread(ServedModel.load, name, url, self._settings.max_waiting, self._storage_options)
+        if served.bundle_id != wanted:
+            served.close()
+            raise BundleError(f"{url} was replaced while it was loaded")
+        self._served[model_id] = served
+        return served
+
+    async def predict(
+        self, model_id: str, request: PredictRequest, vectors: Mapping[str, np.ndarray]
+    ) -> Answer | LdmRayError:
+        """Answer a request; `vectors` are embeddings of its parents. What it is refused for is returned."""
+        for _ in range(RELOADS):
+            served = await self._load(model_id)
+            try:
+                return await served.predict(request, vectors)
+            except LdmRayError as error:  # returned, since Serve logs what is raised as its own failure
+                if not served.closed:
+                    return error
+        return OverloadedError("the model is being reloaded", 1.0)
+
+    async def describe(self, model_id: str) -> tuple[ModelInfo, list[CellLine], list[dict[str, Any]], EncoderSettings]:
+        """Return what the API says of a model, its cell lines and genes, and how its compounds are encoded."""
+        served = await self._load(model_id)
+        return served.model(), served.cells(), served.genes, served.predictor.bundle.config.encoder
+
+    async def compound(self, model_id: str, smiles: str) -> CompoundInfo | LdmRayError:
+        """Describe a molecule; see `predict` for what is refused."""
+        try:
+            return (await self._load(model_id)).compound(smiles)
+        except LdmRayError as error:
+            return error
+
+    async def _report(self) -> None:
+        """Tell Ray's metrics how busy the models are, from time to time."""
+        while True:
+            await asyncio.sleep(REPORT_S)
+            self._served = {model_id: served for model_id, served in self._served.items() if not served.closed}
+            for served in self._served.values():
+                load, cache = served.engine.load(), served.predictor.encodings
+                values = {
+                    "rows_busy": load.busy,
+                    "passes_waiting": load.waiting,
+                    "rows_per_pass": load.rows_done / max(1, load.passes),
+                    "compound_cache_hits": cache.compounds.hits if cache else 0,
+                    "compound_cache_misses": cache.compounds.misses if cache else 0,
+                }
+                for name, value in values.items():
+                    self._gauges[name].set(float(value), {"model": served.name})
+
+
+@dataclass(frozen=True)
+class _Model:
+    """What the API keeps of a model."""
+
+    model_id: str
+    info: ModelInfo
+    cells: list[CellLine]
+    genes: list[dict[str, Any]]
+    encoder: EncoderSettings
+
+
+@serve.deployment(name="api", max_ongoing_requests=512)
+@serve.ingress()
+class Api:
+    """The HTTP API; a `Backend` whose models are on the cluster."""
+
+    def __init__(
+        self,
+        encoder: DeploymentHandle[Any],
+        sampler: DeploymentHandle[Any],
+        settings: ServeSettings,
+        storage_options: dict[str, Any],
+    ) -> None:
+        self._encoder, self._sampler, self._settings = encoder, sampler, settings
+        self._storage_options = storage_options
+        self._models: dict[str, _Model] = {}
+        logging.getLogger("ldm_ray.serve").setLevel(logging.INFO)
+        tags = ("route", "status")
+        self._latency = metrics.Histogram(
+            "ldm_ray_request_seconds",
+            "seconds until a request is answered",
+            boundaries=[0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0],
+            tag_keys=tags,
+        )
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        app = create_app(lambda: self, self._settings)
+        app.add_middleware(
+            Gate,  # type: ignore[arg-type]
+            max_body_bytes=self._settings.max_body_bytes,
+            token=os.environ.get(TOKEN_VARIABLE, ""),
+            observe=self._observe,
+        )
+        return app
+
+    async def reconfigure(self, user_config: dict[str, Any]) -> None:
+        """Serve other bundles; those that are new are loaded before the first request sees them."""
+        bundles = ServeArguments(bundles=user_config["bundles"]).bundles
+        models = {}
+        for name, url in bundles.items():
+            metadata = await asyncio.to_thread(self._metadata, url)
+            model_id = f"{name}|{url}|{checksum(metadata)}"
+            models[name] = _Model(model_id, *await self._ask(model_id, "describe"))
+        self._models = models
+
+    async def predict(self, request: PredictRequest) -> Answer:
+        """Answer conditions."""
+        model = self._named(request.model)
+        parents = await asyncio.to_thread(_parents, request)
+        vectors: dict[str, np.ndarray] = {}
+        if parents:
+            rows = await _call(self._encoder.embed, model.encoder, parents)
+            vectors = dict(zip(parents, rows, strict=True))
+        answer: Answer = await self._ask(model.model_id, "predict", request, vectors)
+        return answer
+
+    async def model(self, model: str | None) -> ModelInfo:
+        """Describe a model."""
+        return self._named(model).info
+
+    async def models(self) -> list[str]:
+        """Names of the models."""
+        return list(self._models)
+
+    async def cells(self, model: str | None) -> list[CellLine]:
+        """Cell lines that a model knows."""
+        return self._named(model).cells
+
+    async def genes(self, model: str | None) -> list[dict[str, Any]]:
+        """Genes of a model."""
+        return self._named(model).genes
+
+    async def compound(self, smiles: str, model: str | None) -> CompoundInfo:
+        """Describe a molecule."""
+        info: CompoundInfo = await self._ask(self._named(model).model_id, "compound", smiles)
+        return info
+
+    async def ready(self) -> bool:
+        """Whether the models are loaded."""
+        return bool(self._models)
+
+    async def _ask(self, model_id: str, method: str, *arguments: object) -> Any:
+        handle = self._sampler.options(multiplexed_model_id=model_id)
+        return await _call(getattr(handle, method), model_id, *arguments)
+
+    def _named(self, model: str | None) -> _Model:
+        if not self._models:
+            raise OverloadedError("the model is still being loaded", 1.0)
+        if model is None:
+            return next(iter(self._models.values()))
+        if model not in self._models:
+            raise RequestError("model", f"model {model[:40]!r} is not one of {', '.join(self._models)}", 404)
+        return self._models[model]
+
+    def _metadata(self, url: str) -> dict[str, Any]:
+        store = Store(url, self._storage_options)
+        if not store.exists(METADATA):
+            raise BundleError(f"{url} is not a model bundle (no {METADATA})")
+        return dict(store.read_json(METADATA))
+
+    def _observe(self, route: str, status: int, seconds: float) -> None:
+        self._latency.observe(seconds, {"route": route, "status": str(status)})
+
+
+def _parents(request: PredictRequest) -> list[str]:
+    """Parent structures, each once; what is no molecule is refused where the model is, with the field's name."""
+    compounds = (parse_compound(condition.smiles) for condition in request.conditions)
+    return list(dict.fromkeys(compound.parent_smiles for compound in compounds if compound is not None))
+
+
+async def _call(method: Any, *arguments: object) -> Any:
+    """Call a deployment; what it refuses is raised here, and a full queue is `OverloadedError`."""
+    try:
+        result = await method.remote(*arguments)
+    except BackPressureError:
+        raise OverloadedError("too many requests are waiting", 1.0) from None
+    if isinstance(result, LdmRayError):
+        raise result
+    return result
+
+
+def check_bundles(bundles: Mapping[str, str], storage_options: dict[str, Any]) -> None:
+    """Refuse bundles that cannot be served, before anything is started.
+
+    Raises:
+        BundleError: If one is none, or of another kind.
+    """
+    for url in bundles.values():
+        load_bundle(url, "ldm", storage_options)
+
+
+def build(
+    arguments: ServeArguments, config: Config | None = None, options: Mapping[str, Any] | None = None
+) -> serve.Application:
+    """Build the application that `serve_config.yaml` and `ldm-ray serve` run.
+
+    Args:
+        arguments: What is served.
+        config: Settings, where they are resolved already.
+        options: Of every deployment, as Serve takes them.
+    """
+    config, more = config or load_config(None, arguments.settings), dict(options or {})
+    encoder, sampler, api = (cast(serve.Deployment, kind).options(**more) for kind in (Encoder, Sampler, Api))
+    told = api.options(user_config={"bundles": arguments.bundles})
+    storage = config.storage_options
+    return told.bind(encoder.bind(), sampler.bind(config.serve, storage), config.serve, storage)
+
+
+@contextmanager
+def serving(bundles: Mapping[str, str], config: Config) -> Iterator[None]:
+    """Serve on this machine, or on the cluster of `RAY_ADDRESS`, while the block runs."""
+    connect(config.ray)
+    serve.start(http_options={"host": config.serve.host, "port": config.serve.port})
+    try:
+        serve.run(build(ServeArguments(bundles=dict(bundles)), config), route_prefix="/")
+        yield
+    finally:
+        serve.shutdown()
+        ray.shutdown()

@@ -1,0 +1,165 @@
+"""The endpoint on a real Ray Serve: same bits, reload and death under load, and replicas that come and go."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+import ray
+import yaml
+from ray import serve
+from ray.serve.schema import ServeDeploySchema
+
+from ldm_ray.client import Client, ServerError
+from ldm_ray.predictor import Predictor, Query
+from ldm_ray.ray_serve import ServeArguments, build
+from ldm_ray.training.bundle import save_bundle
+from tests.conftest import World
+from tests.processes import name_of, tree
+from tests.s3_server import free_port
+from tests.unit.test_predictor import SMILES, random_bundle
+
+ROOT = Path(__file__).parents[2]
+CONDITION = {"smiles": SMILES, "cell": "SIMC001", "dose_um": 10.0, "time_h": 24.0}
+QUERY = Query(SMILES, 10.0, 24.0, "SIMC001")
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+
+@pytest.fixture(scope="module")
+def bundles(world: World, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """Two bundles that answer differently."""
+    folder = tmp_path_factory.mktemp("bundles")
+    first, second = random_bundle(world), random_bundle(world)
+    second.tensors["ldm.denoiser.output.bias"] += 1.0
+    for name, bundle in (("first", first), ("second", second)):
+        save_bundle(bundle, str(folder / name))
+    return str(folder / "first"), str(folder / "second")
+
+
+@pytest.fixture(scope="module")
+def url(cluster: None, bundles: tuple[str, str]) -> Iterator[str]:
+    port = free_port()
+    serve.start(http_options={"host": "127.0.0.1", "port": port})
+    deploy(bundles[0])
+    yield f"http://127.0.0.1:{port}"
+    serve.shutdown()
+
+
+def deploy(*urls: str) -> None:
+    """Serve bundles as `first` and so on; replicas take little, so that they fit beside each other on two cores."""
+    names = dict(zip(("main", "other"), urls, strict=False))
+    serve.run(build(ServeArguments(bundles=names), options={"ray_actor_options": {"num_cpus": 0.1}}), route_prefix="/")
+
+
+class Load:
+    """Clients that ask all the time while the block runs."""
+
+    def __init__(self, url: str, ask: Callable[[Client], object], clients: int = 4, retries: int = 0) -> None:
+        self._url, self._ask, self._retries = url, ask, retries
+        self.answers, self.errors = list[object](), list[Exception]()
+        self._ended, self._threads = threading.Event(), [threading.Thread(target=self._run) for _ in range(clients)]
+
+    def __enter__(self) -> "Load":
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _run(self) -> None:
+        with Client(self._url, retries=self._retries) as client:
+            while not self._ended.is_set():
+                try:
+                    self.answers.append(self._ask(client))
+                except Exception as error:  # whatever it is, the test shows it
+                    self.errors.append(error)
+
+
+def test_the_same_bits_as_python(url: str, bundles: tuple[str, str]) -> None:
+    with Client(url) as client:
+        got = client.predict([CONDITION, CONDITION | {"dose_um": 1.0}], n_samples=5, seed=3, wanted="draws")
+        wanted = Predictor.from_bundle(bundles[0], "cpu").predict(
+            [QUERY, Query(SMILES, 1.0, 24.0, "SIMC001")], n_samples=5, seed=3, n_draws=5
+        )
+        for name in ("mean", "std", "basal", "draws"):
+            np.testing.assert_array_equal(getattr(got, name), getattr(wanted, name), err_msg=name)
+        assert client.model()["model"] == "main"
+        with pytest.raises(ServerError, match=r"conditions.1.dose_um: Input should be greater than 0") as caught:
+            client.predict([CONDITION, CONDITION | {"dose_um": 0}])
+        assert (caught.value.status, caught.value.errors[0]["field"]) == (422, "conditions.1.dose_um")
+        with pytest.raises(ServerError, match="cell line 'A' is not in the bundle"):
+            client.predict([CONDITION | {"cell": "A"}])
+    with pytest.raises(ServerError, match="cannot be reached"), Client("http://127.0.0.1:9", retries=1) as nobody:
+        nobody.model()
+    assert httpx.get(f"{url}/readyz").json() == {"status": "ready"}
+    assert httpx.get(url).text.startswith("<!doctype html>")
+
+
+def test_a_new_bundle_is_taken_without_a_failed_request(url: str, bundles: tuple[str, str]) -> None:
+    """Under load every answer is the old bundle's or the new one's, and none fails."""
+    own = [Predictor.from_bundle(bundle, "cpu").predict([QUERY], n_samples=4).mean[0] for bundle in bundles]
+    with Load(url, lambda client: client.predict([CONDITION], n_samples=4).mean[0]) as load:
+        time.sleep(1.0)
+        deploy(bundles[1])
+        time.sleep(1.0)
+    assert load.errors == []
+    which = [[np.array_equal(np.asarray(answer), mean) for mean in own] for answer in load.answers]
+    assert all(sum(row) == 1 for row in which)
+    assert which[0] == [True, False]
+    assert which[-1] == [False, True]
+    deploy(bundles[0])
+
+
+def test_several_bundles_are_served_by_name(url: str, bundles: tuple[str, str]) -> None:
+    deploy(*bundles)
+    with Client(url) as client:
+        assert httpx.get(f"{url}/v1/models").json() == ["main", "other"]
+        found = [client.predict([CONDITION], n_samples=4, model=name).mean for name in ("main", "other", None)]
+        np.testing.assert_array_equal(found[0], found[2])
+        assert not np.array_equal(found[0], found[1])
+        with pytest.raises(ServerError, match="model 'third' is not one of main, other"):
+            client.predict([CONDITION], model="third")
+    deploy(bundles[0])
+
+
+def test_a_killed_replica_is_hidden_by_the_client(url: str) -> None:
+    with Client(url) as client:
+        wanted = client.predict([CONDITION], n_samples=8).mean
+    with Load(url, lambda client: client.predict([CONDITION], n_samples=8).mean, retries=8) as load:
+        time.sleep(1.0)
+        before = len(load.answers)
+        (pid,) = [own for own in tree(os.getpid()) if name_of(own).startswith("ray::ServeReplica:default:sampler")]
+        os.kill(pid, signal.SIGKILL)
+        deadline = time.monotonic() + 60
+        while len(load.answers) < before + 40 and time.monotonic() < deadline:
+            time.sleep(0.2)
+    assert load.errors == []
+    assert len(load.answers) >= before + 40
+    assert all(np.array_equal(np.asarray(answer), wanted) for answer in load.answers)
+
+
+def test_the_shipped_settings_are_what_serve_knows() -> None:
+    """Serve takes misspelt keys of a deployment without a word, so every key is compared with its schema."""
+    settings = yaml.safe_load((ROOT / "serve_config.yaml").read_text())
+    schema = ServeDeploySchema(**settings)
+    for application, known in zip(settings["applications"], schema.applications, strict=True):
+        ServeArguments(**application["args"])
+        assert {deployment["name"] for deployment in application["deployments"]} == {"api", "encoder", "sampler"}
+        for deployment, fields in zip(application["deployments"], known.deployments, strict=True):
+            assert set(deployment) <= set(type(fields).model_fields)
+            autoscaling = set(deployment.get("autoscaling_config", {}))
+            assert autoscaling <= set(serve.config.AutoscalingConfig.model_fields)
+
+
+def test_ray_is_still_there(url: str) -> None:
+    assert ray.is_initialized()
+    assert httpx.get(f"{url}/healthz").json() == {"status": "ok"}
