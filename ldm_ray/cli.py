@@ -12,14 +12,16 @@ from ldm_ray.cli_bench import bench_app
 from ldm_ray.cli_data import data_app
 from ldm_ray.cli_evaluate import EPILOG, evaluate
 from ldm_ray.cli_options import ConfigFile, Data, Json, Overrides, Overwrite, Resume, Seed, settings
+from ldm_ray.cli_predict import EPILOG as PREDICT_EPILOG
+from ldm_ray.cli_predict import predict
 from ldm_ray.cli_runs import EPILOG as RUNS_EPILOG
 from ldm_ray.cli_runs import runs
 from ldm_ray.cli_serve import EPILOG as SERVE_EPILOG
 from ldm_ray.cli_serve import serve
 from ldm_ray.cli_train import train_app
 from ldm_ray.cli_tune import tune_app
-from ldm_ray.console import counting, print_json, say, say_error, show_table, spinning
-from ldm_ray.errors import LdmRayError, QueryError
+from ldm_ray.console import counting, print_json, say, say_error, spinning
+from ldm_ray.errors import LdmRayError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -127,59 +129,10 @@ def embed(
     say(f"embeddings in {url}")
 
 
-@app.command(
-    epilog="Examples: `ldm-ray predict --bundle runs/ldm --smiles 'CC(=O)Oc1ccccc1C(=O)O' --cell A375 --dose-um 10"
-    " --time-h 24`; `ldm-ray predict --bundle runs/ldm --conditions queries.csv --out predictions.h5ad`"
-)
-def predict(
-    bundle: Annotated[str, typer.Option(help="Bundle of a trained model.")],
-    smiles: Annotated[str | None, typer.Option(help="The compound.")] = None,
-    cell: Annotated[str | None, typer.Option(help="A cell line of the bundle.")] = None,
-    dose_um: Annotated[float | None, typer.Option(help="Micromolar.")] = None,
-    time_h: Annotated[float | None, typer.Option(help="Hours.")] = None,
-    conditions: Annotated[str | None, typer.Option(help="Table of queries: smiles, cell, dose_um, time_h.")] = None,
-    out: Annotated[str | None, typer.Option(help="Where a table's predictions go: .parquet or .h5ad.")] = None,
-    n_samples: Annotated[int | None, typer.Option(help="Latent samples a query.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Sampling steps.")] = None,
-    top: Annotated[int, typer.Option(help="Genes shown up and down.", min=1)] = 10,
-    config: ConfigFile = None,
-    overrides: Overrides = None,
-    seed: Seed = None,
-    json: Json = False,
-) -> None:
-    """Predict one condition, or a table of them."""
-    from ldm_ray.bulk import check_out, read_queries, write_predictions
-    from ldm_ray.predictor import Predictor, Query
-
-    asked = settings(config, overrides, seed)
-    single = (smiles, cell, dose_um, time_h)
-    if conditions is not None:
-        if out is None or any(value is not None for value in single):
-            raise QueryError("--conditions wants --out, and no --smiles, --cell, --dose-um or --time-h")
-        check_out(out)
-        queries = read_queries(conditions, asked.storage_options)
-    elif smiles is not None and cell is not None and dose_um is not None and time_h is not None:
-        queries = [Query(smiles, dose_um, time_h, cell)]
-    else:
-        raise QueryError("give --smiles, --cell, --dose-um and --time-h, or --conditions and --out")
-    if config or overrides:
-        n_samples, steps = n_samples or asked.predict.n_samples, steps or asked.predict.steps
-    predictor = Predictor.from_bundle(bundle, storage_options=asked.storage_options)
-    with spinning(f"sampling {len(queries):,} conditions"):
-        predictions = predictor.predict(queries, n_samples, steps, asked.seed)
-    if conditions is not None and out is not None:
-        used = {"bundle": bundle, "seed": asked.seed} | predictor.used(n_samples, steps)
-        write_predictions(out, queries, predictions, used, asked.storage_options)
-        say(f"{len(queries):,} predictions in {out}")
-        if json:
-            print_json({"predictions": out, "n": len(queries)})
-        return
-    _show_prediction(queries[0], predictions, top, json)
-
-
 app.command("evaluate", epilog=EPILOG)(evaluate)
 app.command("runs", epilog=RUNS_EPILOG)(runs)
 app.command("serve", epilog=SERVE_EPILOG)(serve)
+app.command("predict", epilog=PREDICT_EPILOG)(predict)
 
 
 @app.command(epilog="Example: `ldm-ray demo --out demo --config jobs/configs/demo.yaml`")
@@ -205,32 +158,6 @@ def version(show: Annotated[bool, typer.Option("--version", help="Print the vers
     if show:
         sys.stdout.write(f"ldm-ray {__version__}\n")
         raise typer.Exit()
-
-
-def _show_prediction(query: "object", predictions: "object", top: int, json: bool) -> None:
-    from ldm_ray.predictor import Predictions, Query
-
-    assert isinstance(query, Query)
-    assert isinstance(predictions, Predictions)
-    delta, std, mean = predictions.delta[0], predictions.std[0], predictions.mean[0]
-    order = delta.argsort()
-    if json:
-        genes = {
-            gene: {"mean": float(mean[i]), "delta": float(delta[i]), "std": float(std[i])}
-            for i, gene in enumerate(predictions.genes)
-        }
-        print_json({"smiles": query.smiles, "cell": query.cell, "dose_um": query.dose_um, "time_h": query.time_h}
-                   | {"similarity": float(predictions.similarity[0]), "note": predictions.notes[0],
-                      "out_of_domain": bool(predictions.out_of_domain[0]), "genes": genes})  # fmt: skip
-    rows = [
-        [predictions.genes[i], f"{delta[i]:+.3f}", f"{std[i]:.3f}", f"{mean[i]:.2f}"]
-        for i in [*order[::-1][:top], *order[:top][::-1]]
-    ]
-    title = f"{query.smiles} on {query.cell}, {query.dose_um:g} um, {query.time_h:g} h"
-    head = ["gene", "change (log2)", "sd of a well", "expression (log2)"]
-    flag = "OUT OF DOMAIN: " if predictions.out_of_domain[0] else ""
-    near = f"nearest training compound: Tanimoto similarity {predictions.similarity[0]:.2f}"
-    show_table(title, head, rows, flag + (predictions.notes[0] or near))
 
 
 def main() -> None:

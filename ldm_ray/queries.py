@@ -62,6 +62,9 @@ class QueryReader:
 
     def __init__(self, bundle: Bundle) -> None:
         self.n_genes, self._cells = bundle.n_genes, bundle.metadata["cells"]
+        self._rows: dict[str, list[int]] = {}
+        for row, entry in enumerate(self._cells):
+            self._rows.setdefault(entry["cell"], []).append(row)
         self._cell_basal = bundle.tensors["cells.basal"].numpy()
         self._target_base = bundle.target_base()
         self.domain = Domain.from_bundle(bundle.metadata["domain"], bundle.tensors["train.fingerprints"].numpy())
@@ -70,7 +73,7 @@ class QueryReader:
     @property
     def cell_lines(self) -> list[str]:
         """Cell lines that a query may name."""
-        return sorted({entry["cell"] for entry in self._cells})
+        return sorted(self._rows)
 
     def times_h(self, cell: str) -> list[float]:
         """Times at which a cell line's control is known, hours."""
@@ -123,7 +126,7 @@ class QueryReader:
             if basal.shape != (self.n_genes,) or not np.isfinite(basal).all():
                 raise QueryError(f"basal must be {self.n_genes} finite log2 values; got shape {basal.shape}")
             return basal, basal.tobytes(), ""
-        rows = [i for i, entry in enumerate(self._cells) if entry["cell"] == query.cell]
+        rows = self._rows.get(query.cell)
         if not rows:
             near = difflib.get_close_matches(query.cell.upper(), self.cell_lines, n=3, cutoff=0.3)
             hint = f"; near matches: {', '.join(near)}" if near else f"; known: {', '.join(self.cell_lines[:12])}"

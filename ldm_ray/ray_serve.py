@@ -34,9 +34,9 @@ from ldm_ray.serving.backend import Answer
 from ldm_ray.serving.errors import OverloadedError, RequestError
 from ldm_ray.serving.gate import Gate
 from ldm_ray.serving.schemas import CellLine, CompoundInfo, ModelInfo, PredictRequest
-from ldm_ray.serving.served import ServedModel, checksum
+from ldm_ray.serving.served import ServedModel
 from ldm_ray.settings import EncoderSettings, ServeSettings
-from ldm_ray.training.bundle import METADATA, load_bundle
+from ldm_ray.training.bundle import METADATA, checksum, load_bundle
 
 TOKEN_VARIABLE = "LDM_RAY_TOKEN"
 KNOWN_COMPOUNDS = 8192

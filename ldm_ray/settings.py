@@ -216,6 +216,10 @@ class PredictSettings(Settings):
     eta: Annotated[float, Field(ge=0, le=1)] = Field(default=0.0, description="share of noise (ddim)")
     guidance: Annotated[float, Field(ge=0)] = Field(default=1.0, description="1: none; wants guidance_dropout")
     rows_per_batch: Annotated[int, Field(ge=0)] = Field(default=0, description="0: 128 on a CPU, 8192 on a GPU")
+    rows_per_part: Annotated[int, Field(ge=1)] = Field(default=8192, description="conditions a file of many")
+    columns: Annotated[tuple[Literal["mean", "std", "basal"], ...], Field(min_length=1)] = Field(
+        default=("mean", "std"), description="what is kept of many conditions"
+    )
     calibration_wells: Annotated[int, Field(ge=16)] = Field(default=512, description="validation wells, for the sd")
 
 

@@ -1,8 +1,6 @@
 """One model that is served: its predictor, its engine, and what the API says of it."""
 
 import asyncio
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -21,12 +19,7 @@ from ldm_ray.serving.backend import Answer
 from ldm_ray.serving.engine import SamplerEngine
 from ldm_ray.serving.errors import RequestError
 from ldm_ray.serving.schemas import CellLine, CompoundInfo, Condition, ModelInfo, PredictRequest
-from ldm_ray.training.bundle import Bundle, load_bundle
-
-
-def checksum(metadata: Mapping[str, Any]) -> str:
-    """Name a state of a bundle by its metadata."""
-    return hashlib.sha256(json.dumps(metadata, sort_keys=True).encode()).hexdigest()[:16]
+from ldm_ray.training.bundle import Bundle, checksum, load_bundle
 
 
 class ServedModel:

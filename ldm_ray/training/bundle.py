@@ -1,5 +1,8 @@
 """Model bundles: one folder with settings, weights and metadata, at any URL, loaded without unpickling."""
 
+import hashlib
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -146,6 +149,11 @@ def save_bundle(bundle: Bundle, url: str, storage_options: StorageOptions | None
     store.write_bytes(WEIGHTS, safetensors.torch.save(tensors))
     header = {"format_version": FORMAT_VERSION, "kind": bundle.kind, "ldm_ray_version": __version__}
     store.write_json(METADATA, header | bundle.metadata)
+
+
+def checksum(metadata: Mapping[str, Any]) -> str:
+    """Name a state of a bundle by its metadata, which says when, from what and how well it was trained."""
+    return hashlib.sha256(json.dumps(metadata, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def update_metadata(url: str, changes: dict[str, Any], storage_options: StorageOptions | None = None) -> None:

@@ -15,8 +15,9 @@ from ldm_ray.training.rows import Tables
 from ldm_ray.training.workers import rank, sum_over_workers, world_size
 
 MONITOR_WELLS = 1024
-SAMPLES, STEPS = 4, 10
-"""Of models without a direct mean; their monitored mean carries sampling noise."""
+SAMPLES, STEPS, SAMPLED_WELLS = 4, 10, 256
+"""Of models without a direct mean: theirs carries sampling noise, and is measured on fewer wells, as it takes longer
+than an epoch of training."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,8 @@ class MeanMonitor:
         device = tables.basal.device
         own = {field.name: getattr(wells, field.name)[rank() :: world_size()].to(device) for field in fields(wells)}
         self._wells, self._tables, self._guidance = MonitorWells(**own), tables, guidance
+        few = -(-SAMPLED_WELLS // world_size())
+        self._few = MonitorWells(**{name: value[:few] for name, value in own.items()})
 
     @torch.no_grad()
     def measure(self, model: LatentDiffusion, vae: Vae) -> dict[str, float]:
@@ -83,12 +86,13 @@ class MeanMonitor:
 
         The measured change is from a control that the model has not seen; wells without one are left out of it.
         """
-        wells, tables = self._wells, self._tables
+        tables = self._tables
+        none = torch.zeros(tables.basal.shape[1], device=tables.basal.device)
+        generator = ProfileGenerator(model, vae, ObservationNoise(none[:, None], none), self._guidance)
+        wells = self._wells if generator.has_direct_mean else self._few
         condition = Condition(
             tables.basal_input[wells.basal], tables.embeddings[wells.compound], wells.dose_um, wells.time_h
         )
-        none = torch.zeros(tables.basal.shape[1], device=tables.basal.device)
-        generator = ProfileGenerator(model, vae, ObservationNoise(none[:, None], none), self._guidance)
         base = tables.base[wells.basal]
         if generator.has_direct_mean:
             mean = generator.direct_mean(condition, base)

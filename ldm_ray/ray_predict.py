@@ -1,0 +1,130 @@
+"""Bulk prediction: a pool of predictors over parts of a table, resumable, to any URL."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pyarrow as pa
+import ray
+import ray.data
+
+from ldm_ray.bulk_parts import CONDITIONS, ERRORS, MANIFEST, BulkRun, PartPredictor, part_name
+from ldm_ray.conditions import stage
+from ldm_ray.config import Config
+from ldm_ray.data.filesystem import StorageOptions
+from ldm_ray.data.store import Store
+from ldm_ray.errors import LdmRayError, QueryError
+from ldm_ray.ray_cluster import connect
+from ldm_ray.ray_data import raise_reported, reported
+from ldm_ray.training.bundle import checksum, load_bundle
+
+CPUS_PER_ACTOR = 0.9
+
+
+def predict_many(
+    tables: Callable[[], Iterable[pa.Table]],
+    bundle: str,
+    out: str,
+    config: Config,
+    n_samples: int | None = None,
+    steps: int | None = None,
+    overwrite: bool = False,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, Any]:
+    """Predict conditions in parts; parts that are there already are not predicted again.
+
+    Args:
+        tables: Makes the conditions, where they are not staged yet; see `conditions.py`.
+        bundle: URL of a diffusion model.
+        out: Folder URL of the results.
+        config: Settings; of the bundle only what is asked of it.
+        n_samples: Latent samples a condition; the bundle's by default.
+        steps: Of the sampler; the bundle's by default.
+        overwrite: Replace what is at `out`.
+        on_progress: Told how many conditions are done, and in all.
+
+    Returns:
+        The manifest: what was asked, rows predicted and refused.
+
+    Raises:
+        QueryError: If `out` holds another prediction, or a number is out of range.
+        BundleError: If the bundle is none that can be sampled.
+    """
+    options = config.storage_options
+    store, loaded = Store(out, options), load_bundle(bundle, "ldm", options)
+    asked = n_samples or loaded.config.predict.n_samples
+    if overwrite:
+        store.remove("")
+    found = store.read_json(MANIFEST) if store.exists(MANIFEST) else None
+    n_rows = int(found["n_rows"]) if found else 0
+    rows_per_part = config.predict.rows_per_part
+    if found is None:
+        n_rows = stage(tables(), store, CONDITIONS, rows_per_part)
+    run = BulkRun(
+        bundle, checksum(loaded.metadata), out, n_rows, rows_per_part, asked, steps, config.seed, config.predict.columns
+    )
+    if found is None:
+        store.write_json(MANIFEST, run.described() | {"done": False})
+    elif differing := [key for key, value in run.described().items() if found.get(key) != value]:
+        key = differing[0]
+        now = run.described()[key]
+        raise QueryError(f"{out} holds predictions with {key} {found.get(key)!r}; this run has {now!r}")
+    _predict_parts(run, store, config, on_progress)
+    manifest = run.described() | {"done": True} | _counts(run, store)
+    store.write_json(MANIFEST, manifest)
+    return manifest
+
+
+def _predict_parts(run: BulkRun, store: Store, config: Config, on_progress: Callable[[int, int], None]) -> None:
+    written = {*store.names(), *(name.removesuffix(".all.json") for name in _error_names(store, ".all.json"))}
+    missing = [part for part in range(run.n_parts) if part_name(part) not in written]
+    done = run.n_rows - sum(_rows_of(run, part) for part in missing)
+    on_progress(done, run.n_rows)
+    if not missing:
+        return
+    connect(config.ray)
+    gpus, cpus = (int(ray.cluster_resources().get(name, 0)) for name in ("GPU", "CPU"))
+    actors = min(gpus or cpus, len(missing))
+    data = ray.data.from_items(missing, override_num_blocks=len(missing)).map_batches(
+        _Predict,
+        fn_constructor_args=(run, config.storage_options, 0 if gpus else 1),
+        batch_size=1,
+        batch_format="pyarrow",
+        concurrency=actors,
+        num_gpus=1 if gpus else 0,
+        num_cpus=0 if gpus else CPUS_PER_ACTOR,
+    )
+    for table in data.iter_batches(batch_format="pyarrow", batch_size=1, prefetch_batches=0):
+        raise_reported(table)
+        done += _rows_of(run, int(table["part"][0].as_py()))
+        on_progress(done, run.n_rows)
+
+
+class _Predict:
+    """An actor of the pool."""
+
+    def __init__(self, run: BulkRun, storage_options: StorageOptions, threads: int) -> None:
+        self._parts = PartPredictor(run, storage_options, threads)
+
+    def __call__(self, batch: pa.Table) -> Any:
+        parts = batch["item"].to_pylist()
+        try:
+            for part in parts:
+                self._parts.write(part)
+        except LdmRayError as error:
+            return reported(error)
+        return pa.table({"part": parts})
+
+
+def _rows_of(run: BulkRun, part: int) -> int:
+    return min(run.rows_per_part, run.n_rows - part * run.rows_per_part)
+
+
+def _counts(run: BulkRun, store: Store) -> dict[str, int]:
+    """Count refused rows from the tables of errors."""
+    names = [f"{ERRORS}/{name}" for name in _error_names(store, ".parquet")]
+    refused = len(store.read_tables(names, ["row"])) if names else 0
+    return {"n_predicted": run.n_rows - refused, "n_errors": refused}
+
+
+def _error_names(store: Store, ending: str) -> list[str]:
+    return [name for name in store.names(ERRORS) if name.endswith(ending)] if store.exists(ERRORS) else []

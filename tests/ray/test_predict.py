@@ -1,0 +1,129 @@
+"""Bulk prediction by the command line: every row once, bad rows with their reason, and a killed run goes on."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner
+
+from ldm_ray.cli import app
+from ldm_ray.predictor import Predictor, Query
+from ldm_ray.training.bundle import save_bundle
+from tests.conftest import World
+from tests.processes import name_of, tree
+from tests.unit.test_predictor import random_bundle
+
+SMALL_PARTS = ("--set", "predict.rows_per_part=50", "--n-samples", "2", "--steps", "3")
+
+
+@pytest.fixture(scope="module")
+def bundle(world: World, tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("bundle")
+    save_bundle(random_bundle(world), str(folder))
+    return str(folder)
+
+
+def run(*arguments: str) -> dict[str, object]:
+    result = CliRunner().invoke(app, ["predict", *arguments, "--json"])
+    assert result.exit_code == 0, result.output
+    return dict(json.loads(result.stdout))
+
+
+def predicted(out: Path) -> pd.DataFrame:
+    return pd.concat([pq.read_table(path).to_pandas() for path in sorted(out.glob("part-*.parquet"))])
+
+
+@pytest.mark.usefixtures("cluster")
+def test_bad_rows_are_named_and_the_others_have_the_bits_of_python(bundle: str, tmp_path: Path) -> None:
+    rows = [("C" * (1 + i % 9) + "O", f"SIMC00{1 + i % 3}", str(0.5 + i), "24") for i in range(120)]
+    wrong = {
+        3: ("C1CC", "SIMC001", "1", "24"),
+        60: ("CCO", "HELA", "1", "24"),
+        61: ("CCO", "SIMC001", "much", "24"),
+        119: ("", "SIMC001", "1", "-6"),
+    }
+    table = pd.DataFrame(
+        [wrong.get(i, row) for i, row in enumerate(rows)], columns=["smiles", "cell", "dose_um", "time_h"]
+    )
+    table.assign(extra="x").to_csv(tmp_path / "queries.csv", index=False)
+    out = tmp_path / "out"
+    manifest = run("--bundle", bundle, "--conditions", str(tmp_path / "queries.csv"), "--out", str(out), *SMALL_PARTS)
+    assert (manifest["n_predicted"], manifest["n_errors"], manifest["done"]) == (116, 4, True)
+    frame = predicted(out)
+    assert sorted(frame["row"]) == [i for i in range(120) if i not in wrong]
+    queries = [Query(row[0], float(row[2]), 24.0, row[1]) for i, row in enumerate(rows) if i not in wrong]
+    wanted = Predictor.from_bundle(bundle, "cpu").predict(queries, 2, 3)
+    frame = frame.sort_values("row")
+    for name in ("mean", "std"):
+        np.testing.assert_array_equal(np.stack(frame[name]), getattr(wanted, name))
+    assert frame["note"].tolist() == list(wanted.notes)
+    errors = pd.concat([pd.read_parquet(path) for path in sorted((out / "errors").glob("*.parquet"))])
+    assert dict(zip(errors["row"], errors["reason"], strict=True)) == {
+        3: "smiles must be a molecule that RDKit can parse; got 'C1CC'",
+        60: errors["reason"].iloc[1],
+        61: "dose_um must be a number above 0; got nan",
+        119: "time_h must be a number above 0; got -6.0",
+    }
+    assert "cell line 'HELA' is not in the bundle" in errors["reason"].iloc[1]
+    assert errors["dose_um"].tolist() == ["1", "1", "much", "1"]
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_grid_and_what_may_not_be_mixed(bundle: str, tmp_path: Path) -> None:
+    (tmp_path / "smiles.txt").write_text("CCO\nc1ccccc1\n\n")
+    out = tmp_path / "grid"
+    grid = ["--compounds", str(tmp_path / "smiles.txt"), "--cells", "SIMC001,SIMC002", "--doses-um", "1,10,100"]
+    manifest = run("--bundle", bundle, *grid, "--times-h", "6,24", "--out", str(out), *SMALL_PARTS)
+    assert manifest["n_predicted"] == 24
+    frame = predicted(out).sort_values("row")
+    assert frame.iloc[0][["smiles", "cell", "dose_um", "time_h"]].tolist() == ["CCO", "SIMC001", 1.0, 6.0]
+    assert len(frame[["smiles", "cell", "dose_um", "time_h"]].drop_duplicates()) == 24
+    again = run("--bundle", bundle, *grid, "--times-h", "6,24", "--out", str(out), *SMALL_PARTS)
+    assert again == manifest
+    for more, said in (
+        (["--seed", "4"], "holds predictions with seed 0; this run has 4"),
+        (["--doses-um", "1,x"], "--doses-um must be numbers"),
+        (["--cells", ""], "a grid wants --compounds, --cells, --doses-um and --times-h"),
+    ):
+        folder = str(out) if "--seed" in more else str(tmp_path / "other")
+        command = ["--bundle", bundle, *grid, "--times-h", "6,24", "--out", folder, *SMALL_PARTS, *more]
+        refused = subprocess.run(
+            [sys.executable, "-m", "ldm_ray.cli", "predict", *command], capture_output=True, text=True
+        )
+        assert (refused.returncode, said in refused.stderr) == (2, True), refused.stderr
+
+
+def test_a_killed_run_goes_on(bundle: str, tmp_path: Path) -> None:
+    """SIGKILL of the driver; the same command then predicts what is missing, and every row is there once."""
+    n, out = 3000, tmp_path / "out"
+    frame = pd.DataFrame({"smiles": ["C" * (1 + i % 20) for i in range(n)], "cell": "SIMC001"})
+    frame.assign(dose_um=np.arange(n) + 1.0, time_h=24.0).to_parquet(tmp_path / "many.parquet")
+    command = [sys.executable, "-m", "ldm_ray.cli", "predict", "--bundle", bundle, "--conditions"]
+    command += [str(tmp_path / "many.parquet"), "--out", str(out), *SMALL_PARTS, "--steps", "50", "--n-samples", "20"]
+    first = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while len(list(out.glob("part-*.parquet"))) < 6:
+        assert first.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    below = [pid for pid in tree(first.pid) if pid != first.pid]
+    os.kill(first.pid, signal.SIGKILL)
+    first.wait()
+    while any(name_of(pid) for pid in below) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    written = {path: path.stat().st_mtime_ns for path in out.glob("part-*.parquet")}
+    assert 6 <= len(written) < 60
+    assert not json.loads((out / "manifest.json").read_text())["done"]
+    again = subprocess.run([*command, "--json"], capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    assert json.loads(again.stdout)["n_predicted"] == n
+    assert sorted(predicted(out)["row"]) == list(range(n))
+    assert {path: path.stat().st_mtime_ns for path in written} == written
