@@ -58,7 +58,7 @@ class BulkRun:
 
     def described(self) -> dict[str, Any]:
         """What the manifest says, and what a run that goes on must agree with."""
-        return json.loads(json.dumps(asdict(self))) | {"conditions": CONDITIONS}
+        return asdict(self) | {"columns": list(self.columns), "conditions": CONDITIONS}
 
 
 class PartPredictor:

@@ -62,14 +62,13 @@ def read_tables(url: str, storage_options: StorageOptions | None = None) -> Iter
             _check_columns(url, file.schema_arrow.names)
             batches: Iterable[pa.RecordBatch] = file.iter_batches(columns=list(COLUMNS))
         else:
-            batches = pacsv.open_csv(
+            reader = pacsv.open_csv(
                 fs.open_input_stream(f"{root}/{name}"),
                 parse_options=pacsv.ParseOptions(delimiter="," if name.endswith(".csv") else "\t"),
-                convert_options=pacsv.ConvertOptions(
-                    column_types=SCHEMA, strings_can_be_null=False, include_columns=None
-                ),
+                convert_options=pacsv.ConvertOptions(column_types=SCHEMA, strings_can_be_null=False),
             )
-            _check_columns(url, batches.schema.names)
+            _check_columns(url, reader.schema.names)
+            batches = reader
         for batch in batches:
             yield pa.Table.from_batches([batch]).select(COLUMNS).cast(SCHEMA)
 

@@ -90,7 +90,7 @@ class Sampler:
         }
         self._reporting = asyncio.get_event_loop().create_task(self._report())
 
-    @serve.multiplexed(max_num_models_per_replica=3)
+    @serve.multiplexed(max_num_models_per_replica=3)  # type: ignore[untyped-decorator]
     async def _load(self, model_id: str) -> ServedModel:
         name, url, wanted = model_id.split("|")
         served = await asyncio.to_thread(ServedModel.load, name, url, self._settings.max_waiting, self._storage_options)
@@ -105,7 +105,7 @@ class Sampler:
     ) -> Answer | LdmRayError:
         """Answer a request; `vectors` are embeddings of its parents. What it is refused for is returned."""
         for _ in range(RELOADS):
-            served = await self._load(model_id)
+            served: ServedModel = await self._load(model_id)
             try:
                 return await served.predict(request, vectors)
             except LdmRayError as error:  # returned, since Serve logs what is raised as its own failure
@@ -121,7 +121,8 @@ class Sampler:
     async def compound(self, model_id: str, smiles: str) -> CompoundInfo | LdmRayError:
         """Describe a molecule; see `predict` for what is refused."""
         try:
-            return (await self._load(model_id)).compound(smiles)
+            served: ServedModel = await self._load(model_id)
+            return served.compound(smiles)
         except LdmRayError as error:
             return error
 
@@ -181,7 +182,7 @@ class Api:
     def __serve_build_asgi_app__(self) -> FastAPI:
         app = create_app(lambda: self, self._settings)
         app.add_middleware(
-            Gate,  # type: ignore[arg-type]
+            Gate,
             max_body_bytes=self._settings.max_body_bytes,
             token=os.environ.get(TOKEN_VARIABLE, ""),
             observe=self._observe,

@@ -20,7 +20,7 @@ def draw_svg(smiles: str, width: int = 320, height: int = 220) -> str:
     if molecule.GetNumAtoms() > MAX_DRAWN_ATOMS:
         raise QueryError(f"a drawing has at most {MAX_DRAWN_ATOMS} atoms; got {molecule.GetNumAtoms()}")
     drawing = rdMolDraw2D.MolDraw2DSVG(width, height)
-    drawing.drawOptions().clearBackground = False
+    drawing.drawOptions().clearBackground = False  # type: ignore[assignment]  # its stubs are wrong
     rdMolDraw2D.PrepareAndDrawMolecule(drawing, molecule)
     drawing.FinishDrawing()
     text: str = drawing.GetDrawingText()

@@ -60,7 +60,7 @@ def as_arrow(answer: Answer, request: PredictRequest) -> bytes:
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
-    return sink.getvalue().to_pybytes()
+    return bytes(sink.getvalue())
 
 
 def _arrays(answer: Answer, request: PredictRequest, place: np.ndarray) -> dict[str, np.ndarray]:

@@ -8,6 +8,7 @@ from fastapi import FastAPI, Header, Query, Response
 from fastapi.responses import FileResponse
 from fastapi.staticfiles import StaticFiles
 from fastapi_offline import FastAPIOffline
+from starlette.exceptions import HTTPException
 
 from ldm_ray import __version__
 from ldm_ray.chem.smiles import MAX_SMILES_LENGTH
@@ -92,7 +93,7 @@ def create_app(backend: Callable[[], Backend], limits: ServeSettings) -> FastAPI
     @app.get("/readyz", responses={503: ERRORS[503]}, summary="Whether queries can be answered")
     async def ready() -> dict[str, str]:
         if not await backend().ready():
-            raise problems.HTTPException(503, "the model is still being loaded", {"Retry-After": "1"})
+            raise HTTPException(503, "the model is still being loaded", {"Retry-After": "1"})
         return {"status": "ready"}
 
     @app.get("/", include_in_schema=False)

@@ -168,5 +168,9 @@ class ServedModel:
 
 def _together(parts: Sequence[Samples]) -> Samples:
     """Put the samples of single queries below each other."""
-    names = ("mean", "latent_var", "draws")
-    return Samples(*(torch.cat([getattr(part, name) for part in parts]) for name in names), parts[0].noise_var)
+    return Samples(
+        mean=torch.cat([part.mean for part in parts]),
+        latent_var=torch.cat([part.latent_var for part in parts]),
+        draws=torch.cat([part.draws for part in parts]),
+        noise_var=parts[0].noise_var,
+    )

@@ -94,10 +94,9 @@ def test_a_grid_and_what_may_not_be_mixed(bundle: str, tmp_path: Path) -> None:
         (["--cells", ""], "a grid wants --compounds, --cells, --doses-um and --times-h"),
     ):
         folder = str(out) if "--seed" in more else str(tmp_path / "other")
-        command = ["--bundle", bundle, *grid, "--times-h", "6,24", "--out", folder, *SMALL_PARTS, *more]
-        refused = subprocess.run(
-            [sys.executable, "-m", "ldm_ray.cli", "predict", *command], capture_output=True, text=True
-        )
+        command = [sys.executable, "-m", "ldm_ray.cli", "predict", "--bundle", bundle, *grid, "--times-h", "6,24"]
+        command += ["--out", folder, *SMALL_PARTS, *more]
+        refused = subprocess.run(command, capture_output=True, text=True)
         assert (refused.returncode, said in refused.stderr) == (2, True), refused.stderr
 
 
