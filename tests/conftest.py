@@ -45,15 +45,10 @@ SMALL = [
 ]
 """Settings of a world small enough to train on in a second."""
 
-WITH_RAY = {"ray", "end_to_end", "object_store", "drills"}
-"""Folders of tests that start clusters."""
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Two test processes: what starts a Ray cluster runs one after the other, the rest beside it, file by file."""
+    """Two test processes: what shares a Ray cluster runs in one, the rest beside it, file by file."""
     for item in items:
-        with_ray = item.path.parent.name in WITH_RAY
-        item.add_marker(pytest.mark.xdist_group("ray" if with_ray else item.path.stem))
+        item.add_marker(pytest.mark.xdist_group("ray" if item.path.parent.name == "ray" else item.path.stem))
 
 
 def small_config(*overrides: str) -> Config:
