@@ -46,6 +46,7 @@ SMALL = [
 """Settings of a world small enough to train on in a second."""
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks for groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Two test processes: what shares a Ray cluster runs in one, the rest beside it, file by file."""
     for item in items:
