@@ -46,13 +46,6 @@ SMALL = [
 """Settings of a world small enough to train on in a second."""
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist looks for groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Two test processes: what shares a Ray cluster runs in one, the rest beside it, file by file."""
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("ray" if item.path.parent.name == "ray" else item.path.stem))
-
-
 def small_config(*overrides: str) -> Config:
     return load_config(None, [*SMALL, *overrides])
 
