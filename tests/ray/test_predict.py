@@ -106,7 +106,7 @@ def test_a_killed_run_goes_on(bundle: str, tmp_path: Path) -> None:
     frame = pd.DataFrame({"smiles": ["C" * (1 + i % 20) for i in range(n)], "cell": "SIMC001"})
     frame.assign(dose_um=np.arange(n) + 1.0, time_h=24.0).to_parquet(tmp_path / "many.parquet")
     command = [sys.executable, "-m", "ldm_ray.cli", "predict", "--bundle", bundle, "--conditions"]
-    command += [str(tmp_path / "many.parquet"), "--out", str(out), *SMALL_PARTS, "--steps", "50", "--n-samples", "20"]
+    command += [str(tmp_path / "many.parquet"), "--out", str(out), *SMALL_PARTS, "--steps", "20", "--n-samples", "8"]
     first = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     deadline = time.monotonic() + 120
     while len(list(out.glob("part-*.parquet"))) < 6:
