@@ -35,7 +35,7 @@ from ldm_ray.noise import mix, standard_normal
 from ldm_ray.training.bundle import load_bundle
 
 BATCH, NAIVE_STEPS, PEAK_SIZE = 256, 50, 2048
-WELLS = {"small": 24, "full": 96}
+WELLS = {"small": 48, "full": 96}
 ROUNDS = 5
 
 

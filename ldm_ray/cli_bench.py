@@ -1,12 +1,15 @@
 """`ldm-ray bench`: measurements of a bundle on this machine."""
 
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ldm_ray.cli_options import ConfigFile, Data, Json, Overrides, Seed, settings
 from ldm_ray.console import counting, print_json, say, show_table
+
+if TYPE_CHECKING:
+    from ldm_ray.diffusion.samplers import SamplerChoice
 
 bench_app = typer.Typer(help="Measure a bundle on this machine.", no_args_is_help=True)
 
@@ -47,7 +50,7 @@ def samplers(
         columns,
         [
             [
-                ("> " if score is best else "  ") + score.choice.kind + (" eta 1" if score.choice.eta else ""),
+                ("> " if score is best else "  ") + _named(score.choice),
                 str(score.choice.steps),
                 score.choice.spacing,
                 f"{score.profiles_per_s:,.0f}",
@@ -64,9 +67,15 @@ def samplers(
         say("no sampler is within tolerance of the full chain; the bundle's own stays")
     else:
         said = "kept in the bundle" if store else "not kept"
-        say(f"recommended: {best.choice.kind}, {best.choice.steps} steps, {best.choice.spacing} ({said})")
+        say(f"recommended: {_named(best.choice)}, {best.choice.steps} steps, {best.choice.spacing} ({said})")
         if store:
             changes = {"recommended_sampler": asdict(best.choice), "samplers": as_rows(scores)}
             update_metadata(bundle, changes, asked.storage_options)
     if json:
         print_json({"recommended": asdict(best.choice) if best else None, "samplers": as_rows(scores)})
+
+
+def _named(choice: "SamplerChoice") -> str:
+    """Name a sampler with what else it takes."""
+    more = f" eta {choice.eta:g}" if choice.eta else f" correction {choice.correction:g}" if choice.correction else ""
+    return choice.kind + more

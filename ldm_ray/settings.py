@@ -214,6 +214,9 @@ class PredictSettings(Settings):
     steps: Annotated[int, Field(ge=2)] = 50
     spacing: Literal["linear", "quadratic", "log_snr"] = Field(default="linear", description="of the steps")
     eta: Annotated[float, Field(ge=0, le=1)] = Field(default=0.0, description="share of noise (ddim)")
+    correction: Annotated[float, Field(ge=0, le=1)] = Field(
+        default=0.0, description="share of the second-order term (ancestral)"
+    )
     guidance: Annotated[float, Field(ge=0)] = Field(default=1.0, description="1: none; wants guidance_dropout")
     rows_per_batch: Annotated[int, Field(ge=0)] = Field(default=0, description="0: 128 on a CPU, 8192 on a GPU")
     rows_per_part: Annotated[int, Field(ge=1)] = Field(default=8192, description="conditions a file of many")

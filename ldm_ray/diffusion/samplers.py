@@ -34,12 +34,14 @@ class SamplerChoice:
         steps: Steps of its subset, between 2 and the chain's length.
         spacing: How they are chosen.
         eta: Share of the ancestral noise (kind `ddim`).
+        correction: Share of the second-order term (kind `ancestral`).
     """
 
     kind: SamplerKind = "ancestral"
     steps: int = 50
     spacing: Spacing = "linear"
     eta: float = 0.0
+    correction: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ def build_plan(schedule: Schedule, choice: SamplerChoice) -> SamplerPlan:
     """
     steps = spaced_steps(schedule, choice.steps, choice.spacing)
     if choice.kind == "ancestral":
-        return ancestral(schedule, steps)
+        return ancestral(schedule, steps, choice.correction)
     if choice.kind == "ddim":
         return ddim(schedule, steps, choice.eta)
     if choice.kind in ("dpm++2m", "dpm++2m-sde"):
@@ -85,7 +87,7 @@ def build_plan(schedule: Schedule, choice: SamplerChoice) -> SamplerPlan:
     raise SettingsError(f"the sampler must be ancestral, ddim, dpm++2m or dpm++2m-sde; got {choice.kind!r}")
 
 
-def ancestral(schedule: Schedule, steps: Tensor) -> SamplerPlan:
+def ancestral(schedule: Schedule, steps: Tensor, correction: float = 0.0) -> SamplerPlan:
     """Ancestral sampling with the learned variance, respaced exactly (mean and variance).
 
     With b = 1 - alpha_bar_t / alpha_bar_p:
@@ -103,6 +105,9 @@ def ancestral(schedule: Schedule, steps: Tensor) -> SamplerPlan:
     Args:
         schedule: The full chain.
         steps: Zero-based steps, strictly increasing, containing 0 and num_steps - 1, shape (K,).
+        correction: c; x0_hat becomes x0_hat + c h / (2 h') (x0_hat - x0_hat_before), the term of `dpm_solver`. Where
+            latents are correlated given z_t, few steps with a diagonal variance spread too little, and a tenth of that
+            term makes up for it (`ldm-ray bench samplers` measures which c does).
 
     Raises:
         SettingsError: If the subset lacks the first or the last step, or is not increasing.
@@ -119,10 +124,12 @@ def ancestral(schedule: Schedule, steps: Tensor) -> SamplerPlan:
     u[0] = 1.0
     var_gain = coef_x0**2 * (1 - alpha_bar) / u
     var_gain[0] = 0.0
+    extra = correction * _half_ratio(_log_snr_steps(alpha_bar))
     return _plan(
         steps,
         coef_z=torch.sqrt(alpha_bar / previous) * (1 - previous) / (1 - alpha_bar),
-        coef_x0=coef_x0,
+        coef_x0=coef_x0 * (1 + extra),
+        coef_last=-coef_x0 * extra,
         var_least=b * (1 - previous) / (1 - alpha_bar),
         var_gain=var_gain,
         log1p_u=torch.log1p(u),
@@ -173,10 +180,8 @@ def dpm_solver(schedule: Schedule, steps: Tensor, stochastic: bool = False) -> S
         SettingsError: If the subset is none.
     """
     alpha_bar, previous = _signal_at(schedule, steps)
-    half_log_snr = 0.5 * (torch.log(alpha_bar) - torch.log1p(-alpha_bar))
-    h = torch.cat([torch.full((1,), torch.inf, dtype=torch.float64), half_log_snr[:-1] - half_log_snr[1:]])
-    half_ratio = torch.zeros_like(h)
-    half_ratio[1:-1] = h[1:-1] / (2 * h[2:])
+    h = _log_snr_steps(alpha_bar)
+    half_ratio = _half_ratio(h)
     times = 2 if stochastic else 1
     weight = -torch.sqrt(previous) * torch.expm1(-times * h)
     coef_z = torch.sqrt((1 - previous) / (1 - alpha_bar))
@@ -230,6 +235,19 @@ def _signal_at(schedule: Schedule, steps: Tensor) -> tuple[Tensor, Tensor]:
     check_subset(steps, schedule.num_steps)
     alpha_bar = schedule.alpha_bar.cpu()[steps]
     return alpha_bar, torch.cat([torch.ones(1, dtype=torch.float64), alpha_bar[:-1]])
+
+
+def _log_snr_steps(alpha_bar: Tensor) -> Tensor:
+    """Length h of each step in log(alpha / sigma), (K,), infinite for the one to the clean latent."""
+    half_log_snr = 0.5 * (torch.log(alpha_bar) - torch.log1p(-alpha_bar))
+    return torch.cat([torch.full((1,), torch.inf, dtype=torch.float64), half_log_snr[:-1] - half_log_snr[1:]])
+
+
+def _half_ratio(h: Tensor) -> Tensor:
+    """h / (2 h') of each step, h' being the step before it, (K,); 0 for the first one and the last."""
+    ratio = torch.zeros_like(h)
+    ratio[1:-1] = h[1:-1] / (2 * h[2:])
+    return ratio
 
 
 def _plan(steps: Tensor, **columns: Tensor) -> SamplerPlan:

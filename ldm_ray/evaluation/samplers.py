@@ -18,10 +18,11 @@ from ldm_ray.models.condition import Condition
 from ldm_ray.models.generate import ProfileGenerator, Sampling
 from ldm_ray.training.bundle import Bundle
 
-STEPS = (3, 4, 5, 6, 8, 10, 15, 25, 50)
-SPACINGS: tuple[Spacing, ...] = ("linear", "quadratic", "log_snr")
-MAX_ENERGY_RATIO, MAX_RMSE_ERROR, MAX_SPREAD_ERROR = 1.1, 0.01, 0.02
-"""What a recommended sampler keeps to."""
+STEPS = (4, 5, 6, 8, 10, 15, 25, 50)
+SPACINGS: tuple[Spacing, ...] = ("linear", "quadratic")
+MAX_ENERGY_RATIO, MAX_RMSE_ERROR, MAX_SPREAD_ERROR = 1.08, 0.0075, 0.015
+"""What a recommended sampler keeps to: less than the 1.1, 1% and 2% that are aimed at, as other wells are asked for."""
+CORRECTIONS = (0.0, 0.05, 0.1, 0.15, 0.2)
 INTERVAL = 0.9
 BATCH = 256
 
@@ -60,7 +61,12 @@ class SamplerScore:
 def candidates(num_steps: int) -> list[SamplerChoice]:
     """Samplers that are worth measuring for a chain of so many steps."""
     counts = [count for count in STEPS if count <= num_steps]
-    found = [SamplerChoice("ancestral", count, spacing) for count in counts for spacing in SPACINGS]
+    found = [
+        SamplerChoice("ancestral", count, spacing, correction=correction)
+        for count in counts
+        for spacing in SPACINGS
+        for correction in CORRECTIONS
+    ]
     for kind, eta in (("ddim", 0.0), ("ddim", 1.0), ("dpm++2m", 0.0), ("dpm++2m-sde", 0.0)):
         found += [SamplerChoice(kind, count, "log_snr", eta) for count in counts]  # type: ignore[arg-type]
     return found

@@ -54,6 +54,7 @@ def answering_parts(dataset: PairedDataset, config: Config) -> tuple[dict[str, A
             "steps": config.predict.steps,
             "spacing": config.predict.spacing,
             "eta": config.predict.eta,
+            "correction": config.predict.correction,
         },
     }
     tensors = {"cells.basal": torch.from_numpy(basal), "train.fingerprints": torch.from_numpy(fingerprints)}

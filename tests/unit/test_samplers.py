@@ -224,6 +224,18 @@ def test_samplers_agree_where_theory_says() -> None:
     torch.testing.assert_close(ode.coef_x0, implicit.coef_x0)
 
 
+def test_a_correction_moves_weight_from_the_estimate_before_to_the_present_one() -> None:
+    steps = spaced_steps(SCHEDULE, 6)
+    plain, corrected, solver = ancestral(SCHEDULE, steps), ancestral(SCHEDULE, steps, 0.5), dpm_solver(SCHEDULE, steps)
+    torch.testing.assert_close(corrected.coef_x0 + corrected.coef_last, plain.coef_x0)
+    torch.testing.assert_close(
+        corrected.coef_last / plain.coef_x0, 0.5 * solver.coef_last / (solver.coef_x0 + solver.coef_last)
+    )
+    assert corrected.coef_last[0] == corrected.coef_last[-1] == 0
+    assert (corrected.coef_last[1:-1] < 0).all()
+    assert propagated(corrected, 0.3) > propagated(plain, 0.3)
+
+
 @pytest.mark.parametrize("kind", ["linear", "cosine", "sigmoid"])
 @pytest.mark.parametrize("zero_terminal_snr", [False, True])
 @pytest.mark.parametrize("sampler", ["ancestral", "ddim", "dpm++2m", "dpm++2m-sde"])
