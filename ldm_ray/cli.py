@@ -163,8 +163,8 @@ def version(show: Annotated[bool, typer.Option("--version", help="Print the vers
 def main() -> None:
     """Run the command line: what a user did wrong is one line and exit code 2."""
     # Ray's node prints its warnings on standard output, where `--json` promises one object and nothing else;
-    # that two cores run many small processes is not worth one.
-    skipped = "." if "--json" in sys.argv else "worker processes have been started on node"
+    # that two cores run many small processes, or that Serve's controller has ended as it was told, is not worth one.
+    skipped = "." if "--json" in sys.argv else "worker processes have been started on node|graceful_shutdown failed"
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", skipped)
     try:
         app()

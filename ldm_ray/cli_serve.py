@@ -1,7 +1,7 @@
 """`ldm-ray serve`: the endpoint and its page on one machine."""
 
-import signal
-from contextlib import ExitStack
+import threading
+from contextlib import ExitStack, suppress
 from typing import Annotated
 
 import typer
@@ -24,7 +24,7 @@ def serve(
     overrides: Overrides = None,
 ) -> None:
     """Serve predictions over HTTP, with a page at /, until Ctrl-C."""
-    from ldm_ray.ray_serve import check_bundles, serving
+    from ldm_ray.ray_serve_start import check_bundles, serving
 
     own = [*([f"serve.host={host}"] if host else []), *([f"serve.port={port}"] if port else [])]
     resolved = settings(config, overrides, None, *own)
@@ -33,12 +33,12 @@ def serve(
     if len(bundles) < len(named):
         raise SettingsError(f"models must have different names; got {', '.join(name for name, _ in named)}")
     check_bundles(bundles, resolved.storage_options)
-    with ExitStack() as stack:
+    with suppress(KeyboardInterrupt), ExitStack() as stack:
         with spinning("starting"):
             stack.enter_context(serving(bundles, resolved))
         where = f"http://{resolved.serve.host}:{resolved.serve.port}/"
         say(f"serving {', '.join(bundles)} at {where} (API: {where}docs); Ctrl-C ends")
-        signal.sigwait({signal.SIGINT, signal.SIGTERM})
+        threading.Event().wait()
 
 
 def _named(text: str) -> tuple[str, str]:

@@ -2,7 +2,7 @@
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from typing import Generic, TypeVar
 
 Key = TypeVar("Key", bound=Hashable)
@@ -33,15 +33,37 @@ class Lru(Generic[Key, Value]):
         """
         wanted = list(dict.fromkeys(keys))
         with self._using:
-            new = [key for key in wanted if key not in self._entries]
-            found = {key: self._entries[key] for key in wanted if key in self._entries}
+            found = self._known(wanted)
+            new = [key for key in wanted if key not in found]
             self.misses += len(new)
             self.hits += len(keys) - len(new)
             if new:
                 found |= dict(zip(new, make(new), strict=True))
-            for key in wanted:
-                self._entries[key] = found[key]
-                self._entries.move_to_end(key)
-            while len(self._entries) > self._size:
-                self._entries.popitem(last=False)
+            self._keep({key: found[key] for key in wanted})
         return [found[key] for key in keys]
+
+    async def fetch_async(
+        self, keys: Sequence[Key], make: Callable[[list[Key]], Awaitable[Sequence[Value]]]
+    ) -> list[Value]:
+        """Do as `fetch`, where `make` has to be waited for; others may make the same meanwhile."""
+        wanted = list(dict.fromkeys(keys))
+        with self._using:
+            found = self._known(wanted)
+        new = [key for key in wanted if key not in found]
+        if new:
+            found |= dict(zip(new, await make(new), strict=True))
+        with self._using:
+            self.misses += len(new)
+            self.hits += len(keys) - len(new)
+            self._keep(found)
+        return [found[key] for key in keys]
+
+    def _known(self, keys: Sequence[Key]) -> dict[Key, Value]:
+        return {key: self._entries[key] for key in keys if key in self._entries}
+
+    def _keep(self, found: Mapping[Key, Value]) -> None:
+        for key, value in found.items():
+            self._entries[key] = value
+            self._entries.move_to_end(key)
+        while len(self._entries) > self._size:
+            self._entries.popitem(last=False)

@@ -7,13 +7,11 @@ for. So a new bundle is loaded before the first request sees it, and requests un
 import asyncio
 import logging
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
-import ray
 import torch
 from fastapi import FastAPI
 from pydantic import BaseModel, ConfigDict, Field
@@ -28,7 +26,6 @@ from ldm_ray.config import Config, load_config
 from ldm_ray.data.store import Store
 from ldm_ray.errors import BundleError, LdmRayError
 from ldm_ray.lru import Lru
-from ldm_ray.ray_cluster import connect
 from ldm_ray.serving.app import create_app
 from ldm_ray.serving.backend import Answer
 from ldm_ray.serving.errors import OverloadedError, RequestError
@@ -36,7 +33,7 @@ from ldm_ray.serving.gate import Gate
 from ldm_ray.serving.schemas import CellLine, CompoundInfo, ModelInfo, PredictRequest
 from ldm_ray.serving.served import ServedModel
 from ldm_ray.settings import EncoderSettings, ServeSettings
-from ldm_ray.training.bundle import METADATA, checksum, load_bundle
+from ldm_ray.training.bundle import METADATA, checksum
 
 TOKEN_VARIABLE = "LDM_RAY_TOKEN"
 KNOWN_COMPOUNDS = 8192
@@ -69,7 +66,7 @@ class Encoder:
         return np.stack(rows)
 
 
-@serve.deployment(name="sampler", max_ongoing_requests=256)
+@serve.deployment(name="sampler", max_ongoing_requests=256, max_queued_requests=512)
 class Sampler:
     """Samples with the models that it is asked for; a model's id is its name, its bundle's URL and checksum."""
 
@@ -155,7 +152,7 @@ class _Model:
     encoder: EncoderSettings
 
 
-@serve.deployment(name="api", max_ongoing_requests=512)
+@serve.deployment(name="api", max_ongoing_requests=512, max_queued_requests=512)
 @serve.ingress()
 class Api:
     """The HTTP API; a `Backend` whose models are on the cluster."""
@@ -170,6 +167,7 @@ class Api:
         self._encoder, self._sampler, self._settings = encoder, sampler, settings
         self._storage_options = storage_options
         self._models: dict[str, _Model] = {}
+        self._vectors: dict[EncoderSettings, Lru[str, np.ndarray]] = {}
         logging.getLogger("ldm_ray.serve").setLevel(logging.INFO)
         tags = ("route", "status")
         self._latency = metrics.Histogram(
@@ -184,6 +182,7 @@ class Api:
         app.add_middleware(
             Gate,
             max_body_bytes=self._settings.max_body_bytes,
+            max_in_flight=self._settings.max_in_flight,
             token=os.environ.get(TOKEN_VARIABLE, ""),
             observe=self._observe,
         )
@@ -203,10 +202,7 @@ class Api:
         """Answer conditions."""
         model = self._named(request.model)
         parents = await asyncio.to_thread(_parents, request)
-        vectors: dict[str, np.ndarray] = {}
-        if parents:
-            rows = await _call(self._encoder.embed, model.encoder, parents)
-            vectors = dict(zip(parents, rows, strict=True))
+        vectors = await self._embed(model.encoder, parents)
         answer: Answer = await self._ask(model.model_id, "predict", request, vectors)
         return answer
 
@@ -234,6 +230,12 @@ class Api:
     async def ready(self) -> bool:
         """Whether the models are loaded."""
         return bool(self._models)
+
+    async def _embed(self, encoder: EncoderSettings, parents: list[str]) -> dict[str, np.ndarray]:
+        """Embeddings of parents; the encoder is asked for those that are not known here, most often none."""
+        known = self._vectors.setdefault(encoder, Lru[str, np.ndarray](KNOWN_COMPOUNDS))
+        rows = await known.fetch_async(parents, lambda new: _call(self._encoder.embed, encoder, new))
+        return dict(zip(parents, rows, strict=True))
 
     async def _ask(self, model_id: str, method: str, *arguments: object) -> Any:
         handle = self._sampler.options(multiplexed_model_id=model_id)
@@ -275,41 +277,21 @@ async def _call(method: Any, *arguments: object) -> Any:
     return result
 
 
-def check_bundles(bundles: Mapping[str, str], storage_options: dict[str, Any]) -> None:
-    """Refuse bundles that cannot be served, before anything is started.
-
-    Raises:
-        BundleError: If one is none, or of another kind.
-    """
-    for url in bundles.values():
-        load_bundle(url, "ldm", storage_options)
-
-
 def build(
-    arguments: ServeArguments, config: Config | None = None, options: Mapping[str, Any] | None = None
+    arguments: ServeArguments, config: Config | None = None, resources: Mapping[str, Mapping[str, float]] | None = None
 ) -> serve.Application:
     """Build the application that `serve_config.yaml` and `ldm-ray serve` run.
 
     Args:
         arguments: What is served.
         config: Settings, where they are resolved already.
-        options: Of every deployment, as Serve takes them.
+        resources: Of a replica of each deployment, by the deployment's name, as `ray_actor_options`.
     """
-    config, more = config or load_config(None, arguments.settings), dict(options or {})
-    encoder, sampler, api = (cast(serve.Deployment, kind).options(**more) for kind in (Encoder, Sampler, Api))
+    config, more = config or load_config(None, arguments.settings), resources or {}
+    encoder, sampler, api = (
+        deployment.options(ray_actor_options=dict(more.get(deployment.name, {"num_cpus": 1})))
+        for deployment in (cast(serve.Deployment, kind) for kind in (Encoder, Sampler, Api))
+    )
     told = api.options(user_config={"bundles": arguments.bundles})
     storage = config.storage_options
     return told.bind(encoder.bind(), sampler.bind(config.serve, storage), config.serve, storage)
-
-
-@contextmanager
-def serving(bundles: Mapping[str, str], config: Config) -> Iterator[None]:
-    """Serve on this machine, or on the cluster of `RAY_ADDRESS`, while the block runs."""
-    connect(config.ray)
-    serve.start(http_options={"host": config.serve.host, "port": config.serve.port})
-    try:
-        serve.run(build(ServeArguments(bundles=dict(bundles)), config), route_prefix="/")
-        yield
-    finally:
-        serve.shutdown()
-        ray.shutdown()

@@ -235,10 +235,16 @@ class ServeSettings(Settings):
     max_samples: Annotated[int, Field(ge=1)] = Field(default=1024, description="latent samples a condition")
     max_draws: Annotated[int, Field(ge=1)] = Field(default=4096, description="simulated wells a request")
     max_body_bytes: Annotated[int, Field(ge=1024)] = 8_000_000
+    max_in_flight: Annotated[int, Field(ge=1)] = Field(
+        default=64, description="requests under way in a replica of the API; more: 503"
+    )
     max_waiting: Annotated[int, Field(ge=1)] = Field(
         default=200_000, description="network passes of single rows that may wait in a replica; more: 503"
     )
     threads: Annotated[int, Field(ge=0)] = Field(default=0, description="of torch in a replica; 0: its CPUs")
+    placement_timeout_s: Annotated[float, Field(gt=0)] = Field(
+        default=60, description="`ldm-ray serve` gives up if its replicas find no place so long"
+    )
 
 
 class EvaluateSettings(Settings):

@@ -1,6 +1,5 @@
 """Predictions as response bodies: JSON or Arrow."""
 
-import json
 from typing import Any
 
 import numpy as np
@@ -44,7 +43,7 @@ def as_json(answer: Answer, request: PredictRequest) -> bytes:
         }
         for number in range(len(answer.parents))
     ]
-    body = _head(answer, request, place) | {"predictions": rows}
+    body = _head(answer, request) | {"predictions": rows}
     return orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
@@ -56,7 +55,7 @@ def as_arrow(answer: Answer, request: PredictRequest) -> bytes:
         flat = values.reshape(len(values), -1)
         columns[name] = list_column(np.ascontiguousarray(flat))
     columns |= {"similarity": answer.similarity, "out_of_domain": answer.out_of_domain, "notes": list(answer.notes)}
-    table = pa.table(columns).replace_schema_metadata({"answer": json.dumps(_head(answer, request, place))})
+    table = pa.table(columns).replace_schema_metadata({"answer": orjson.dumps(_head(answer, request))})
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
@@ -68,11 +67,11 @@ def _arrays(answer: Answer, request: PredictRequest, place: np.ndarray) -> dict[
     return {name: getattr(answer, name)[..., place] for name in names[request.wanted]}
 
 
-def _head(answer: Answer, request: PredictRequest, place: np.ndarray) -> dict[str, Any]:
+def _head(answer: Answer, request: PredictRequest) -> dict[str, Any]:
     return {
         "model": answer.model,
         "bundle": answer.bundle,
-        "genes": [answer.genes[number] for number in place],
+        "genes": answer.genes if request.genes is None else request.genes,
         "n_samples": answer.n_samples,
         "sampler": answer.sampler,
         "seed": request.seed,

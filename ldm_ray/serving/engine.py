@@ -24,6 +24,7 @@ from ldm_ray.serving.errors import OverloadedError
 
 FIRST_GUESS_ROWS_PER_S = 1000.0
 SMOOTHING = 0.1
+MAX_HELD = 4
 
 
 @dataclass(frozen=True)
@@ -48,20 +49,32 @@ class EngineLoad:
 
 
 class _Job:
-    """One query under way."""
+    """A request under way: n conditions, each `n_samples` rows, numbered one condition after the other."""
 
-    def __init__(self, prepared: PreparedQuery, how: Sampling, length: int) -> None:
-        self.prepared, self.how, self.length = prepared, how, length
+    def __init__(self, prepared: Sequence[PreparedQuery], how: Sampling, length: int) -> None:
+        self.prepared, self.how, self.length = list(prepared), how, length
         self.future: Future[Samples] = Future()
-        self.started = self.done = 0
+        self.rows = len(self.prepared) * how.n_samples
+        self.started, self.left = 0, len(self.prepared)
+        self.missing = [how.n_samples] * len(self.prepared)
+        self.profiles: dict[int, Tensor] = {}
         self.told: Told
         self.base: Tensor
         self.keys: Tensor
-        self.profiles: Tensor
+        self.own_keys: Tensor
+        self.samples: Samples
 
     @property
     def cost(self) -> int:
-        return self.how.n_samples * self.length
+        return self.rows * self.length
+
+    def encoded(self, told: Told, base: Tensor, noise_var: Tensor) -> None:
+        """Take what the conditions come to, and make room for the answer."""
+        self.told, self.base = told, base
+        self.keys = torch.tensor([item.key for item in self.prepared], device=base.device)
+        _, self.own_keys = row_keys(self.keys, self.how.n_samples, self.how.seed)
+        draws = base.new_zeros(len(base), self.how.n_draws, base.shape[1])
+        self.samples = Samples(torch.zeros_like(base), torch.zeros_like(base), draws, noise_var)
 
 
 class SamplerEngine:
@@ -78,37 +91,35 @@ class SamplerEngine:
             raise BundleError(f"serving wants a bundle of kind 'ldm'; got {predictor.bundle.kind!r}")
         self._predictor, self._generator, self._encodings = predictor, generator, predictor.encodings
         self._max_waiting = max_waiting
-        self._rows = generator.row_sampler()
+        self._rows, self._noise_var = generator.row_sampler(), generator.noise.total_var()[None]
         self._slots: list[tuple[_Job, int] | None] = [None] * generator.rows
         self._left = [0] * generator.rows
         self._arrived, self._queue = list[_Job](), deque[_Job]()
-        self._waiting = self._passes = self._rows_done = 0
+        self._waiting = self._passes = self._rows_done = self._held = 0
         self._rate = FIRST_GUESS_ROWS_PER_S
         self._wake, self._stopped = threading.Condition(), False
         self._thread = threading.Thread(target=self._run, name="sampler", daemon=True)
         self._thread.start()
 
-    def submit(self, prepared: Sequence[PreparedQuery], how: Sampling) -> list["Future[Samples]"]:
-        """Ask for samples of n queries, all of them or none.
+    def submit(self, prepared: Sequence[PreparedQuery], how: Sampling) -> "Future[Samples]":
+        """Ask for samples of n queries.
 
         Returns:
-            For each query what `ProfileGenerator.sample` says of it alone, bit for bit.
+            What `ProfileGenerator.sample` says of each alone, bit for bit.
 
         Raises:
             OverloadedError: If too much is waiting already.
         """
-        _, length = self._generator.lines(how.sampler)
-        jobs = [_Job(item, how, length) for item in prepared]
-        cost = sum(job.cost for job in jobs)
+        job = _Job(prepared, how, self._generator.lines(how.sampler)[1])
         with self._wake:
             if self._stopped:
                 raise OverloadedError("the model is being unloaded", 1.0)
-            if self._waiting and self._waiting + cost > self._max_waiting:
+            if self._waiting and self._waiting + job.cost > self._max_waiting:
                 raise OverloadedError("too many samples are waiting", max(1.0, self._waiting / self._rate))
-            self._waiting += cost
-            self._arrived += jobs
+            self._waiting += job.cost
+            self._arrived.append(job)
             self._wake.notify()
-        return [job.future for job in jobs]
+        return job.future
 
     def load(self) -> EngineLoad:
         """Tell how busy the engine is."""
@@ -134,13 +145,30 @@ class SamplerEngine:
                 idle = not self._queue and not any(self._slots)
                 while idle and not self._arrived and not self._stopped:
                     self._wake.wait()
-                arrived, self._arrived = self._arrived, []
-                if idle and not arrived:
+                if idle and not self._arrived:
                     return
-            self._take_in(arrived)
-            self._fill()
+            self._admit()
             if any(self._slots):
                 self._step()
+
+    def _admit(self) -> None:
+        """Fill free rows: at once if many are free, else a few passes later with more at a time.
+
+        Encoding and decoding are a pass for a whole block however few of its rows are used, so rows that start
+        together, and so end together, share them.
+        """
+        free = sum(slot is None for slot in self._slots)
+        if not free or not (self._queue or self._arrived):
+            return
+        if 2 * free < len(self._slots) and self._held < MAX_HELD:
+            self._held += 1
+            return
+        self._held = 0
+        if sum(job.rows - job.started for job in self._queue) < free:
+            with self._wake:
+                arrived, self._arrived = self._arrived, []
+            self._take_in(arrived)
+        self._fill()
 
     def _take_in(self, arrived: list[_Job]) -> None:
         """Encode new queries together; those that cannot be are told so."""
@@ -148,18 +176,20 @@ class SamplerEngine:
         self._forget([job for job in arrived if job not in jobs])
         if not jobs:
             return
+        prepared = [item for job in jobs for item in job.prepared]
         try:
-            told = self._encodings.tell([job.prepared for job in jobs])
-            base = torch.as_tensor(self._predictor.reader.base([job.prepared for job in jobs]))
+            told = self._encodings.tell(prepared)
+            base = torch.as_tensor(self._predictor.reader.base(prepared)).to(self._generator.device)
         except Exception as error:  # a bad query must not end the thread that serves all others
             self._forget(jobs)
             for job in jobs:
                 job.future.set_exception(error)
             return
-        for number, job in enumerate(jobs):
-            job.told, job.base = told.rows(torch.tensor([number])), base[number].to(self._generator.device)
-            key = torch.tensor([job.prepared.key], device=self._generator.device)
-            _, job.keys = row_keys(key, job.how.n_samples, job.how.seed)
+        first = 0
+        for job in jobs:
+            own = torch.arange(first, first + len(job.prepared))
+            job.encoded(told.rows(own), base[own], self._noise_var)
+            first += len(job.prepared)
             self._queue.append(job)
 
     def _fill(self) -> None:
@@ -169,17 +199,18 @@ class SamplerEngine:
         while free and self._queue:
             job = self._queue[0]
             first, length = self._generator.lines(job.how.sampler)
-            n = min(len(free), job.how.n_samples - job.started)
+            n = min(len(free), job.rows - job.started)
             for number in range(n):
                 self._slots[free[number]] = (job, job.started + number)
                 self._left[free[number]] = length
             slots += free[:n]
             free = free[n:]
-            told.append(job.told.rows(torch.zeros(n, dtype=torch.int64)))
-            keys.append(job.keys[job.started : job.started + n])
+            own = torch.arange(job.started, job.started + n)
+            told.append(job.told.rows(own // job.how.n_samples))
+            keys.append(job.own_keys[own])
             lines += [first] * n
             job.started += n
-            if job.started == job.how.n_samples:
+            if job.started == job.rows:
                 self._queue.popleft()
         if slots:
             self._rows.start(torch.tensor(slots), Told.cat(told), torch.cat(keys), torch.tensor(lines))
@@ -202,30 +233,46 @@ class SamplerEngine:
         if ended:
             self._hand_out(ended)
 
+    @torch.inference_mode()
     def _hand_out(self, ended: list[int]) -> None:
-        """Decode rows that have ended, and answer the queries that are complete."""
+        """Decode rows that have ended, and answer the requests that are complete."""
         decoded = self._generator.decode(self._rows.latents())
         self._rows_done += len(ended)
+        together: dict[tuple[_Job, int], list[int]] = {}
         for number in ended:
             slot = self._slots[number]
             assert slot is not None
-            job, sample = slot
-            if job.done == 0:
-                job.profiles = torch.empty(job.how.n_samples, decoded.shape[1], device=decoded.device)
-            job.profiles[sample] = decoded[number]
-            job.done += 1
+            job, row = slot
+            together.setdefault((job, row // job.how.n_samples), []).append(number)
+        complete: dict[int, list[tuple[_Job, int]]] = {}
+        for (job, condition), numbers in together.items():
+            n_samples = job.how.n_samples
+            if condition not in job.profiles:
+                job.profiles[condition] = decoded.new_empty(n_samples, decoded.shape[1])
+            samples = torch.tensor([self._slots[number][1] % n_samples for number in numbers])  # type: ignore[index]
+            job.profiles[condition][samples] = decoded[numbers]
+            job.missing[condition] -= len(numbers)
+            if not job.missing[condition]:
+                complete.setdefault(n_samples, []).append((job, condition))
+        for number in ended:
             self._slots[number] = None
-            if job.done == job.how.n_samples:
-                job.future.set_result(self._samples(job))
+        for group in complete.values():
+            self._conclude(group)
 
-    @torch.inference_mode()
-    def _samples(self, job: _Job) -> Samples:
-        profiles, how = job.profiles[None], job.how
-        mean, variance = mean_and_var(profiles)
-        key = torch.tensor([job.prepared.key], device=profiles.device)
-        draws = self._generator.with_noise(profiles[:, : how.n_draws], key, how.seed)
-        base, noise_var = job.base[None], self._generator.noise.total_var()[None]
-        return Samples(mean + base, variance, draws + base[:, None], noise_var)
+    def _conclude(self, conditions: Sequence[tuple[_Job, int]]) -> None:
+        """Sum up conditions of as many samples each that are complete."""
+        profiles = torch.stack([job.profiles.pop(condition) for job, condition in conditions])
+        means, variances = mean_and_var(profiles)
+        for own, mean, variance, (job, condition) in zip(profiles, means, variances, conditions, strict=True):
+            base, samples, how = job.base[condition], job.samples, job.how
+            samples.mean[condition], samples.latent_var[condition] = mean + base, variance
+            if how.n_draws:
+                key = job.keys[condition : condition + 1]
+                drawn = self._generator.with_noise(own[None, : how.n_draws], key, how.seed)
+                samples.draws[condition] = drawn[0] + base
+            job.left -= 1
+            if not job.left:
+                job.future.set_result(samples)
 
     def _forget(self, jobs: Sequence[_Job]) -> None:
         with self._wake:

@@ -14,6 +14,7 @@ from ldm_ray.serving.problems import problem
 
 OPEN_PATHS = frozenset({"/healthz", "/readyz"})
 MAX_ID = 100
+RETRY_AFTER_S = "1"
 log = logging.getLogger("ldm_ray.serve")
 
 Observe = Callable[[str, int, float], None]
@@ -26,12 +27,14 @@ class Gate:
     Args:
         app: The other.
         max_body_bytes: Larger bodies are refused with 413, before they are read.
+        max_in_flight: Requests under way; more are refused with 503, before they are read, but for health checks.
         token: Bearer token that requests must carry, but for health checks; empty: none.
         observe: Told of every answer.
     """
 
-    def __init__(self, app: ASGIApp, max_body_bytes: int, token: str, observe: Observe) -> None:
+    def __init__(self, app: ASGIApp, max_body_bytes: int, max_in_flight: int, token: str, observe: Observe) -> None:
         self._app, self._max_body_bytes, self._token, self._observe = app, max_body_bytes, token, observe
+        self._max_in_flight, self._in_flight = max_in_flight, 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -49,8 +52,9 @@ class Gate:
                 message["headers"] = [*message.get("headers", []), (b"x-request-id", own_id.encode())]
             await send(message)
 
+        refused = self._refused(request)
+        self._in_flight += 1
         try:
-            refused = self._refused(request)
             if refused is None:
                 body = await _read(receive, self._max_body_bytes)
                 if body is None:
@@ -61,6 +65,7 @@ class Gate:
             else:
                 await self._app(scope, _replay(body or b"", receive), answer)
         finally:
+            self._in_flight -= 1
             seconds = time.perf_counter() - began
             route = getattr(scope.get("route"), "path", "other")
             self._observe(route, status, seconds)
@@ -68,7 +73,9 @@ class Gate:
             log.info(json.dumps(line | {"ms": round(1000 * seconds, 1)}))
 
     def _refused(self, request: Request) -> tuple[int, str, dict[str, str]] | None:
-        if self._token and request.url.path not in OPEN_PATHS:
+        if request.url.path in OPEN_PATHS:
+            return None
+        if self._token:
             given = request.headers.get("authorization", "")
             if not hmac.compare_digest(given.encode(), f"Bearer {self._token}".encode()):
                 return 401, "a bearer token is wanted", {"WWW-Authenticate": "Bearer"}
@@ -76,6 +83,8 @@ class Gate:
         if not length.isdigit() or int(length) > self._max_body_bytes:
             detail = f"the body must have at most {self._max_body_bytes} bytes; got {length[:20]}"
             return 413, detail, {"Connection": "close"}
+        if self._in_flight >= self._max_in_flight:
+            return 503, "too many requests are under way; try again later", {"Retry-After": RETRY_AFTER_S}
         return None
 
 

@@ -12,7 +12,6 @@ from ldm_ray.chem.drawing import MAX_DRAWN_ATOMS, draw_svg
 from ldm_ray.chem.smiles import parse_compound
 from ldm_ray.data.filesystem import StorageOptions
 from ldm_ray.errors import QueryError
-from ldm_ray.models.generate import Samples
 from ldm_ray.predictor import Predictor
 from ldm_ray.queries import PreparedQuery, Query
 from ldm_ray.serving.backend import Answer
@@ -67,14 +66,8 @@ class ServedModel:
         prepared = await asyncio.to_thread(self._prepare_all, request.conditions)
         if vectors and predictor.encodings is not None:
             predictor.encodings.know(list(vectors), np.stack(list(vectors.values())))
-        futures = self.engine.submit(prepared, how)
-        try:
-            parts = await asyncio.gather(*(asyncio.wrap_future(future) for future in futures))
-        except BaseException:  # the client has gone, or one query has failed: nobody waits for the others
-            for future in futures:
-                future.cancel()
-            raise
-        predictions = predictor.predictions(prepared, _together(parts))
+        samples = await asyncio.wrap_future(self.engine.submit(prepared, how))
+        predictions = predictor.predictions(prepared, samples)
         return Answer(
             model=self.name,
             bundle=self.bundle_id,
@@ -164,13 +157,3 @@ class ServedModel:
             text = str(error)
             field = next((name for name in ("smiles", "basal", "dose_um", "time_h") if text.startswith(name)), "cell")
             raise RequestError(f"conditions.{number}.{field}", text) from None
-
-
-def _together(parts: Sequence[Samples]) -> Samples:
-    """Put the samples of single queries below each other."""
-    return Samples(
-        mean=torch.cat([part.mean for part in parts]),
-        latent_var=torch.cat([part.latent_var for part in parts]),
-        draws=torch.cat([part.draws for part in parts]),
-        noise_var=parts[0].noise_var,
-    )

@@ -18,6 +18,7 @@ from ray.serve.schema import ServeDeploySchema
 from ldm_ray.client import Client, ServerError
 from ldm_ray.predictor import Predictor, Query
 from ldm_ray.ray_serve import ServeArguments, build
+from ldm_ray.ray_serve_start import deploy as start
 from ldm_ray.training.bundle import save_bundle
 from tests.conftest import World
 from tests.processes import name_of, tree
@@ -54,7 +55,8 @@ def url(cluster: None, bundles: tuple[str, str]) -> Iterator[str]:
 def deploy(*urls: str) -> None:
     """Serve bundles as `first` and so on; replicas take little, so that they fit beside each other on two cores."""
     names = dict(zip(("main", "other"), urls, strict=False))
-    serve.run(build(ServeArguments(bundles=names), options={"ray_actor_options": {"num_cpus": 0.1}}), route_prefix="/")
+    little = {name: {"num_cpus": 0.1} for name in ("api", "encoder", "sampler")}
+    start(build(ServeArguments(bundles=names), resources=little), placement_timeout_s=60)
 
 
 class Load:
@@ -137,7 +139,7 @@ def test_a_killed_replica_is_hidden_by_the_client(url: str) -> None:
     with Load(url, lambda client: client.predict([CONDITION], n_samples=8).mean, retries=8) as load:
         time.sleep(1.0)
         before = len(load.answers)
-        (pid,) = [own for own in tree(os.getpid()) if name_of(own).startswith("ray::ServeReplica:default:sampler")]
+        (pid,) = [own for own in tree(os.getpid()) if name_of(own).startswith("ray::ServeReplica:ldm_ray:sampler")]
         os.kill(pid, signal.SIGKILL)
         deadline = time.monotonic() + 60
         while len(load.answers) < before + 40 and time.monotonic() < deadline:

@@ -19,7 +19,7 @@ from ldm_ray.settings import ServeSettings
 from tests.conftest import World
 from tests.unit.test_predictor import SMILES, random_bundle
 
-LIMITS = ServeSettings(max_conditions=8, max_samples=64, max_draws=40, max_body_bytes=60_000)
+LIMITS = ServeSettings(max_conditions=8, max_samples=64, max_draws=40, max_body_bytes=60_000, max_in_flight=24)
 CONDITION = {"smiles": SMILES, "cell": "SIMC001", "dose_um": 10.0, "time_h": 24.0}
 
 
@@ -42,7 +42,7 @@ def nobody(*_: object) -> None:
 
 def ask(app: FastAPI, *requests: httpx.Request, token: str = "", seen: Observe = nobody) -> list[httpx.Response]:
     """Send requests at once."""
-    gate = Gate(app, LIMITS.max_body_bytes, token, seen)
+    gate = Gate(app, LIMITS.max_body_bytes, LIMITS.max_in_flight, token, seen)
 
     async def send() -> list[httpx.Response]:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(gate), base_url="http://test") as client:

@@ -32,7 +32,7 @@ def asked(
     predictor: Predictor, engine: SamplerEngine, query: Query, samples: int, steps: int, seed: int
 ) -> Predictions:
     prepared = [predictor.reader.prepare(query)]
-    (future,) = engine.submit(prepared, predictor.sampling(samples, steps, seed, min(2, samples)))
+    future = engine.submit(prepared, predictor.sampling(samples, steps, seed, min(2, samples)))
     return predictor.predictions(prepared, future.result(timeout=60))
 
 
@@ -56,8 +56,8 @@ def test_requests_of_all_kinds_at_once_get_the_bits_they_get_alone(predictor: Pr
 def test_a_short_request_is_not_held_up_by_the_end_of_a_long_one(predictor: Predictor) -> None:
     """A request of few steps comes back while one of many steps, begun before it, is under way."""
     engine = SamplerEngine(predictor, max_waiting=10**9)
-    long = engine.submit([predictor.reader.prepare(queries(1)[0])], predictor.sampling(4, 50, 0))[0]
-    short = engine.submit([predictor.reader.prepare(queries(2)[1])], predictor.sampling(4, 2, 0))[0]
+    long = engine.submit([predictor.reader.prepare(queries(1)[0])], predictor.sampling(4, 50, 0))
+    short = engine.submit([predictor.reader.prepare(queries(2)[1])], predictor.sampling(4, 2, 0))
     ended: list[str] = []
     long.add_done_callback(lambda _: ended.append("long"))
     short.add_done_callback(lambda _: ended.append("short"))
@@ -72,14 +72,14 @@ def test_more_than_may_wait_is_refused_and_then_taken_again(predictor: Predictor
     taken, waits = list[Future[Samples]](), list[float]()
     for _ in range(40):
         try:
-            taken += engine.submit(prepared, how)
+            taken.append(engine.submit(prepared, how))
         except OverloadedError as error:
             waits.append(error.retry_after_s)
     assert len(waits) > 20
     assert min(waits) >= 1.0
     results = [future.result(timeout=60) for future in taken]
     assert all(torch.equal(result.mean, results[0].mean) for result in results)
-    (last,) = engine.submit(prepared, how)
+    last = engine.submit(prepared, how)
     assert isinstance(last.result(timeout=60), Samples)
     engine.stop()
     with pytest.raises(OverloadedError, match="being unloaded"):
@@ -88,7 +88,7 @@ def test_more_than_may_wait_is_refused_and_then_taken_again(predictor: Predictor
 
 def test_a_query_larger_than_the_queue_is_taken_when_nothing_waits(predictor: Predictor) -> None:
     engine = SamplerEngine(predictor, max_waiting=10)
-    (future,) = engine.submit([predictor.reader.prepare(queries(1)[0])], predictor.sampling(50, 10, 0))
+    future = engine.submit([predictor.reader.prepare(queries(1)[0])], predictor.sampling(50, 10, 0))
     assert future.result(timeout=60).mean.shape == (1, 978)
     engine.stop()
 
@@ -110,16 +110,16 @@ def test_cancelled_and_broken_queries_leave_the_others_alone(
         return tell(items)  # type: ignore[arg-type]
 
     monkeypatch.setattr(engine._encodings, "tell", slow)
-    (first,) = engine.submit(prepared, how)
+    first = engine.submit(prepared, how)
     time.sleep(0.1)  # the thread stands in the encoder
-    (cancelled,) = engine.submit(prepared, how)
+    cancelled = engine.submit(prepared, how)
     assert cancelled.cancel()
-    (broken,) = engine.submit(prepared, how)
+    broken = engine.submit(prepared, how)
     gate.set()
     assert first.result(timeout=30).mean.shape == (1, 978)
     with pytest.raises(RuntimeError, match="an encoder that fails"):
         broken.result(timeout=30)
-    (after,) = engine.submit(prepared, how)
+    after = engine.submit(prepared, how)
     assert torch.equal(after.result(timeout=30).mean, first.result().mean)
     assert engine.load().waiting == 0
     engine.stop()

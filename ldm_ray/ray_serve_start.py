@@ -1,0 +1,86 @@
+"""Starts the endpoint: on this machine, or on the cluster of `RAY_ADDRESS`."""
+
+import logging
+import signal
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+from ray import serve
+from ray.serve.schema import ApplicationStatus
+
+from ldm_ray.config import Config
+from ldm_ray.errors import LdmRayError
+from ldm_ray.ray_cluster import connect
+from ldm_ray.ray_serve import ServeArguments, build
+from ldm_ray.training.bundle import load_bundle
+
+NAME = "ldm_ray"
+BESIDE = 0.1
+"""CPUs that the API and the encoder are counted as, so that the sampler's fit beside them on any machine."""
+POLL_S = 0.2
+
+
+def check_bundles(bundles: Mapping[str, str], storage_options: dict[str, Any]) -> None:
+    """Refuse bundles that cannot be served, before anything is started.
+
+    Raises:
+        BundleError: If one is none, or of another kind.
+    """
+    for url in bundles.values():
+        load_bundle(url, "ldm", storage_options)
+
+
+@contextmanager
+def serving(bundles: Mapping[str, str], config: Config) -> Iterator[None]:
+    """Serve while the block runs; SIGTERM raises KeyboardInterrupt in it, as Ctrl-C does.
+
+    Raises:
+        LdmRayError: If a deployment does not start; says why.
+    """
+    connect(config.ray)
+    # Ray's own handler aborts, which leaves Serve no time to end.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    serve.start(http_options={"host": config.serve.host, "port": config.serve.port})
+    try:
+        deploy(build(ServeArguments(bundles=dict(bundles)), config, resources()), config.serve.placement_timeout_s)
+        yield
+    finally:
+        serve.shutdown()
+        ray.shutdown()
+
+
+def resources() -> dict[str, dict[str, float]]:
+    """Share what there is: most of a machine, and a GPU if there is one, to the sampler."""
+    there = ray.cluster_resources()
+    cpus = min(1.0, float(there.get("CPU", 1.0)) - 2 * BESIDE)
+    sampler = {"num_cpus": cpus} | ({"num_gpus": 1.0} if there.get("GPU", 0) >= 1 else {})
+    return {"api": {"num_cpus": BESIDE}, "encoder": {"num_cpus": BESIDE}, "sampler": sampler}
+
+
+def deploy(application: serve.Application, placement_timeout_s: float) -> None:
+    """Deploy at / and wait until it answers, or until replicas have had no place for too long.
+
+    Raises:
+        LdmRayError: If a deployment does not start; says why.
+    """
+    # Serve itself would wait for a place for ever.
+    serve.run_many([serve.RunTarget(application, NAME, "/")], wait_for_applications_running=False)
+    patient_until = time.monotonic() + placement_timeout_s
+    while True:
+        status = serve.status().applications[NAME]
+        if status.status == ApplicationStatus.RUNNING:
+            return
+        said = [deployment.message for deployment in status.deployments.values() if deployment.message]
+        failed = status.status in (ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.UNHEALTHY)
+        if failed or (said and time.monotonic() > patient_until):
+            raise LdmRayError(f"the endpoint does not start: {_last_line(said or [status.message])}")
+        time.sleep(POLL_S)
+
+
+def _last_line(messages: list[str]) -> str:
+    """What is wrong stands in the last line of a traceback."""
+    return messages[0].strip().splitlines()[-1].strip()
