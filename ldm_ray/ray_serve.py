@@ -57,12 +57,17 @@ class Encoder:
     def __init__(self) -> None:
         self._encoders: dict[EncoderSettings, tuple[CompoundEncoder, Lru[str, np.ndarray]]] = {}
 
-    async def embed(self, settings: EncoderSettings, parents: list[str]) -> np.ndarray:
-        """Return embeddings of parent structures, (n, dim), float32."""
+    async def embed(self, settings: EncoderSettings, parents: list[str]) -> np.ndarray | LdmRayError:
+        """Return embeddings of parent structures, (n, dim), float32, or what is wrong with one of them."""
         if settings not in self._encoders:
             self._encoders[settings] = (build_encoder(settings), Lru[str, np.ndarray](KNOWN_COMPOUNDS))
         encoder, known = self._encoders[settings]
-        rows = await asyncio.to_thread(known.fetch, parents, lambda new: [row.copy() for row in encoder.encode(new)])
+        try:
+            rows = await asyncio.to_thread(
+                known.fetch, parents, lambda new: [row.copy() for row in encoder.encode(new)]
+            )
+        except LdmRayError as error:  # returned, since Serve logs what is raised as its own failure
+            return error
         return np.stack(rows)
 
 
@@ -105,7 +110,7 @@ class Sampler:
             served: ServedModel = await self._load(model_id)
             try:
                 return await served.predict(request, vectors)
-            except LdmRayError as error:  # returned, since Serve logs what is raised as its own failure
+            except LdmRayError as error:
                 if not served.closed:
                     return error
         return OverloadedError("the model is being reloaded", 1.0)

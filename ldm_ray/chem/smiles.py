@@ -9,6 +9,9 @@ from rdkit.Chem.MolStandardize import rdMolStandardize
 from ldm_ray.errors import QueryError
 
 MAX_SMILES_LENGTH = 2_000
+MAX_ATOMS = 500
+"""Not counting hydrogens. RDKit cannot be interrupted, and a cage of 1000 atoms takes InChI a second and more."""
+NO_MOLECULE = f"smiles must be a molecule that RDKit can parse, of at most {MAX_ATOMS} atoms"
 NOT_A_SMILES = frozenset({"", "-666", "-666.0", "restricted", "nan", "none", "na", "n/a"})
 
 
@@ -23,7 +26,7 @@ class Compound:
 
 @lru_cache(maxsize=65_536)
 def parse_compound(smiles: str) -> Compound | None:
-    """Return a molecule's canonical and parent forms, or None if RDKit cannot parse it.
+    """Return a molecule's canonical and parent forms, or None if RDKit cannot parse it or it is too large.
 
     The parent is the largest fragment, neutralised, written as canonical isomeric SMILES: a drug and its
     salts share one parent.
@@ -33,7 +36,7 @@ def parse_compound(smiles: str) -> Compound | None:
         return None
     with _quiet_rdkit():
         molecule = Chem.MolFromSmiles(text)
-        if molecule is None or molecule.GetNumAtoms() == 0:
+        if molecule is None or not 0 < molecule.GetNumAtoms() <= MAX_ATOMS:
             return None
         try:
             parent = rdMolStandardize.ChargeParent(molecule, skipStandardize=True)
@@ -48,12 +51,12 @@ def parent_smiles(smiles: str) -> str:
     """Return the parent structure of a molecule.
 
     Raises:
-        QueryError: If RDKit cannot parse it.
+        QueryError: If RDKit cannot parse it, or it is too large.
     """
     compound = parse_compound(smiles)
     if compound is None:
         shown = smiles if len(smiles) <= 60 else smiles[:57] + "..."
-        raise QueryError(f"smiles must be a molecule that RDKit can parse; got {shown!r}")
+        raise QueryError(f"{NO_MOLECULE}; got {shown!r}")
     return compound.parent_smiles
 
 

@@ -32,6 +32,7 @@ POLICY = "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inl
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": Problem, "content": {problems.MEDIA_TYPE: {}}, "description": what}
     for status, what in {
+        400: "the body cannot be read",
         401: "the token is missing or wrong",
         404: "no such model",
         413: "the body is too large",

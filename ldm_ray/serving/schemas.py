@@ -99,8 +99,8 @@ class ModelInfo(BaseModel):
     sampler: dict[str, Any]
     encoder: dict[str, Any]
     trained_on: dict[str, Any]
-    dose_um: tuple[float, float] = Field(description="smallest and largest of training")
-    time_h: tuple[float, float]
+    dose_um: list[float] = Field(min_length=2, max_length=2, description="smallest and largest of training")
+    time_h: list[float] = Field(min_length=2, max_length=2, description="smallest and largest of training")
     ldm_ray_version: str
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ldm_ray.chem.drawing import MAX_DRAWN_ATOMS, draw_svg
-from ldm_ray.chem.smiles import parse_compound
+from ldm_ray.chem.smiles import NO_MOLECULE, parse_compound
 from ldm_ray.data.filesystem import StorageOptions
 from ldm_ray.errors import QueryError
 from ldm_ray.predictor import Predictor
@@ -96,8 +96,8 @@ class ServedModel:
             sampler=asdict(predictor.sampler_choice()),
             encoder=metadata["encoder"],
             trained_on={key: metadata["trained_on"][key] for key in ("n_profiles", "simulated", "manifest_sha256")},
-            dose_um=domain.dose_um,
-            time_h=domain.time_h,
+            dose_um=list(domain.dose_um),
+            time_h=list(domain.time_h),
             ldm_ray_version=metadata.get("ldm_ray_version", ""),
         )
 
@@ -114,7 +114,7 @@ class ServedModel:
         """
         compound = parse_compound(smiles)
         if compound is None:
-            raise RequestError("smiles", f"smiles must be a molecule that RDKit can parse; got {smiles[:60]!r}")
+            raise RequestError("smiles", f"{NO_MOLECULE}; got {smiles[:60]!r}")
         similarity = float(self.predictor.reader.similarity([compound.parent_smiles])[0])
         try:
             drawing = draw_svg(compound.smiles)

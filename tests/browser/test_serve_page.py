@@ -102,7 +102,7 @@ def test_the_link_gives_the_same_query_on_a_phone(
 @pytest.mark.parametrize(
     ("field", "text", "said"),
     [
-        ("#smiles", "C1CC", "smiles must be a molecule that RDKit can parse; got 'C1CC'"),
+        ("#smiles", "C1CC", "smiles must be a molecule that RDKit can parse, of at most 500 atoms; got 'C1CC'"),
         ("#smiles", "", "Enter a compound as SMILES."),
         ("#dose", "-3", "The dose must be a number above 0, in µM."),
         ("#time", "soon", "The time must be a number above 0, in hours."),

@@ -67,7 +67,7 @@ def test_bad_rows_are_named_and_the_others_have_the_bits_of_python(bundle: str, 
     assert frame["note"].tolist() == list(wanted.notes)
     errors = pd.concat([pd.read_parquet(path) for path in sorted((out / "errors").glob("*.parquet"))])
     assert dict(zip(errors["row"], errors["reason"], strict=True)) == {
-        3: "smiles must be a molecule that RDKit can parse; got 'C1CC'",
+        3: "smiles must be a molecule that RDKit can parse, of at most 500 atoms; got 'C1CC'",
         60: errors["reason"].iloc[1],
         61: "dose_um must be a number above 0; got nan",
         119: "time_h must be a number above 0; got -6.0",

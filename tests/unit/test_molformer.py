@@ -160,7 +160,7 @@ def test_the_tokenizer(checkpoint: Path, settings: EncoderSettings) -> None:
     assert SmilesTokenizer.from_folder(checkpoint.parent / "vocabulary") == tokenizer
     with pytest.raises(QueryError, match="at most 202 tokens for MoLFormer; .* has 402"):
         build_encoder(settings).encode(["C" * 400])
-    with pytest.raises(QueryError, match="RDKit can parse; got 'C1CC'"):
+    with pytest.raises(QueryError, match="RDKit can parse.*; got 'C1CC'"):
         build_encoder(settings).encode(["C1CC"])
 
 
