@@ -283,18 +283,18 @@ async def _call(method: Any, *arguments: object) -> Any:
 
 
 def build(
-    arguments: ServeArguments, config: Config | None = None, resources: Mapping[str, Mapping[str, float]] | None = None
+    arguments: ServeArguments, config: Config | None = None, options: Mapping[str, Mapping[str, Any]] | None = None
 ) -> serve.Application:
     """Build the application that `serve_config.yaml` and `ldm-ray serve` run.
 
     Args:
         arguments: What is served.
         config: Settings, where they are resolved already.
-        resources: Of a replica of each deployment, by the deployment's name, as `ray_actor_options`.
+        options: Of each deployment by its name, as Serve takes them.
     """
-    config, more = config or load_config(None, arguments.settings), resources or {}
+    config, more = config or load_config(None, arguments.settings), options or {}
     encoder, sampler, api = (
-        deployment.options(ray_actor_options=dict(more.get(deployment.name, {"num_cpus": 1})))
+        deployment.options(**more.get(deployment.name, {}))
         for deployment in (cast(serve.Deployment, kind) for kind in (Encoder, Sampler, Api))
     )
     told = api.options(user_config={"bundles": arguments.bundles})

@@ -46,19 +46,21 @@ def serving(bundles: Mapping[str, str], config: Config) -> Iterator[None]:
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     serve.start(http_options={"host": config.serve.host, "port": config.serve.port})
     try:
-        deploy(build(ServeArguments(bundles=dict(bundles)), config, resources()), config.serve.placement_timeout_s)
+        deploy(build(ServeArguments(bundles=dict(bundles)), config, shares()), config.serve.placement_timeout_s)
         yield
     finally:
         serve.shutdown()
         ray.shutdown()
 
 
-def resources() -> dict[str, dict[str, float]]:
+def shares() -> dict[str, dict[str, Any]]:
     """Share what there is: most of a machine, and a GPU if there is one, to the sampler."""
     there = ray.cluster_resources()
     cpus = min(1.0, float(there.get("CPU", 1.0)) - 2 * BESIDE)
     sampler = {"num_cpus": cpus} | ({"num_gpus": 1.0} if there.get("GPU", 0) >= 1 else {})
-    return {"api": {"num_cpus": BESIDE}, "encoder": {"num_cpus": BESIDE}, "sampler": sampler}
+    beside = {"num_cpus": BESIDE}
+    of_each = {"api": beside, "encoder": beside, "sampler": sampler}
+    return {name: {"ray_actor_options": resources} for name, resources in of_each.items()}
 
 
 def deploy(application: serve.Application, placement_timeout_s: float) -> None:

@@ -48,6 +48,7 @@ def create_app(backend: Callable[[], Backend], limits: ServeSettings) -> FastAPI
     app = FastAPIOffline(  # whose documentation page asks no other host
         title="ldm_ray",
         version=__version__,
+        redirect_slashes=False,
         description="Drug-induced expression profiles of the landmark genes, with uncertainty.",
     )
     problems.install(app)

@@ -1,6 +1,7 @@
 """The endpoint on a real Ray Serve: same bits, reload and death under load, and replicas that come and go."""
 
 import os
+import re
 import signal
 import threading
 import time
@@ -16,6 +17,7 @@ from ray import serve
 from ray.serve.schema import ServeDeploySchema
 
 from ldm_ray.client import Client, ServerError
+from ldm_ray.errors import LdmRayError
 from ldm_ray.predictor import Predictor, Query
 from ldm_ray.ray_serve import ServeArguments, build
 from ldm_ray.ray_serve_start import deploy as start
@@ -55,8 +57,8 @@ def url(cluster: None, bundles: tuple[str, str]) -> Iterator[str]:
 def deploy(*urls: str) -> None:
     """Serve bundles as `first` and so on; replicas take little, so that they fit beside each other on two cores."""
     names = dict(zip(("main", "other"), urls, strict=False))
-    little = {name: {"num_cpus": 0.1} for name in ("api", "encoder", "sampler")}
-    start(build(ServeArguments(bundles=names), resources=little), placement_timeout_s=60)
+    little = {name: {"ray_actor_options": {"num_cpus": 0.1}} for name in ("api", "encoder", "sampler")}
+    start(build(ServeArguments(bundles=names), options=little), placement_timeout_s=60)
 
 
 class Load:
@@ -147,6 +149,33 @@ def test_a_killed_replica_is_hidden_by_the_client(url: str) -> None:
     assert load.errors == []
     assert len(load.answers) >= before + 40
     assert all(np.array_equal(np.asarray(answer), wanted) for answer in load.answers)
+
+
+def test_prometheus_is_told(url: str) -> None:
+    """Ray exports the metrics of the replicas at a port of its own."""
+    port = ray.nodes()[0]["MetricsExportPort"]
+    wanted = [
+        'ldm_ray_request_seconds_count{.*route="/v1/predict",.*status="200"',
+        'ldm_ray_rows_per_pass{.*model="main"',
+        'ldm_ray_compound_cache_hits{.*model="main"',
+        'ldm_ray_passes_waiting{.*model="main"',
+        "ldm_ray_rows_busy",
+    ]
+    with Client(url) as client:
+        client.predict([CONDITION])
+    deadline = time.monotonic() + 60
+    while missing := [
+        line for line in wanted if not re.search(line, httpx.get(f"http://127.0.0.1:{port}/metrics").text)
+    ]:
+        assert time.monotonic() < deadline, missing
+        time.sleep(1.0)
+
+
+def test_replicas_that_find_no_place_are_an_error_that_says_so(url: str, bundles: tuple[str, str]) -> None:
+    huge = {"sampler": {"ray_actor_options": {"num_cpus": 1000}}}
+    with pytest.raises(LdmRayError, match="the endpoint does not start: .*1000"):
+        start(build(ServeArguments(bundles={"main": bundles[0]}), options=huge), placement_timeout_s=1)
+    deploy(bundles[0])
 
 
 def test_the_shipped_settings_are_what_serve_knows() -> None:
