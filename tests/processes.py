@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import time
 from pathlib import Path
 
 
@@ -40,3 +42,14 @@ def kill_tree(pid: int) -> None:
             os.kill(own, signal.SIGKILL)
         except ProcessLookupError:
             continue
+
+
+def kill_driver(process: "subprocess.Popen[bytes] | subprocess.Popen[str]", within_s: float = 120.0) -> None:
+    """Kill a process that drives Ray, and wait until Ray's processes, which follow it, have ended."""
+    below = [pid for pid in tree(process.pid) if pid != process.pid]
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    deadline = time.monotonic() + within_s
+    while left := [pid for pid in below if name_of(pid)]:
+        assert time.monotonic() < deadline, f"{left} have not ended"
+        time.sleep(0.2)

@@ -1,8 +1,6 @@
 """Bulk prediction by the command line: every row once, bad rows with their reason, and a killed run goes on."""
 
 import json
-import os
-import signal
 import subprocess
 import sys
 import time
@@ -18,7 +16,7 @@ from ldm_ray.cli import app
 from ldm_ray.predictor import Predictor, Query
 from ldm_ray.training.bundle import save_bundle
 from tests.conftest import World
-from tests.processes import name_of, tree
+from tests.processes import kill_driver
 from tests.unit.test_predictor import random_bundle
 
 SMALL_PARTS = ("--set", "predict.rows_per_part=50", "--n-samples", "2", "--steps", "3")
@@ -113,11 +111,7 @@ def test_a_killed_run_goes_on(bundle: str, tmp_path: Path) -> None:
         assert first.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    below = [pid for pid in tree(first.pid) if pid != first.pid]
-    os.kill(first.pid, signal.SIGKILL)
-    first.wait()
-    while any(name_of(pid) for pid in below) and time.monotonic() < deadline:
-        time.sleep(0.2)
+    kill_driver(first)
     written = {path: path.stat().st_mtime_ns for path in out.glob("part-*.parquet")}
     assert 6 <= len(written) < 60
     assert not json.loads((out / "manifest.json").read_text())["done"]

@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -23,7 +22,7 @@ from ldm_ray.tracking.record import read_record
 from ldm_ray.training.bundle import load_bundle
 from ldm_ray.tuning.state import load_search
 from tests.conftest import World, small_config
-from tests.processes import name_of, tree
+from tests.processes import kill_driver
 
 COMMAND = [sys.executable, "-m", "ldm_ray.cli"]
 SEARCH = (
@@ -71,11 +70,7 @@ def test_a_search_killed_midway_goes_on(world: World, tmp_path: Path) -> None:
         assert first.poll() is None, (tmp_path / "first.log").read_text()[-2000:]
         assert time.monotonic() < deadline
         time.sleep(0.5)
-    below = [pid for pid in tree(first.pid) if pid != first.pid]
-    os.kill(first.pid, signal.SIGKILL)
-    first.wait()
-    while any(name_of(pid) for pid in below) and time.monotonic() < deadline:
-        time.sleep(0.5)
+    kill_driver(first)
     before = {t.number: t for t in load_search(str(out)).trials}
     again = subprocess.run([*command, "--json"], capture_output=True, text=True)
     assert again.returncode == 0, again.stderr[-2000:]

@@ -1,0 +1,116 @@
+"""How many conditions a second bulk prediction writes to S3, as a share of what the sampler does in one process.
+
+    python benchmarks/bulk.py [--bundle demo/ldm] [--data demo/data] [--size small|full] [--json OUT]
+
+One latent sample a condition, the bundle's own sampler, means as Parquet on an S3 server of this machine. The reference
+is the sampler in this process with all cores, on conditions that are prepared and encoded already; it neither reads
+nor writes. `rows_per_s_steady` leaves out the start of Ray, of its actors and of the first parts.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import numpy as np
+import pandas as pd
+import torch
+
+from benchmarks.machine import machine, write
+from ldm_ray.bulk_parts import part_name
+from ldm_ray.data.dataset import open_dataset
+from ldm_ray.data.store import Store
+from ldm_ray.predictor import Predictor, Query
+from tests.s3_server import S3Server, free_port
+
+ROWS = {"small": 40_000, "full": 200_000}
+ROWS_PER_PART = 4000
+REFERENCE_ROWS, REFERENCE_S = 4096, 5.0
+
+
+def main() -> None:
+    """Measure, print, and write the JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bundle", default="demo/ldm")
+    parser.add_argument("--data", default="demo/data")
+    parser.add_argument("--size", choices=ROWS, default="small")
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    frame = conditions(arguments.bundle, arguments.data, ROWS[arguments.size])
+    before = sampler_rows_per_s(arguments.bundle, frame)
+    with tempfile.TemporaryDirectory() as folder, S3Server(Path(folder) / "s3", free_port()) as server:
+        took, steady = bulk(server, arguments.bundle, frame, Path(folder))
+    sampler = (before + sampler_rows_per_s(arguments.bundle, frame)) / 2
+    result: dict[str, Any] = {"size": arguments.size} | machine()
+    result |= {
+        "share_of_sampler": steady / sampler,
+        "n_rows": len(frame),
+        "rows_per_s_steady": steady,
+        "rows_per_s_with_start": len(frame) / took,
+        "sampler_rows_per_s": sampler,
+        "wall_s": took,
+    }
+    write(result, arguments.json)
+
+
+def conditions(bundle: str, data: str, n: int) -> pd.DataFrame:
+    """Training compounds on known cell lines at random doses."""
+    reader, rng = Predictor.from_bundle(bundle, "cpu").reader, np.random.default_rng(0)
+    smiles = np.array(open_dataset(data).parent_smiles)
+    return pd.DataFrame(
+        {
+            "smiles": rng.choice(smiles, n),
+            "cell": rng.choice(reader.cell_lines, n),
+            "dose_um": np.round(10 ** rng.uniform(-2, 2, n), 4),
+            "time_h": 24.0,
+        }
+    )
+
+
+def sampler_rows_per_s(bundle: str, frame: pd.DataFrame) -> float:
+    """Conditions a second of the sampler alone."""
+    predictor = Predictor.from_bundle(bundle, "cpu")
+    queries = [
+        Query(*row) for row in frame[["smiles", "dose_um", "time_h", "cell"]][:REFERENCE_ROWS].itertuples(False, None)
+    ]
+    prepared = [predictor.reader.prepare(query) for query in queries]
+    assert predictor.encodings is not None
+    told = predictor.encodings.tell(prepared)
+    base = torch.as_tensor(predictor.reader.base(prepared))
+    keys = torch.tensor([item.key for item in prepared])
+    how = predictor.sampling(1, None, 0)
+    predictor.sampler.sample_told(told, base, keys, how)  # type: ignore[attr-defined]
+    began, rounds = time.perf_counter(), 0
+    while time.perf_counter() - began < REFERENCE_S:
+        predictor.sampler.sample_told(told, base, keys, how)  # type: ignore[attr-defined]
+        rounds += 1
+    return rounds * len(queries) / (time.perf_counter() - began)
+
+
+def bulk(server: S3Server, bundle: str, frame: pd.DataFrame, folder: Path) -> tuple[float, float]:
+    """Return seconds of the whole command, and rows a second from the first parts on."""
+    frame.to_parquet(folder / "conditions.parquet")
+    out = "s3://ldm-ray/bulk"
+    command = [sys.executable, "-m", "ldm_ray.cli", "predict", "--bundle", bundle, "--out", out, "--n-samples", "1"]
+    command += ["--conditions", str(folder / "conditions.parquet"), "--set", f"predict.rows_per_part={ROWS_PER_PART}"]
+    command += ["--set", "predict.columns=[mean]", "--json"]
+    began = time.monotonic()
+    done = subprocess.run(command, env=os.environ | server.environment, check=True, capture_output=True)
+    took = time.monotonic() - began
+    assert json.loads(done.stdout)["n_predicted"] == len(frame)
+    fs, root = Store(out, server.options).arrow()
+    n_parts = -(-len(frame) // ROWS_PER_PART)
+    written = sorted(fs.get_file_info(f"{root}/{part_name(part)}").mtime.timestamp() for part in range(n_parts))
+    first = 2
+    return took, (n_parts - first) * ROWS_PER_PART / (written[-1] - written[first - 1])
+
+
+if __name__ == "__main__":
+    main()
