@@ -211,18 +211,23 @@ def setting_keys(model: type[BaseModel] = Config, prefix: str = "") -> list[str]
     return keys
 
 
-FREE_TO_CHANGE = ("ray", "track", "tune", "evaluate", "table1", "ic50", "prepare", "simulate")
+FREE_TO_CHANGE = ("ray", "track", "tune", "evaluate", "table1", "ic50", "prepare", "simulate", "serve")
 """Groups that decide nothing about what a training run ends with."""
 
 
-def deciding(values: dict[str, Any]) -> dict[str, Any]:
-    """Return dumped settings without the groups that a run may be resumed with other values of."""
-    return {key: value for key, value in values.items() if key not in FREE_TO_CHANGE}
+def deciding(config: Config) -> dict[str, Any]:
+    """Return settings without the groups that a run may be resumed with other values of."""
+    return config.model_dump(mode="json", exclude=set(FREE_TO_CHANGE))
 
 
 def dump_config(config: Config) -> str:
     """Return the resolved settings as YAML, loadable by `--config`."""
     return yaml.safe_dump(json.loads(config.model_dump_json()), sort_keys=False)
+
+
+def read_settings(text: str | bytes) -> Config:
+    """Read what `dump_config` wrote, perhaps before some settings existed; those have their defaults."""
+    return config_from_dict(yaml.safe_load(text))
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

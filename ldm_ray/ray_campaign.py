@@ -6,7 +6,7 @@ What is there already is not done again, so an interrupted campaign goes on when
 from typing import Any
 
 from ldm_ray.baselines.build import BASELINE_KINDS, encoder_settings
-from ldm_ray.config import Config, dump_config
+from ldm_ray.config import Config, dump_config, read_settings
 from ldm_ray.console import counting, say, show_table, staged, training
 from ldm_ray.data.dataset import PairedDataset, open_dataset
 from ldm_ray.data.resplit import by_of, empty_side, resplit
@@ -40,10 +40,10 @@ def run_table1(data: str, out: str, config: Config) -> dict[str, Any]:
     """
     dataset, store = open_dataset(data, config.storage_options), Store(out, config.storage_options)
     # Sides, seeds and rivals may be added to a campaign; what was trained stays comparable.
-    text = dump_config(config.model_copy(update={"table1": Table1Settings(), "seed": 0}))
-    if store.exists(SETTINGS) and store.read_bytes(SETTINGS).decode() != text:
+    same = config.model_copy(update={"table1": Table1Settings(), "seed": 0})
+    if store.exists(SETTINGS) and read_settings(store.read_bytes(SETTINGS)) != same:
         raise DataError(f"{out} holds a campaign with other settings; take another --out")
-    store.write_bytes(SETTINGS, text.encode())
+    store.write_bytes(SETTINGS, dump_config(same).encode())
     runs = [
         _one(held, unseen, store, config.model_copy(update={"seed": seed}))
         for unseen, held in _held_out(dataset, store, config).items()

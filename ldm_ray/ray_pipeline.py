@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ldm_ray.config import Config, dump_config
+from ldm_ray.config import Config, dump_config, read_settings
 from ldm_ray.console import counting, say, show_table, spinning, staged, training
 from ldm_ray.data.dataset import PairedDataset, open_dataset
 from ldm_ray.data.l1000 import read_l1000
@@ -68,14 +68,14 @@ def show_scores(metrics: dict[str, Any]) -> None:
 
 def _check_settings(out: Path, config: Config, overwrite: bool) -> None:
     """Keep the demo's settings beside it; another demo's folder is not mixed with this one."""
-    saved, text = out / "settings.yaml", dump_config(config)
-    if saved.exists() and not overwrite and saved.read_text(encoding="utf-8") != text:
+    saved = out / "settings.yaml"
+    if saved.exists() and not overwrite and read_settings(saved.read_text(encoding="utf-8")) != config:
         raise DataError(f"{out} holds a demo with other settings; --overwrite replaces it, --out takes another folder")
     if overwrite:
         for name in ("release", "data", "vae", "ldm", "report"):
             _remove_tree(out / name)
     out.mkdir(parents=True, exist_ok=True)
-    saved.write_text(text, encoding="utf-8")
+    saved.write_text(dump_config(config), encoding="utf-8")
 
 
 def _remove_tree(folder: Path) -> None:
@@ -131,6 +131,8 @@ def _next_commands(out: Path, dataset: PairedDataset, predictor: Predictor) -> N
     command = "ldm-ray" if shutil.which("ldm-ray") else sys.argv[0]
     say("\ntry next:")
     say(f"  {command} predict --bundle {out / 'ldm'} --smiles '{smiles}' --cell {cell} --dose-um 10 --time-h 24")
+    say(f"  {command} bench samplers --bundle {out / 'ldm'} --data {out / 'data'}")
+    say(f"  {command} serve --bundle {out / 'ldm'}")
     say(f"  {command} data describe {out / 'data'}")
     paths = f"--data {out / 'data'} --bundle {out / 'ldm'} --out {out / 'valid'}"
     say(f"  {command} evaluate {paths} --set evaluate.split=valid")

@@ -157,7 +157,7 @@ class _Model:
     encoder: EncoderSettings
 
 
-@serve.deployment(name="api", max_ongoing_requests=512, max_queued_requests=512)
+@serve.deployment(name="api", max_ongoing_requests=96, max_queued_requests=32)
 @serve.ingress()
 class Api:
     """The HTTP API; a `Backend` whose models are on the cluster."""

@@ -10,13 +10,12 @@ import ray
 import ray.train
 import safetensors.torch
 import torch
-import yaml
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
 from ldm_ray.baselines.build import BaselineKind, encoder_settings
 from ldm_ray.chem.embedding import build_encoder, load_embeddings
-from ldm_ray.config import Config, deciding, dump_config
+from ldm_ray.config import Config, deciding, dump_config, read_settings
 from ldm_ray.data.controls import basal_input, training_controls
 from ldm_ray.data.dataset import PairedDataset
 from ldm_ray.data.slices import profile_files
@@ -248,7 +247,7 @@ def _check_out(store: Store, config: Config, resume: bool, overwrite: bool) -> N
         raise BundleError(f"{store.url} holds no unfinished run to resume")
     if unfinished and not resume and not overwrite:
         raise BundleError(f"{store.url} holds an unfinished run; --resume goes on with it, --overwrite starts anew")
-    if resume and deciding(yaml.safe_load(store.read_bytes(SETTINGS))) != deciding(yaml.safe_load(dump_config(config))):
+    if resume and deciding(read_settings(store.read_bytes(SETTINGS))) != deciding(config):
         raise SettingsError(f"--resume wants the settings of the run, {store.path(SETTINGS)}; got others")
 
 

@@ -3,8 +3,9 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
-from ldm_ray.config import Config, dump_config, load_config
+from ldm_ray.config import Config, deciding, dump_config, load_config, read_settings
 from ldm_ray.errors import SettingsError
 
 
@@ -73,3 +74,14 @@ def test_naming_one_key_of_a_group_leaves_the_others(tmp_path: Path) -> None:
     for name, epochs in (("train_prnet", 3), ("train_vae", 7), ("train_pertdit", 5)):
         assert getattr(config, name) == getattr(default, name).model_copy(update={"epochs": epochs})
     assert default == Config()
+
+
+def test_settings_written_before_some_existed_are_read_with_their_defaults() -> None:
+    config = load_config(None, ["preset=paper", "predict.steps=7", "serve.port=9000"])
+    text = dump_config(config)
+    assert read_settings(text) == config
+    older = yaml.safe_load(text)
+    del older["serve"], older["predict"]["correction"]
+    assert read_settings(yaml.safe_dump(older)) == config.model_copy(update={"serve": Config().serve})
+    assert deciding(read_settings(yaml.safe_dump(older))) == deciding(config)
+    assert deciding(config) != deciding(load_config(None, ["preset=paper", "predict.steps=8"]))
