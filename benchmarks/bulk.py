@@ -25,7 +25,6 @@ import pandas as pd
 import torch
 
 from benchmarks.machine import machine, write
-from ldm_ray.bulk_parts import part_name
 from ldm_ray.data.dataset import open_dataset
 from ldm_ray.data.store import Store
 from ldm_ray.predictor import Predictor, Query
@@ -34,6 +33,7 @@ from tests.s3_server import S3Server, free_port
 ROWS = {"small": 40_000, "full": 200_000}
 ROWS_PER_PART = 4000
 REFERENCE_ROWS, REFERENCE_S = 4096, 5.0
+FIRST_PARTS, POLL_S = 2, 0.1
 
 
 def main() -> None:
@@ -101,15 +101,22 @@ def bulk(server: S3Server, bundle: str, frame: pd.DataFrame, folder: Path) -> tu
     command = [sys.executable, "-m", "ldm_ray.cli", "predict", "--bundle", bundle, "--out", out, "--n-samples", "1"]
     command += ["--conditions", str(folder / "conditions.parquet"), "--set", f"predict.rows_per_part={ROWS_PER_PART}"]
     command += ["--set", "predict.columns=[mean]", "--json"]
+    n_parts, seen = -(-len(frame) // ROWS_PER_PART), [(0.0, 0)]
     began = time.monotonic()
-    done = subprocess.run(command, env=os.environ | server.environment, check=True, capture_output=True)
-    took = time.monotonic() - began
-    assert json.loads(done.stdout)["n_predicted"] == len(frame)
-    fs, root = Store(out, server.options).arrow()
-    n_parts = -(-len(frame) // ROWS_PER_PART)
-    written = sorted(fs.get_file_info(f"{root}/{part_name(part)}").mtime.timestamp() for part in range(n_parts))
-    first = 2
-    return took, (n_parts - first) * ROWS_PER_PART / (written[-1] - written[first - 1])
+    with subprocess.Popen(command, env=os.environ | server.environment, stdout=subprocess.PIPE) as process:
+        while process.poll() is None:
+            store = Store(out, server.options)
+            n = sum(name.startswith("part-") for name in store.names())
+            if n > seen[-1][1]:
+                seen.append((time.monotonic(), n))
+            time.sleep(POLL_S)
+        took = time.monotonic() - began
+        assert process.stdout is not None
+        assert json.loads(process.stdout.read())["n_predicted"] == len(frame)
+    first = next(at for at in seen if at[1] >= FIRST_PARTS)
+    last = seen[-1]
+    assert last[1] == n_parts
+    return took, (last[1] - first[1]) * ROWS_PER_PART / (last[0] - first[0])
 
 
 if __name__ == "__main__":

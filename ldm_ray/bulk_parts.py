@@ -33,6 +33,7 @@ class BulkRun:
         bundle: URL of the bundle.
         bundle_id: Checksum of its metadata.
         out: Folder URL of the results.
+        source: What the conditions are: the URL of a table, or a grid's fingerprint.
         n_rows: Conditions.
         rows_per_part: Conditions a part.
         n_samples: Latent samples a condition.
@@ -44,6 +45,7 @@ class BulkRun:
     bundle: str
     bundle_id: str
     out: str
+    source: str
     n_rows: int
     rows_per_part: int
     n_samples: int

@@ -120,13 +120,14 @@ def _many(
 
     rows = asked.predict.rows_per_part
 
+    product = None if conditions is not None else _grid(grid, asked)
+    source = conditions if product is None else product.fingerprint
+
     def tables() -> "Iterable[pa.Table]":
-        if conditions is not None:
-            return read_tables(conditions, asked.storage_options)
-        return _grid(grid, asked).tables(rows)
+        return read_tables(str(conditions), asked.storage_options) if product is None else product.tables(rows)
 
     with counting("conditions") as progress:
-        manifest = predict_many(tables, bundle, out, asked, n_samples, steps, overwrite, progress)
+        manifest = predict_many(tables, str(source), bundle, out, asked, n_samples, steps, overwrite, progress)
     say(f"{manifest['n_predicted']:,} predictions in {out}")
     if manifest["n_errors"]:
         say(f"{manifest['n_errors']:,} conditions were refused; why: {out}/errors/")

@@ -1,6 +1,8 @@
 """Many conditions: a table or a grid, staged as one Parquet file whose row groups are the parts to predict."""
 
+import hashlib
 import itertools
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -36,6 +38,12 @@ class Grid:
 
     def __len__(self) -> int:
         return len(self.smiles) * len(self.cells) * len(self.dose_um) * len(self.time_h)
+
+    @property
+    def fingerprint(self) -> str:
+        """Name a grid by what it holds."""
+        values = json.dumps([list(part) for part in (self.smiles, self.cells, self.dose_um, self.time_h)])
+        return f"grid of {len(self)}, sha256 {hashlib.sha256(values.encode()).hexdigest()[:16]}"
 
     def tables(self, rows: int) -> Iterator[pa.Table]:
         """Yield its conditions, some rows at a time."""

@@ -1,6 +1,8 @@
 """Bulk prediction: a pool of predictors over parts of a table, resumable, to any URL."""
 
+import itertools
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -22,6 +24,7 @@ CPUS_PER_ACTOR = 0.9
 
 def predict_many(
     tables: Callable[[], Iterable[pa.Table]],
+    source: str,
     bundle: str,
     out: str,
     config: Config,
@@ -34,12 +37,13 @@ def predict_many(
 
     Args:
         tables: Makes the conditions, where they are not staged yet; see `conditions.py`.
+        source: What they are, so that a folder of other conditions is not gone on with.
         bundle: URL of a diffusion model.
         out: Folder URL of the results.
         config: Settings; of the bundle only what is asked of it.
         n_samples: Latent samples a condition; the bundle's by default.
         steps: Of the sampler; the bundle's by default.
-        overwrite: Replace what is at `out`.
+        overwrite: Replace the predictions at `out`; other files there stay.
         on_progress: Told how many conditions are done, and in all.
 
     Returns:
@@ -52,15 +56,27 @@ def predict_many(
     options = config.storage_options
     store, loaded = Store(out, options), load_bundle(bundle, "ldm", options)
     asked = n_samples or loaded.config.predict.n_samples
-    if overwrite:
-        store.remove("")
+    if overwrite and store.exists(MANIFEST):
+        rows = iter(tables())
+        first = list(itertools.islice(rows, 1))  # refused here, where it cannot be read, before anything is removed
+        _remove(store)
+        tables = partial(itertools.chain, first, rows)
     found = store.read_json(MANIFEST) if store.exists(MANIFEST) else None
     n_rows = int(found["n_rows"]) if found else 0
     rows_per_part = config.predict.rows_per_part
     if found is None:
         n_rows = stage(tables(), store, CONDITIONS, rows_per_part)
     run = BulkRun(
-        bundle, checksum(loaded.metadata), out, n_rows, rows_per_part, asked, steps, config.seed, config.predict.columns
+        bundle,
+        checksum(loaded.metadata),
+        out,
+        source,
+        n_rows,
+        rows_per_part,
+        asked,
+        steps,
+        config.seed,
+        config.predict.columns,
     )
     if found is None:
         store.write_json(MANIFEST, run.described() | {"done": False})
@@ -93,10 +109,20 @@ def _predict_parts(run: BulkRun, store: Store, config: Config, on_progress: Call
         num_gpus=1 if gpus else 0,
         num_cpus=0 if gpus else CPUS_PER_ACTOR,
     )
-    for table in data.iter_batches(batch_format="pyarrow", batch_size=1, prefetch_batches=0):
+    for table in data.iter_batches(batch_format="pyarrow", batch_size=None, prefetch_batches=0):
         raise_reported(table)
-        done += _rows_of(run, int(table["part"][0].as_py()))
+        parts: list[int] = pa.table(table)["part"].to_pylist()
+        done += sum(_rows_of(run, part) for part in parts)
         on_progress(done, run.n_rows)
+
+
+def _remove(store: Store) -> None:
+    """Remove a bulk prediction: its own files and no others."""
+    store.remove(MANIFEST)  # first, so that half of one is not taken for a whole
+    store.remove(ERRORS)
+    for name in store.names():
+        if name == CONDITIONS or (name.startswith("part-") and name.endswith(".parquet")):
+            store.remove(name)
 
 
 class _Predict:

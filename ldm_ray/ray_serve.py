@@ -35,9 +35,14 @@ from ldm_ray.serving.served import ServedModel
 from ldm_ray.settings import EncoderSettings, ServeSettings
 from ldm_ray.training.bundle import METADATA, checksum
 
+log = logging.getLogger("ldm_ray.serve")
+
 TOKEN_VARIABLE = "LDM_RAY_TOKEN"
 KNOWN_COMPOUNDS = 8192
 RELOADS = 3
+MAX_BUNDLES = 4
+"""Each may be there twice in a replica while new ones are taken."""
+REPLACED_S = 10.0
 REPORT_S = 5.0
 
 
@@ -46,7 +51,9 @@ class ServeArguments(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    bundles: dict[str, str] = Field(min_length=1, description="name of a model to the URL of its bundle")
+    bundles: dict[str, str] = Field(
+        min_length=1, max_length=MAX_BUNDLES, description="name of a model to the URL of its bundle"
+    )
     settings: list[str] = Field(default=[], description="like --set: key.path=value")
 
 
@@ -71,7 +78,7 @@ class Encoder:
         return np.stack(rows)
 
 
-@serve.deployment(name="sampler", max_ongoing_requests=256, max_queued_requests=512)
+@serve.deployment(name="sampler", max_ongoing_requests=64, max_queued_requests=128)
 class Sampler:
     """Samples with the models that it is asked for; a model's id is its name, its bundle's URL and checksum."""
 
@@ -84,21 +91,21 @@ class Sampler:
             name: metrics.Gauge(f"ldm_ray_{name}", what, tag_keys=tags)
             for name, what in {
                 "rows_busy": "rows of a network pass that are under way",
-                "passes_waiting": "single-row passes that wait",
-                "rows_per_pass": "mean rows of a pass since the model was loaded, times its steps",
+                "passes_waiting": "single-row passes that are still to be made",
+                "rows_per_pass": "mean rows of a pass since the model was loaded",
                 "compound_cache_hits": "compounds whose encoding was known",
                 "compound_cache_misses": "compounds that were encoded",
             }.items()
         }
         self._reporting = asyncio.get_event_loop().create_task(self._report())
 
-    @serve.multiplexed(max_num_models_per_replica=3)  # type: ignore[untyped-decorator]
+    @serve.multiplexed(max_num_models_per_replica=2 * MAX_BUNDLES)  # type: ignore[untyped-decorator]
     async def _load(self, model_id: str) -> ServedModel:
         name, url, wanted = model_id.split("|")
         served = await asyncio.to_thread(ServedModel.load, name, url, self._settings.max_waiting, self._storage_options)
         if served.bundle_id != wanted:
             served.close()
-            raise BundleError(f"{url} was replaced while it was loaded")
+            raise OverloadedError(f"the bundle at {url} has been replaced and is not deployed yet", REPLACED_S)
         self._served[model_id] = served
         return served
 
@@ -107,17 +114,23 @@ class Sampler:
     ) -> Answer | LdmRayError:
         """Answer a request; `vectors` are embeddings of its parents. What it is refused for is returned."""
         for _ in range(RELOADS):
-            served: ServedModel = await self._load(model_id)
+            served: ServedModel | None = None
             try:
+                served = await self._load(model_id)
                 return await served.predict(request, vectors)
             except LdmRayError as error:
-                if not served.closed:
+                if served is None or not served.closed:
                     return error
         return OverloadedError("the model is being reloaded", 1.0)
 
-    async def describe(self, model_id: str) -> tuple[ModelInfo, list[CellLine], list[dict[str, Any]], EncoderSettings]:
+    async def describe(
+        self, model_id: str
+    ) -> tuple[ModelInfo, list[CellLine], list[dict[str, Any]], EncoderSettings] | LdmRayError:
         """Return what the API says of a model, its cell lines and genes, and how its compounds are encoded."""
-        served = await self._load(model_id)
+        try:
+            served = await self._load(model_id)
+        except LdmRayError as error:
+            return error
         return served.model(), served.cells(), served.genes, served.predictor.bundle.config.encoder
 
     async def compound(self, model_id: str, smiles: str) -> CompoundInfo | LdmRayError:
@@ -127,6 +140,11 @@ class Sampler:
             return served.compound(smiles)
         except LdmRayError as error:
             return error
+
+    def check_health(self) -> None:
+        """Have Serve replace a replica whose sampler has ended by a failure."""
+        if broken := [served.name for served in self._served.values() if served.engine.broken]:
+            raise RuntimeError(f"the sampler of {', '.join(broken)} has ended")
 
     async def _report(self) -> None:
         """Tell Ray's metrics how busy the models are, from time to time."""
@@ -138,7 +156,7 @@ class Sampler:
                 values = {
                     "rows_busy": load.busy,
                     "passes_waiting": load.waiting,
-                    "rows_per_pass": load.rows_done / max(1, load.passes),
+                    "rows_per_pass": load.row_passes / max(1, load.passes),
                     "compound_cache_hits": cache.compounds.hits if cache else 0,
                     "compound_cache_misses": cache.compounds.misses if cache else 0,
                 }
@@ -194,14 +212,24 @@ class Api:
         return app
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
-        """Serve other bundles; those that are new are loaded before the first request sees them."""
-        bundles = ServeArguments(bundles=user_config["bundles"]).bundles
-        models = {}
-        for name, url in bundles.items():
-            metadata = await asyncio.to_thread(self._metadata, url)
-            model_id = f"{name}|{url}|{checksum(metadata)}"
-            models[name] = _Model(model_id, *await self._ask(model_id, "describe"))
+        """Serve other bundles; those that are new are loaded before the first request sees them.
+
+        If one cannot be loaded, the old ones stay, and the log says so.
+        """
+        try:
+            bundles = ServeArguments(bundles=user_config["bundles"]).bundles
+            models = {name: await self._describe(name, url) for name, url in bundles.items()}
+        except Exception as error:  # raised, it would have Serve stop this replica and every one that comes after it
+            if not self._models:
+                raise
+            log.error("the new bundles are not taken, the old ones stay: %s", error)
+            return
         self._models = models
+
+    async def _describe(self, name: str, url: str) -> _Model:
+        metadata = await asyncio.to_thread(self._metadata, url)
+        model_id = f"{name}|{url}|{checksum(metadata)}"
+        return _Model(model_id, *await self._ask(model_id, "describe"))
 
     async def predict(self, request: PredictRequest) -> Answer:
         """Answer conditions."""
@@ -243,7 +271,8 @@ class Api:
         return dict(zip(parents, rows, strict=True))
 
     async def _ask(self, model_id: str, method: str, *arguments: object) -> Any:
-        handle = self._sampler.options(multiplexed_model_id=model_id)
+        # Told which model it is, Serve prefers replicas that have it: of an only one, new replicas would get nothing.
+        handle = self._sampler.options(multiplexed_model_id=model_id) if len(self._models) > 1 else self._sampler
         return await _call(getattr(handle, method), model_id, *arguments)
 
     def _named(self, model: str | None) -> _Model:
@@ -282,21 +311,25 @@ async def _call(method: Any, *arguments: object) -> Any:
     return result
 
 
-def build(
-    arguments: ServeArguments, config: Config | None = None, options: Mapping[str, Mapping[str, Any]] | None = None
+def build(arguments: ServeArguments) -> serve.Application:
+    """Build the application of `serve_config.yaml`; Serve wants a function of one argument."""
+    return application(arguments, load_config(None, arguments.settings))
+
+
+def application(
+    arguments: ServeArguments, config: Config, options: Mapping[str, Mapping[str, Any]] | None = None
 ) -> serve.Application:
-    """Build the application that `serve_config.yaml` and `ldm-ray serve` run.
+    """Put the deployments together.
 
     Args:
         arguments: What is served.
-        config: Settings, where they are resolved already.
+        config: Resolved settings.
         options: Of each deployment by its name, as Serve takes them.
     """
-    config, more = config or load_config(None, arguments.settings), options or {}
+    more, storage = options or {}, config.storage_options
     encoder, sampler, api = (
         deployment.options(**more.get(deployment.name, {}))
         for deployment in (cast(serve.Deployment, kind) for kind in (Encoder, Sampler, Api))
     )
     told = api.options(user_config={"bundles": arguments.bundles})
-    storage = config.storage_options
     return told.bind(encoder.bind(), sampler.bind(config.serve, storage), config.serve, storage)

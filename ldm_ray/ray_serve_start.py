@@ -14,13 +14,15 @@ from ray.serve.schema import ApplicationStatus
 from ldm_ray.config import Config
 from ldm_ray.errors import LdmRayError
 from ldm_ray.ray_cluster import connect
-from ldm_ray.ray_serve import ServeArguments, build
+from ldm_ray.ray_serve import ServeArguments, application
 from ldm_ray.training.bundle import load_bundle
 
 NAME = "ldm_ray"
 BESIDE = 0.1
 """CPUs that the API and the encoder are counted as, so that the sampler's fit beside them on any machine."""
 POLL_S = 0.2
+NO_PLACE = "to be scheduled"
+"""What Serve's message says of replicas that wait for resources; loading a large bundle may take its time."""
 
 
 def check_bundles(bundles: Mapping[str, str], storage_options: dict[str, Any]) -> None:
@@ -44,12 +46,15 @@ def serving(bundles: Mapping[str, str], config: Config) -> Iterator[None]:
     # Ray's own handler aborts, which leaves Serve no time to end.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    there = serve.status()
+    if NAME in there.applications:
+        raise LdmRayError(f"{NAME} is served on this cluster already; use `serve deploy` to change it")
     serve.start(http_options={"host": config.serve.host, "port": config.serve.port})
     try:
-        deploy(build(ServeArguments(bundles=dict(bundles)), config, shares()), config.serve.placement_timeout_s)
+        deploy(application(ServeArguments(bundles=dict(bundles)), config, shares()), config.serve.placement_timeout_s)
         yield
     finally:
-        serve.shutdown()
+        serve.delete(NAME) if there.proxies else serve.shutdown()  # others may have applications there
         ray.shutdown()
 
 
@@ -63,14 +68,14 @@ def shares() -> dict[str, dict[str, Any]]:
     return {name: {"ray_actor_options": resources} for name, resources in of_each.items()}
 
 
-def deploy(application: serve.Application, placement_timeout_s: float) -> None:
+def deploy(built: serve.Application, placement_timeout_s: float) -> None:
     """Deploy at / and wait until it answers, or until replicas have had no place for too long.
 
     Raises:
         LdmRayError: If a deployment does not start; says why.
     """
     # Serve itself would wait for a place for ever.
-    serve.run_many([serve.RunTarget(application, NAME, "/")], wait_for_applications_running=False)
+    serve.run_many([serve.RunTarget(built, NAME, "/")], wait_for_applications_running=False)
     patient_until = time.monotonic() + placement_timeout_s
     while True:
         status = serve.status().applications[NAME]
@@ -78,7 +83,8 @@ def deploy(application: serve.Application, placement_timeout_s: float) -> None:
             return
         said = [deployment.message for deployment in status.deployments.values() if deployment.message]
         failed = status.status in (ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.UNHEALTHY)
-        if failed or (said and time.monotonic() > patient_until):
+        homeless = any(NO_PLACE in message for message in said)
+        if failed or (homeless and time.monotonic() > patient_until):
             raise LdmRayError(f"the endpoint does not start: {_last_line(said or [status.message])}")
         time.sleep(POLL_S)
 

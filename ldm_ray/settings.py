@@ -234,6 +234,9 @@ class ServeSettings(Settings):
     max_conditions: Annotated[int, Field(ge=1)] = Field(default=256, description="a request")
     max_samples: Annotated[int, Field(ge=1)] = Field(default=1024, description="latent samples a condition")
     max_draws: Annotated[int, Field(ge=1)] = Field(default=4096, description="simulated wells a request")
+    max_passes: Annotated[int, Field(ge=1)] = Field(
+        default=2_000_000, description="conditions x samples x steps a request"
+    )
     max_body_bytes: Annotated[int, Field(ge=1024)] = 8_000_000
     max_in_flight: Annotated[int, Field(ge=1)] = Field(
         default=64, description="requests under way in a replica of the API; more: 503"

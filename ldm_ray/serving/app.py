@@ -60,7 +60,7 @@ def create_app(backend: Callable[[], Backend], limits: ServeSettings) -> FastAPI
         summary="Predict expression profiles",
     )
     async def predict(request: PredictRequest, accept: Annotated[str, Header()] = JSON) -> Response:
-        check_limits(request, limits)
+        check_limits(request, limits, await backend().model(request.model))
         answer = await backend().predict(request)
         if ARROW in accept:
             return Response(as_arrow(answer, request), media_type=ARROW)
@@ -106,8 +106,8 @@ def create_app(backend: Callable[[], Backend], limits: ServeSettings) -> FastAPI
     return app
 
 
-def check_limits(request: PredictRequest, limits: ServeSettings) -> None:
-    """Refuse what is larger than one request may be.
+def check_limits(request: PredictRequest, limits: ServeSettings, model: ModelInfo) -> None:
+    """Refuse what is larger than one request may be, with the model's own numbers where none are given.
 
     Raises:
         RequestError: Naming the field.
@@ -117,6 +117,11 @@ def check_limits(request: PredictRequest, limits: ServeSettings) -> None:
         raise RequestError("conditions", f"at most {limits.max_conditions} conditions a request; got {n}")
     if request.n_samples is not None and request.n_samples > limits.max_samples:
         raise RequestError("n_samples", f"n_samples must be at most {limits.max_samples}; got {request.n_samples}")
-    drawn = n * (request.n_samples or 1) if request.wanted == "draws" else 0
-    if drawn > limits.max_draws:
-        raise RequestError("n_samples", f"at most {limits.max_draws} draws a request; got {drawn}")
+    samples, steps = n * (request.n_samples or model.n_samples), request.steps or model.sampler["steps"]
+    if request.wanted == "draws" and samples > limits.max_draws:
+        raise RequestError("n_samples", f"at most {limits.max_draws} draws a request; got {samples}")
+    if samples * steps > limits.max_passes:
+        got = f"{n} x {samples // n} x {steps}"
+        raise RequestError(
+            "n_samples", f"conditions x n_samples x steps must be at most {limits.max_passes}; got {got}"
+        )

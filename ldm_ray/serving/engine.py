@@ -4,6 +4,7 @@ One thread owns the rows of a sampler. Between two passes it takes in what has a
 pass at most, whatever the steps and samples of the others; see `models/row_sampler.py` for why nobody's numbers change.
 """
 
+import logging
 import threading
 import time
 from collections import deque
@@ -22,6 +23,8 @@ from ldm_ray.predictor import Predictor
 from ldm_ray.queries import PreparedQuery
 from ldm_ray.serving.errors import OverloadedError
 
+log = logging.getLogger("ldm_ray.serve")
+
 FIRST_GUESS_ROWS_PER_S = 1000.0
 SMOOTHING = 0.1
 MAX_HELD = 4
@@ -34,8 +37,9 @@ class EngineLoad:
     Attributes:
         rows: Rows of a pass.
         busy: Rows under way.
-        waiting: Rows that wait for a place, in network passes of one row.
+        waiting: Network passes of one row that are still to be made.
         passes: Passes made so far.
+        row_passes: Single-row passes among them.
         rows_done: Samples finished so far.
         rows_per_s: Rough rate at which single-row passes are made.
     """
@@ -44,6 +48,7 @@ class EngineLoad:
     busy: int
     waiting: int
     passes: int
+    row_passes: int
     rows_done: int
     rows_per_s: float
 
@@ -95,9 +100,9 @@ class SamplerEngine:
         self._slots: list[tuple[_Job, int] | None] = [None] * generator.rows
         self._left = [0] * generator.rows
         self._arrived, self._queue = list[_Job](), deque[_Job]()
-        self._waiting = self._passes = self._rows_done = self._held = 0
+        self._waiting = self._passes = self._row_passes = self._rows_done = self._held = 0
         self._rate = FIRST_GUESS_ROWS_PER_S
-        self._wake, self._stopped = threading.Condition(), False
+        self._wake, self._stopped, self._broken = threading.Condition(), False, False
         self._thread = threading.Thread(target=self._run, name="sampler", daemon=True)
         self._thread.start()
 
@@ -105,7 +110,7 @@ class SamplerEngine:
         """Ask for samples of n queries.
 
         Returns:
-            What `ProfileGenerator.sample` says of each alone, bit for bit.
+            What `ProfileGenerator.sample` says of each alone, bit for bit. May be cancelled at any time.
 
         Raises:
             OverloadedError: If too much is waiting already.
@@ -124,7 +129,8 @@ class SamplerEngine:
     def load(self) -> EngineLoad:
         """Tell how busy the engine is."""
         busy = sum(slot is not None for slot in self._slots)
-        return EngineLoad(len(self._slots), busy, self._waiting, self._passes, self._rows_done, self._rate)
+        done = (self._passes, self._row_passes, self._rows_done)
+        return EngineLoad(len(self._slots), busy, self._waiting, *done, self._rate)
 
     @property
     def stopped(self) -> bool:
@@ -139,17 +145,36 @@ class SamplerEngine:
         if threading.current_thread() is not self._thread:
             self._thread.join()
 
+    @property
+    def broken(self) -> bool:
+        """Whether it has ended by a failure of its own."""
+        return self._broken
+
     def _run(self) -> None:
-        while True:
-            with self._wake:
-                idle = not self._queue and not any(self._slots)
-                while idle and not self._arrived and not self._stopped:
-                    self._wake.wait()
-                if idle and not self._arrived:
-                    return
-            self._admit()
-            if any(self._slots):
-                self._step()
+        try:
+            while self._wait_for_work():
+                self._admit()
+                if any(self._slots):
+                    self._step()
+        except Exception as error:  # memory that is short, for instance: nobody may wait for answers that never come
+            log.exception("the sampler has ended")
+            self._give_up(error)
+
+    def _wait_for_work(self) -> bool:
+        """Wait until there is some; false once it is told to stop and has none left."""
+        with self._wake:
+            idle = not self._queue and not any(self._slots)
+            while idle and not self._arrived and not self._stopped:
+                self._wake.wait()
+            return not idle or bool(self._arrived)
+
+    def _give_up(self, error: Exception) -> None:
+        """Refuse what comes, and fail what is here."""
+        with self._wake:
+            self._stopped = self._broken = True
+            jobs = {*self._arrived, *self._queue, *(slot[0] for slot in self._slots if slot is not None)}
+        for job in jobs:
+            _answer(job.future, error)
 
     def _admit(self) -> None:
         """Fill free rows: at once if many are free, else a few passes later with more at a time.
@@ -172,7 +197,7 @@ class SamplerEngine:
 
     def _take_in(self, arrived: list[_Job]) -> None:
         """Encode new queries together; those that cannot be are told so."""
-        jobs = [job for job in arrived if job.future.set_running_or_notify_cancel()]
+        jobs = [job for job in arrived if not job.future.cancelled()]
         self._forget([job for job in arrived if job not in jobs])
         if not jobs:
             return
@@ -183,7 +208,7 @@ class SamplerEngine:
         except Exception as error:  # a bad query must not end the thread that serves all others
             self._forget(jobs)
             for job in jobs:
-                job.future.set_exception(error)
+                _answer(job.future, error)
             return
         first = 0
         for job in jobs:
@@ -198,6 +223,10 @@ class SamplerEngine:
         slots, told, keys, lines = list[int](), list[Told](), list[Tensor](), list[int]()
         while free and self._queue:
             job = self._queue[0]
+            if job.future.cancelled():  # those rows of it that are under way go on
+                self._queue.popleft()
+                self._forget_rows((job.rows - job.started) * job.length)
+                continue
             first, length = self._generator.lines(job.how.sampler)
             n = min(len(free), job.rows - job.started)
             for number in range(n):
@@ -226,6 +255,7 @@ class SamplerEngine:
                 self._left[number] -= 1
                 if self._left[number] == 0:
                     ended.append(number)
+        self._row_passes += busy
         rate = busy / (time.perf_counter() - began)
         with self._wake:
             self._waiting -= busy
@@ -272,8 +302,20 @@ class SamplerEngine:
                 samples.draws[condition] = drawn[0] + base
             job.left -= 1
             if not job.left:
-                job.future.set_result(samples)
+                _answer(job.future, samples)
 
     def _forget(self, jobs: Sequence[_Job]) -> None:
+        self._forget_rows(sum(job.cost for job in jobs))
+
+    def _forget_rows(self, passes: int) -> None:
         with self._wake:
-            self._waiting -= sum(job.cost for job in jobs)
+            self._waiting -= passes
+
+
+def _answer(future: "Future[Samples]", answer: Samples | Exception) -> None:
+    """Answer who still waits; whoever has cancelled does not."""
+    if not future.done() and future.set_running_or_notify_cancel():
+        if isinstance(answer, Exception):
+            future.set_exception(answer)
+        else:
+            future.set_result(answer)

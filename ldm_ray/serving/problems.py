@@ -2,6 +2,7 @@
 
 import http
 import json
+import logging
 import math
 from collections.abc import Sequence
 
@@ -9,12 +10,13 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from ldm_ray.errors import LdmRayError
+from ldm_ray.errors import LdmRayError, QueryError, StoreError
 from ldm_ray.serving.errors import OverloadedError, RequestError
 from ldm_ray.serving.schemas import FieldProblem, Problem
 
 MEDIA_TYPE = "application/problem+json"
 SHOWN = 200
+log = logging.getLogger("ldm_ray.serve")
 
 
 def problem(
@@ -49,9 +51,16 @@ def install(app: FastAPI) -> None:
         headers = {"Retry-After": str(math.ceil(error.retry_after_s))}
         return problem(503, f"{error}; try again later", request_id(request), headers=headers)
 
-    @app.exception_handler(LdmRayError)
-    async def bad(request: Request, error: LdmRayError) -> Response:
+    @app.exception_handler(QueryError)
+    async def bad(request: Request, error: QueryError) -> Response:
         return problem(422, str(error), request_id(request))
+
+    @app.exception_handler(LdmRayError)
+    async def own_fault(request: Request, error: LdmRayError) -> Response:
+        log.error("%s: %s", type(error).__name__, error)
+        if isinstance(error, StoreError):
+            return problem(503, "the model's files cannot be read", request_id(request), headers={"Retry-After": "5"})
+        return problem(500, "the model cannot answer; the server's log says why", request_id(request))
 
     @app.exception_handler(HTTPException)
     async def other(request: Request, error: HTTPException) -> Response:

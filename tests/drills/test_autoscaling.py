@@ -1,16 +1,20 @@
 """Replicas of the sampler follow the load: one, more, and one again, with every answer right."""
 
+import re
 import threading
 import time
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
+import ray
 from ray import serve
 
 from ldm_ray.client import Client
+from ldm_ray.config import Config
 from ldm_ray.predictor import Predictor, Query
-from ldm_ray.ray_serve import ServeArguments, build
+from ldm_ray.ray_serve import ServeArguments, application
 from ldm_ray.ray_serve_start import NAME, deploy
 from ldm_ray.training.bundle import save_bundle
 from tests.conftest import World
@@ -37,6 +41,17 @@ def replicas() -> int:
     return sum(count for state, count in states.items() if str(getattr(state, "value", state)) == "RUNNING")
 
 
+def workers() -> set[str]:
+    """Processes whose sampler has made passes, as Prometheus is told."""
+    deadline = time.monotonic() + 30
+    while True:
+        text = httpx.get(f"http://127.0.0.1:{ray.nodes()[0]['MetricsExportPort']}/metrics").text
+        found = set(re.findall(r'ldm_ray_rows_per_pass\{[^}]*WorkerId="(\w+)"[^}]*\} (?!0\.0$)', text, re.MULTILINE))
+        if len(found) >= MOST or time.monotonic() > deadline:
+            return found
+        time.sleep(1.0)
+
+
 def wait_until(n: int) -> None:
     deadline = time.monotonic() + WAIT_S
     while replicas() != n:
@@ -51,7 +66,9 @@ def test_one_then_more_then_one(world: World, tmp_path: Path) -> None:
     serve.start(http_options={"host": "127.0.0.1", "port": port})
     options = {name: {"ray_actor_options": {"num_cpus": 0.1}} for name in ("api", "encoder", "sampler")}
     options["sampler"] |= {"autoscaling_config": QUICK}
-    deploy(build(ServeArguments(bundles={"main": str(tmp_path)}), options=options), placement_timeout_s=60)
+    deploy(
+        application(ServeArguments(bundles={"main": str(tmp_path)}), Config(), options=options), placement_timeout_s=60
+    )
     wanted = Predictor.from_bundle(str(tmp_path), "cpu").predict([Query(SMILES, 10.0, 24.0, "SIMC001")], 128, 50)
     ended, wrong, answers = threading.Event(), list[object](), list[int]()
 
@@ -78,6 +95,7 @@ def test_one_then_more_then_one(world: World, tmp_path: Path) -> None:
         ended.set()
         for thread in threads:
             thread.join()
+        assert len(workers()) == MOST, "a replica got no work"
         wait_until(1)
         assert wrong == []
         with Client(f"http://127.0.0.1:{port}") as client:

@@ -13,6 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from ldm_ray.cli import app
+from ldm_ray.errors import LdmRayError
 from ldm_ray.predictor import Predictor, Query
 from ldm_ray.training.bundle import save_bundle
 from tests.conftest import World
@@ -88,14 +89,37 @@ def test_a_grid_and_what_may_not_be_mixed(bundle: str, tmp_path: Path) -> None:
     assert again == manifest
     for more, said in (
         (["--seed", "4"], "holds predictions with seed 0; this run has 4"),
+        (["--doses-um", "1,10,300"], "holds predictions with source 'grid of 24"),
         (["--doses-um", "1,x"], "--doses-um must be numbers"),
         (["--cells", ""], "a grid wants --compounds, --cells, --doses-um and --times-h"),
     ):
-        folder = str(out) if "--seed" in more else str(tmp_path / "other")
+        folder = str(out) if "holds" in said else str(tmp_path / "other")
         command = [sys.executable, "-m", "ldm_ray.cli", "predict", "--bundle", bundle, *grid, "--times-h", "6,24"]
         command += ["--out", folder, *SMALL_PARTS, *more]
         refused = subprocess.run(command, capture_output=True, text=True)
         assert (refused.returncode, said in refused.stderr) == (2, True), refused.stderr
+
+
+@pytest.mark.usefixtures("cluster")
+def test_what_fails_in_an_actor_is_one_line_and_overwrite_keeps_other_files(
+    world: World, bundle: str, tmp_path: Path
+) -> None:
+    broken = random_bundle(world)
+    broken.tensors["ldm.denoiser.output.bias"] += float("nan")
+    save_bundle(broken, str(tmp_path / "broken"))
+    table, out = tmp_path / "one.csv", tmp_path / "out"
+    table.write_text("smiles,cell,dose_um,time_h\nCCO,SIMC001,1,24\n")
+    out.mkdir()
+    (out / "notes.txt").write_text("mine")
+    arguments = ["--conditions", str(table), "--out", str(out), *SMALL_PARTS]
+    with pytest.raises(LdmRayError, match=r"nan|finite"):
+        CliRunner().invoke(app, ["predict", "--bundle", str(tmp_path / "broken"), *arguments], catch_exceptions=False)
+    assert run("--bundle", bundle, *arguments, "--overwrite")["n_predicted"] == 1
+    assert (out / "notes.txt").read_text() == "mine"
+    wrong = ["--conditions", str(tmp_path / "nothing.csv"), "--out", str(out), *SMALL_PARTS, "--overwrite"]
+    with pytest.raises(LdmRayError, match="nothing.csv"):
+        CliRunner().invoke(app, ["predict", "--bundle", bundle, *wrong], catch_exceptions=False)
+    assert len(predicted(out)) == 1
 
 
 def test_a_killed_run_goes_on(bundle: str, tmp_path: Path) -> None:

@@ -14,12 +14,14 @@ import pytest
 import ray
 import yaml
 from ray import serve
+from ray.serve.context import _get_global_client
 from ray.serve.schema import ServeDeploySchema
 
 from ldm_ray.client import Client, ServerError
+from ldm_ray.config import Config
 from ldm_ray.errors import LdmRayError
 from ldm_ray.predictor import Predictor, Query
-from ldm_ray.ray_serve import ServeArguments, build
+from ldm_ray.ray_serve import ServeArguments, application
 from ldm_ray.ray_serve_start import deploy as start
 from ldm_ray.training.bundle import save_bundle
 from tests.conftest import World
@@ -55,10 +57,10 @@ def url(cluster: None, bundles: tuple[str, str]) -> Iterator[str]:
 
 
 def deploy(*urls: str) -> None:
-    """Serve bundles as `first` and so on; replicas take little, so that they fit beside each other on two cores."""
+    """Serve bundles as `main` and `other`; replicas take little, so that they fit beside each other on two cores."""
     names = dict(zip(("main", "other"), urls, strict=False))
     little = {name: {"ray_actor_options": {"num_cpus": 0.1}} for name in ("api", "encoder", "sampler")}
-    start(build(ServeArguments(bundles=names), options=little), placement_timeout_s=60)
+    start(application(ServeArguments(bundles=names), Config(), options=little), placement_timeout_s=60)
 
 
 class Load:
@@ -123,6 +125,31 @@ def test_a_new_bundle_is_taken_without_a_failed_request(url: str, bundles: tuple
     deploy(bundles[0])
 
 
+def test_the_shipped_settings_deploy_and_a_change_of_bundle_reconfigures(url: str, bundles: tuple[str, str]) -> None:
+    """As `serve deploy` does; a bundle that cannot be loaded leaves the old one, in the same process."""
+    own = [Predictor.from_bundle(bundle, "cpu").predict([QUERY], n_samples=4).mean for bundle in bundles]
+    settings = yaml.safe_load((ROOT / "serve_config.yaml").read_text())
+    (served,) = settings["applications"]
+    for deployment in served["deployments"]:
+        deployment |= {"ray_actor_options": {"num_cpus": 0.1}}
+
+    def deploy_config(bundle: str) -> int:
+        """Deploy, and return the process of the API."""
+        served["args"]["bundles"] = {"default": bundles[0]}
+        api = next(d for d in served["deployments"] if d["name"] == "api")
+        api["user_config"]["bundles"] = {"default": bundle}
+        _get_global_client().deploy_apps(ServeDeploySchema(**settings), _blocking=True)
+        (pid,) = [own for own in tree(os.getpid()) if name_of(own).startswith("ray::ServeReplica:ldm_ray:api")]
+        return pid
+
+    first = deploy_config(bundles[0])
+    for bundle, wanted in ((f"{bundles[0]}-misspelt", own[0]), (bundles[1], own[1])):
+        assert deploy_config(bundle) == first
+        with Client(url) as client:
+            np.testing.assert_array_equal(client.predict([CONDITION], n_samples=4).mean, wanted)
+    deploy(bundles[0])
+
+
 def test_several_bundles_are_served_by_name(url: str, bundles: tuple[str, str]) -> None:
     deploy(*bundles)
     with Client(url) as client:
@@ -174,7 +201,7 @@ def test_prometheus_is_told(url: str) -> None:
 def test_replicas_that_find_no_place_are_an_error_that_says_so(url: str, bundles: tuple[str, str]) -> None:
     huge = {"sampler": {"ray_actor_options": {"num_cpus": 1000}}}
     with pytest.raises(LdmRayError, match="the endpoint does not start: .*1000"):
-        start(build(ServeArguments(bundles={"main": bundles[0]}), options=huge), placement_timeout_s=1)
+        start(application(ServeArguments(bundles={"main": bundles[0]}), Config(), options=huge), placement_timeout_s=1)
     deploy(bundles[0])
 
 
@@ -182,10 +209,10 @@ def test_the_shipped_settings_are_what_serve_knows() -> None:
     """Serve takes misspelt keys of a deployment without a word, so every key is compared with its schema."""
     settings = yaml.safe_load((ROOT / "serve_config.yaml").read_text())
     schema = ServeDeploySchema(**settings)
-    for application, known in zip(settings["applications"], schema.applications, strict=True):
-        ServeArguments(**application["args"])
-        assert {deployment["name"] for deployment in application["deployments"]} == {"api", "encoder", "sampler"}
-        for deployment, fields in zip(application["deployments"], known.deployments, strict=True):
+    for served, known in zip(settings["applications"], schema.applications, strict=True):
+        ServeArguments(**served["args"])
+        assert {deployment["name"] for deployment in served["deployments"]} == {"api", "encoder", "sampler"}
+        for deployment, fields in zip(served["deployments"], known.deployments, strict=True):
             assert set(deployment) <= set(type(fields).model_fields)
             autoscaling = set(deployment.get("autoscaling_config", {}))
             assert autoscaling <= set(serve.config.AutoscalingConfig.model_fields)

@@ -19,7 +19,9 @@ from ldm_ray.settings import ServeSettings
 from tests.conftest import World
 from tests.unit.test_predictor import SMILES, random_bundle
 
-LIMITS = ServeSettings(max_conditions=8, max_samples=64, max_draws=40, max_body_bytes=60_000, max_in_flight=24)
+LIMITS = ServeSettings(
+    max_conditions=8, max_samples=64, max_draws=40, max_body_bytes=60_000, max_in_flight=24, max_passes=4000
+)
 CONDITION = {"smiles": SMILES, "cell": "SIMC001", "dose_um": 10.0, "time_h": 24.0}
 
 
@@ -112,6 +114,7 @@ def test_a_profile_may_stand_for_a_cell_line(app: FastAPI, served: ServedModel) 
         ({"conditions": [CONDITION], "n_sample": 3}, "n_sample", "Extra inputs are not permitted; got 3"),
         ({"conditions": [CONDITION], "n_samples": 65}, "n_samples", "n_samples must be at most 64; got 65"),
         ({"conditions": [CONDITION], "n_samples": 64, "return": "draws"}, "n_samples", "at most 40 draws a request"),
+        ({"conditions": [CONDITION] * 2, "n_samples": 50, "steps": 50}, "n_samples", "at most 4000; got 2 x 50 x 50"),
         ({"conditions": [CONDITION], "steps": 51}, "steps", "steps must be between 2 and 50; got 51"),
         ({"conditions": [CONDITION], "genes": ["NOPE"]}, "genes.0", "gene 'NOPE' is not one of /v1/genes"),
         ({"conditions": [CONDITION], "return": "all"}, "return", "Input should be 'summary', 'mean' or 'draws'"),

@@ -125,6 +125,40 @@ def test_cancelled_and_broken_queries_leave_the_others_alone(
     engine.stop()
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_failure_of_the_thread_is_told_to_all_who_wait(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = SamplerEngine(predictor, max_waiting=10**9)
+    prepared, how = [predictor.reader.prepare(queries(1)[0])], predictor.sampling(40, 5, 0)
+
+    def fail() -> None:
+        raise MemoryError("no memory left")
+
+    monkeypatch.setattr(engine._rows, "tick", fail)
+    futures = [engine.submit(prepared, how) for _ in range(3)]
+    for future in futures[:1]:
+        with pytest.raises(MemoryError, match="no memory left"):
+            future.result(timeout=30)
+    assert all(future.exception(timeout=30) is not None for future in futures)
+    assert engine.broken
+    with pytest.raises(OverloadedError):
+        engine.submit(prepared, how)
+
+
+def test_who_goes_away_does_not_keep_the_others_waiting(predictor: Predictor) -> None:
+    """What is not begun of a cancelled request is never made."""
+    engine = SamplerEngine(predictor, max_waiting=10**9)
+    prepared = [predictor.reader.prepare(query) for query in queries(20)]
+    huge = engine.submit(prepared, predictor.sampling(1000, 50, 0))
+    while engine.load().passes < 3:
+        time.sleep(0.01)
+    assert huge.cancel()
+    small = engine.submit(prepared[:1], predictor.sampling(2, 3, 0))
+    assert small.result(timeout=30).mean.shape == (1, 978)
+    engine.stop()
+    assert engine.load().waiting == 0
+    assert engine.load().row_passes < 20 * 1000 * 50 / 10
+
+
 def test_a_rival_is_not_served(world: World, predictor: Predictor) -> None:
     class Rival:
         sampler, encodings, bundle = object(), None, type("B", (), {"kind": "prnet"})
