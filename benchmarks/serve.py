@@ -5,8 +5,8 @@
 `ldm-ray serve`, with all of Ray, is pinned to the first core; the load comes from this process on the second. Every
 query is a known compound on a known cell line, 16 latent samples, the bundle's sampler. Requests are sent at times
 drawn beforehand, whether or not earlier ones are answered, and a latency counts from the time drawn. The reference is
-the sampler alone in a process on the first core, the same queries at once. Every answer is compared with the
-sampler's own, bit for bit.
+the sampler alone in a process on the first core, before and after, the same queries at once. Every answer is compared
+with the sampler's own, bit for bit.
 """
 
 import argparse
@@ -77,8 +77,7 @@ def main() -> None:
     arguments = parser.parse_args()
     os.sched_setaffinity(0, {LOAD_CORE})
     conditions = known_conditions(arguments.bundle, arguments.data)
-    with multiprocessing.get_context("spawn").Pool(1, os.sched_setaffinity, (0, {SERVER_CORE})) as alone:
-        means, sampler_per_s = alone.apply(in_process, (arguments.bundle, conditions, SECONDS[arguments.size] / 2))
+    means, before = sampler_alone(arguments.bundle, conditions, SECONDS[arguments.size])
     port = free_port()
     command = [sys.executable, "-m", "ldm_ray.cli", "serve", "--bundle", arguments.bundle, "--port", str(port)]
     server = subprocess.Popen(["taskset", "-c", str(SERVER_CORE), *command], start_new_session=True)
@@ -92,6 +91,8 @@ def main() -> None:
             server.wait(60)
         finally:
             kill_tree(server.pid)
+    _, after = sampler_alone(arguments.bundle, conditions, SECONDS[arguments.size])
+    sampler_per_s = (before + after) / 2
     share = figures["profiles_per_s"] / sampler_per_s
     result: dict[str, Any] = {"size": arguments.size} | machine() | {"n_samples": N_SAMPLES}
     result |= {"throughput_share_of_sampler": share, "sampler_profiles_per_s": sampler_per_s} | figures
@@ -111,6 +112,12 @@ def known_conditions(url: str, data: str) -> list[dict[str, Any]]:
         }
         for _ in range(N_QUERIES)
     ]
+
+
+def sampler_alone(url: str, conditions: list[dict[str, Any]], seconds: float) -> tuple[np.ndarray, float]:
+    """Do as `in_process`, in a process on the server's core."""
+    with multiprocessing.get_context("spawn").Pool(1, os.sched_setaffinity, (0, {SERVER_CORE})) as alone:
+        return alone.apply(in_process, (url, conditions, seconds))
 
 
 def in_process(url: str, conditions: list[dict[str, Any]], seconds: float) -> tuple[np.ndarray, float]:

@@ -64,7 +64,8 @@ def report(
     options = settings(None, overrides, None).storage_options
     with spinning("writing the report"):
         loaded = load_search(search, options)
-        written = write_tune_report(Store(search, options), loaded)
+        store = Store(search, options)
+        written = [store.path(name) for name in write_tune_report(store, loaded)]
     _show(loaded)
     say("written: " + ", ".join(written))
     if json:

@@ -58,6 +58,20 @@ def check_cleaning(wait_s: float = 60.0) -> None:
         time.sleep(1.0)
 
 
+def wait_for_train_runs(at_most_s: float = 60.0) -> None:
+    """Wait until the Ray Train runs of this job have ended; those of a trial that Tune ends outlive it for a moment.
+
+    Args:
+        at_most_s: On a cluster that is too busy to end them sooner they are not waited for.
+    """
+    runtime, until = ray.get_runtime_context(), time.monotonic() + at_most_s
+    while time.monotonic() < until:
+        actors = list_actors(address=runtime.gcs_address, filters=[("job_id", "=", runtime.get_job_id())], limit=10_000)
+        if not any("TrainController" in actor.class_name and actor.state != "DEAD" for actor in actors):
+            return
+        time.sleep(0.2)
+
+
 @dataclass(frozen=True)
 class Placement:
     """Where a training run's workers go.

@@ -27,7 +27,7 @@ from ldm_ray.config import Config
 from ldm_ray.data.dataset import PairedDataset, open_dataset
 from ldm_ray.data.store import Store
 from ldm_ray.errors import DataError, LdmRayError
-from ldm_ray.ray_cluster import check_cleaning, connect, share_cluster
+from ldm_ray.ray_cluster import check_cleaning, connect, share_cluster, wait_for_train_runs
 from ldm_ray.ray_embed import embed
 from ldm_ray.ray_train import RUN, check_autoencoder
 from ldm_ray.ray_trial import ERROR, FINAL, Claims, TrialSpec, run_trial, trial_folder
@@ -80,6 +80,7 @@ def run_search(data: str, vae: str, out: str, config: Config, on_progress: Told 
         concurrent, placement = share_cluster(config.ray, config.tune.concurrent, config.tune.gpus_per_trial)
         spec = TrialSpec(data, vae, out, config, wanted, placement, Claims.remote())  # type: ignore[attr-defined]
         _run_tune(spec, StoredSearch(study, storage, space, wanted, config, told), study, left, concurrent)
+        wait_for_train_runs()  # what they still write would stand over what is written here
     _clear(store, study)
     told()
     ended = sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False))

@@ -5,7 +5,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-from ldm_ray.config import Config, config_from_dict, dump_config
+from ldm_ray.config import Config, config_from_dict, deciding, dump_config
 from ldm_ray.data.filesystem import StorageOptions
 from ldm_ray.data.store import Store
 from ldm_ray.errors import DataError
@@ -91,7 +91,7 @@ def trial_of(frozen: FrozenTrial) -> Trial:
 
 def _comparable(record: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return what must not change while a search goes on."""
-    settings = {key: value for key, value in record["settings"].items() if key not in ("ray", "evaluate", "track")}
-    free = ("trials", "concurrent", "gpus_per_trial", "silence_s")
-    settings["tune"] = {key: value for key, value in settings["tune"].items() if key not in free}
+    config = config_from_dict(record["settings"])  # settings that a release has added have their defaults
+    free = {"trials", "concurrent", "gpus_per_trial", "silence_s"}
+    settings = deciding(config) | {"tune": config.tune.model_dump(mode="json", exclude=free)}
     return {"data": record["data"], "vae": record["vae"], "settings": settings}

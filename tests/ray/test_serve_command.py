@@ -19,7 +19,7 @@ from tests.processes import kill_tree, tree
 from tests.s3_server import free_port
 from tests.unit.test_predictor import SMILES, random_bundle
 
-START_S, END_S = 120.0, 60.0
+START_S, END_S = 120.0, 180.0
 
 
 @pytest.fixture
