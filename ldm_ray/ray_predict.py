@@ -118,11 +118,11 @@ def _predict_parts(run: BulkRun, store: Store, config: Config, on_progress: Call
 
 def _remove(store: Store) -> None:
     """Remove a bulk prediction: its own files and no others."""
-    store.remove(MANIFEST)  # first, so that half of one is not taken for a whole
-    store.remove(ERRORS)
     for name in store.names():
-        if name == CONDITIONS or (name.startswith("part-") and name.endswith(".parquet")):
+        if name.startswith("part-") and name.endswith(".parquet"):
             store.remove(name)
+    for name in (ERRORS, CONDITIONS, MANIFEST):  # the manifest last: without it what is left would be gone on with
+        store.remove(name)
 
 
 class _Predict:

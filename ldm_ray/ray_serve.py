@@ -150,7 +150,11 @@ class Sampler:
         """Tell Ray's metrics how busy the models are, from time to time."""
         while True:
             await asyncio.sleep(REPORT_S)
-            self._served = {model_id: served for model_id, served in self._served.items() if not served.closed}
+            self._served = {
+                model_id: served  # those that are broken stay, for `check_health` to see
+                for model_id, served in self._served.items()
+                if served.engine.broken or not served.closed
+            }
             for served in self._served.values():
                 load, cache = served.engine.load(), served.predictor.encodings
                 values = {
