@@ -13,6 +13,7 @@ from ldm_ray.conditions import COLUMNS, read_part
 from ldm_ray.data.filesystem import StorageOptions
 from ldm_ray.data.store import Store, list_column
 from ldm_ray.errors import QueryError
+from ldm_ray.memory import keep_freed_memory
 from ldm_ray.models.generate import ProfileGenerator
 from ldm_ray.predictor import Predictor
 from ldm_ray.queries import PreparedQuery, Query
@@ -75,6 +76,7 @@ class PartPredictor:
     def __init__(self, run: BulkRun, storage_options: StorageOptions, threads: int = 0) -> None:
         if threads:
             torch.set_num_threads(threads)
+        keep_freed_memory()
         self._run, self._store = run, Store(run.out, storage_options)
         self.predictor = Predictor.from_bundle(run.bundle, storage_options=storage_options)
 

@@ -12,8 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
+from ldm_ray.bulk_parts import CONDITIONS
 from ldm_ray.cli import app
-from ldm_ray.errors import LdmRayError
+from ldm_ray.data.store import Store
+from ldm_ray.errors import LdmRayError, QueryError, StoreError
 from ldm_ray.predictor import Predictor, Query
 from ldm_ray.training.bundle import save_bundle
 from tests.conftest import World
@@ -120,6 +122,33 @@ def test_what_fails_in_an_actor_is_one_line_and_overwrite_keeps_other_files(
     with pytest.raises(LdmRayError, match="nothing.csv"):
         CliRunner().invoke(app, ["predict", "--bundle", bundle, *wrong], catch_exceptions=False)
     assert len(predicted(out)) == 1
+
+
+@pytest.mark.usefixtures("cluster")
+def test_an_overwrite_that_ends_midway_leaves_nothing_to_be_taken_for_results(
+    bundle: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is left says that it is the old prediction with parts missing, so that another one is refused there."""
+    out, table = tmp_path / "out", tmp_path / "table.csv"
+    table.write_text("smiles,cell,dose_um,time_h\nCCO,SIMC001,1,24\nCCC,SIMC001,1,24\n")
+    arguments = ["--bundle", bundle, "--conditions", str(table), "--out", str(out), *SMALL_PARTS]
+    run(*arguments)
+    removed = Store.remove
+
+    def fail(self: Store, name: str) -> None:
+        if name == CONDITIONS:
+            raise StoreError("the connection is gone")
+        removed(self, name)
+
+    monkeypatch.setattr(Store, "remove", fail)
+    with pytest.raises(StoreError, match="gone"):
+        CliRunner().invoke(app, ["predict", *arguments, "--overwrite", "--seed", "5"], catch_exceptions=False)
+    monkeypatch.setattr(Store, "remove", removed)
+    assert not list(out.glob("part-*.parquet"))
+    with pytest.raises(QueryError, match="seed"):
+        CliRunner().invoke(app, ["predict", *arguments, "--seed", "5"], catch_exceptions=False)
+    run(*arguments, "--overwrite", "--seed", "5")
+    assert sorted(predicted(out)["row"]) == [0, 1]
 
 
 def test_a_killed_run_goes_on(bundle: str, tmp_path: Path) -> None:

@@ -21,8 +21,9 @@ from ldm_ray.client import Client, ServerError
 from ldm_ray.config import Config
 from ldm_ray.errors import LdmRayError
 from ldm_ray.predictor import Predictor, Query
-from ldm_ray.ray_serve import ServeArguments, application
+from ldm_ray.ray_serve import Sampler, ServeArguments, application
 from ldm_ray.ray_serve_start import deploy as start
+from ldm_ray.serving.served import ServedModel
 from ldm_ray.training.bundle import save_bundle
 from tests.conftest import World
 from tests.processes import name_of, tree
@@ -203,6 +204,26 @@ def test_replicas_that_find_no_place_are_an_error_that_says_so(url: str, bundles
     with pytest.raises(LdmRayError, match="the endpoint does not start: .*1000"):
         start(application(ServeArguments(bundles={"main": bundles[0]}), Config(), options=huge), placement_timeout_s=1)
     deploy(bundles[0])
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_replica_whose_sampler_has_ended_says_that_it_is_ill(
+    bundles: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served = ServedModel.load("main", bundles[0], 10**9, {})
+    replica = object.__new__(Sampler.func_or_class)
+    replica._served = {"main": served}
+    replica.check_health()
+
+    def fail() -> None:
+        raise MemoryError("no memory left")
+
+    monkeypatch.setattr(served.engine._rows, "tick", fail)
+    prepared = [served.predictor.reader.prepare(QUERY)]
+    with pytest.raises(MemoryError):
+        served.engine.submit(prepared, served.predictor.sampling(1, 2, 0)).result(timeout=30)
+    with pytest.raises(RuntimeError, match="the sampler of main has ended"):
+        replica.check_health()
 
 
 def test_the_shipped_settings_are_what_serve_knows() -> None:
