@@ -25,8 +25,9 @@ from ldm_ray.data.dataset import PairedDataset, open_dataset
 from ldm_ray.data.resplit import resplit
 from ldm_ray.data.store import Store
 from ldm_ray.evaluation.suite import evaluate
-from ldm_ray.ray_cluster import Placement, connect, cpus_per_worker
+from ldm_ray.ray_cluster import connect
 from ldm_ray.ray_embed import embed
+from ldm_ray.ray_placement import Placement, cpus_per_worker
 from ldm_ray.ray_train import RUN, train_ldm, train_vae
 from ldm_ray.training.bundle import bundle_exists, load_bundle
 from ldm_ray.tuning.analysis import best_trial

@@ -158,7 +158,8 @@ def stream(url: str, options: dict[str, Any], rows: int, world_size: int) -> dic
     import ray
 
     from ldm_ray.config import load_config
-    from ldm_ray.ray_cluster import connect, cpus_per_worker
+    from ldm_ray.ray_cluster import connect
+    from ldm_ray.ray_placement import cpus_per_worker
 
     config = load_config(None, ["ingest.mode=stream", f"ray.object_store_mb={OBJECT_STORE_MB}"])
     config = config.model_copy(update={"storage_options": options})

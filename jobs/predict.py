@@ -1,9 +1,12 @@
-"""Bulk prediction: `ray job submit --working-dir . -- python jobs/predict.py --bundle B --conditions T --out O`."""
+r"""Predict many conditions.
 
-import sys
+    ray job submit --working-dir . --runtime-env jobs/runtime_env.yaml -- \
+        python jobs/predict.py --bundle L --conditions T --out O
 
-from ldm_ray.cli import main
+Arguments are those of `ldm-ray predict`; files and settings may be URLs. The last line of the log is one JSON object.
+"""
+
+from ldm_ray.job import run_job
 
 if __name__ == "__main__":
-    sys.argv.insert(1, "predict")
-    main()
+    run_job("predict")

@@ -1,9 +1,12 @@
-"""Search settings: `ray job submit --working-dir . -- python jobs/tune.py --data D --out O --config C`."""
+r"""Search settings.
 
-import sys
+    ray job submit --working-dir . --runtime-env jobs/runtime_env.yaml -- \
+        python jobs/tune.py --data D --out O --config C
 
-from ldm_ray.cli import main
+Arguments are those of `ldm-ray tune`; files and settings may be URLs. The last line of the log is one JSON object.
+"""
+
+from ldm_ray.job import run_job
 
 if __name__ == "__main__":
-    sys.argv.insert(1, "tune")
-    main()
+    run_job("tune")

@@ -1,7 +1,7 @@
 """One part of a bulk prediction: conditions in, a table of predictions and a table of errors out."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -9,6 +9,7 @@ import pandas as pd
 import pyarrow as pa
 import torch
 
+from ldm_ray.bulk_run import CONDITIONS, ERRORS, NOTHING_GOOD, BulkRun, part_name
 from ldm_ray.conditions import COLUMNS, read_part
 from ldm_ray.data.filesystem import StorageOptions
 from ldm_ray.data.store import Store, list_column
@@ -17,51 +18,6 @@ from ldm_ray.memory import keep_freed_memory
 from ldm_ray.models.generate import ProfileGenerator
 from ldm_ray.predictor import Predictor
 from ldm_ray.queries import PreparedQuery, Query
-
-CONDITIONS, MANIFEST, ERRORS = "conditions.parquet", "manifest.json", "errors"
-
-
-def part_name(part: int) -> str:
-    """Return the file of a part's predictions."""
-    return f"part-{part:06d}.parquet"
-
-
-@dataclass(frozen=True)
-class BulkRun:
-    """What a bulk prediction is; the same for all its parts.
-
-    Attributes:
-        bundle: URL of the bundle.
-        bundle_id: Checksum of its metadata.
-        out: Folder URL of the results.
-        source: What the conditions are: the URL of a table, or a grid's fingerprint.
-        n_rows: Conditions.
-        rows_per_part: Conditions a part.
-        n_samples: Latent samples a condition.
-        steps: Of the sampler; None: the bundle's own.
-        seed: Same seed, same numbers.
-        columns: Which of mean, std and basal are kept.
-    """
-
-    bundle: str
-    bundle_id: str
-    out: str
-    source: str
-    n_rows: int
-    rows_per_part: int
-    n_samples: int
-    steps: int | None
-    seed: int
-    columns: tuple[str, ...]
-
-    @property
-    def n_parts(self) -> int:
-        """Files of predictions."""
-        return -(-self.n_rows // self.rows_per_part)
-
-    def described(self) -> dict[str, Any]:
-        """What the manifest says, and what a run that goes on must agree with."""
-        return asdict(self) | {"columns": list(self.columns), "conditions": CONDITIONS}
 
 
 class PartPredictor:
@@ -93,7 +49,7 @@ class PartPredictor:
         if prepared:
             self._store.write_table(part_name(part), self._predict(first + np.array(good), prepared))
         else:
-            self._store.write_json(f"{ERRORS}/{part_name(part)}.all.json", {"part": part})
+            self._store.write_json(f"{ERRORS}/{part_name(part)}{NOTHING_GOOD}", {"part": part})
         return {"rows": len(prepared), "errors": len(errors)}
 
     def _prepare(self, conditions: pd.DataFrame) -> tuple[list[int], list[PreparedQuery], list[tuple[int, str]]]:

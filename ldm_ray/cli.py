@@ -11,13 +11,32 @@ from ldm_ray import __version__
 from ldm_ray.cli_bench import bench_app
 from ldm_ray.cli_data import data_app
 from ldm_ray.cli_evaluate import EPILOG, evaluate
-from ldm_ray.cli_options import ConfigFile, Data, Json, Overrides, Overwrite, Resume, Seed, settings
+from ldm_ray.cli_options import (
+    AllowMissingGenes,
+    ConfigFile,
+    Data,
+    Gctx,
+    GeneInfo,
+    H5ad,
+    InstInfo,
+    Json,
+    Overrides,
+    Overwrite,
+    PertInfo,
+    Resume,
+    Seed,
+    settings,
+)
+from ldm_ray.cli_pipeline import EPILOG as PIPELINE_EPILOG
+from ldm_ray.cli_pipeline import pipeline
 from ldm_ray.cli_predict import EPILOG as PREDICT_EPILOG
 from ldm_ray.cli_predict import predict
 from ldm_ray.cli_runs import EPILOG as RUNS_EPILOG
 from ldm_ray.cli_runs import runs
 from ldm_ray.cli_serve import EPILOG as SERVE_EPILOG
 from ldm_ray.cli_serve import serve
+from ldm_ray.cli_status import EPILOG as STATUS_EPILOG
+from ldm_ray.cli_status import status
 from ldm_ray.cli_train import train_app
 from ldm_ray.cli_tune import tune_app
 from ldm_ray.console import counting, print_json, say, say_error, spinning
@@ -65,12 +84,12 @@ def simulate(
 )
 def prepare(
     out: Annotated[str, typer.Option(help="Folder URL of the dataset.")],
-    gctx: Annotated[str | None, typer.Option(help="Level 3 matrix, path or URL.")] = None,
-    inst_info: Annotated[str | None, typer.Option(help="Table of wells.")] = None,
-    pert_info: Annotated[str | None, typer.Option(help="Table of perturbagens, with SMILES.")] = None,
-    gene_info: Annotated[str | None, typer.Option(help="Table of genes, 978 of them landmarks.")] = None,
-    h5ad: Annotated[str | None, typer.Option(help="PRnet-style h5ad, instead of the four files.")] = None,
-    allow_missing_genes: Annotated[bool, typer.Option(help="Go on with the landmarks that are there.")] = False,
+    gctx: Gctx = None,
+    inst_info: InstInfo = None,
+    pert_info: PertInfo = None,
+    gene_info: GeneInfo = None,
+    h5ad: H5ad = None,
+    allow_missing_genes: AllowMissingGenes = False,
     resume: Resume = False,
     overwrite: Overwrite = False,
     config: ConfigFile = None,
@@ -81,26 +100,17 @@ def prepare(
     """Clean, pair and split a release into a paired dataset; reads and writes any URL."""
     from ldm_ray.data.dataset import open_dataset
     from ldm_ray.data.describe import describe_json
-    from ldm_ray.data.h5ad import read_h5ad
-    from ldm_ray.data.l1000 import read_l1000
     from ldm_ray.data.prepare import prepare as write_dataset
-    from ldm_ray.data.source import source_file
+    from ldm_ray.data.releases import ReleasePaths
     from ldm_ray.ray_prepare import part_runner
 
     resolved = settings(config, overrides, None, *([] if seed is None else [f"splits.seed={seed}"]))
-    options = resolved.storage_options
+    paths = ReleasePaths(gctx, inst_info, pert_info, gene_info, h5ad, allow_missing_genes)
     with spinning("reading tables"):
-        genes = source_file(gene_info, options) if gene_info else None
-        if h5ad is not None and gctx is None:
-            release = read_h5ad(source_file(h5ad, options), genes, allow_missing_genes)
-        elif h5ad is None and gctx and inst_info and pert_info and genes:
-            matrix, wells, compounds = (source_file(file, options) for file in (gctx, inst_info, pert_info))
-            release = read_l1000(matrix, wells, compounds, genes, allow_missing_genes)
-        else:
-            raise LdmRayError("give --h5ad, or all of --gctx, --inst-info, --pert-info and --gene-info")
+        release = paths.open(resolved.storage_options)
     with counting("writing treated wells") as progress:
         manifest = write_dataset(release, out, resolved, overwrite, progress, resume, part_runner(resolved))
-    dataset = open_dataset(out, options)
+    dataset = open_dataset(out, resolved.storage_options)
     if json:
         print_json(describe_json(dataset))
     for step in manifest["cleaning"]:
@@ -130,8 +140,10 @@ def embed(
 
 
 app.command("evaluate", epilog=EPILOG)(evaluate)
+app.command("pipeline", epilog=PIPELINE_EPILOG)(pipeline)
 app.command("runs", epilog=RUNS_EPILOG)(runs)
 app.command("serve", epilog=SERVE_EPILOG)(serve)
+app.command("status", epilog=STATUS_EPILOG)(status)
 app.command("predict", epilog=PREDICT_EPILOG)(predict)
 
 
@@ -145,7 +157,7 @@ def demo(
     json: Json = False,
 ) -> None:
     """Run the whole chain on a simulated release: simulate, prepare, embed, train, evaluate, predict."""
-    from ldm_ray.ray_pipeline import run_demo
+    from ldm_ray.ray_demo import run_demo
 
     metrics = run_demo(out, settings(config, overrides, seed), overwrite)
     if json:

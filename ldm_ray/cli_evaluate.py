@@ -66,8 +66,8 @@ def _judge(data: str, urls: list[str], out: str, config: Config, json: bool, onl
     from ldm_ray.data.dataset import open_dataset
     from ldm_ray.evaluation.report import write_figure_3, write_report
     from ldm_ray.evaluation.suite import evaluate as judge
+    from ldm_ray.ray_demo import show_scores
     from ldm_ray.ray_evaluate import block_runner
-    from ldm_ray.ray_pipeline import show_scores
     from ldm_ray.training.bundle import load_bundle
 
     dataset = open_dataset(data, config.storage_options)

@@ -1,13 +1,14 @@
 """Options that several commands share, and how their settings are resolved."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ldm_ray.config import Config, load_config
 
-ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML file of settings.", rich_help_panel="Settings")]
+ConfigFile = Annotated[
+    str | None, typer.Option("--config", help="YAML file of settings, path or URL.", rich_help_panel="Settings")
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", help="One setting, key.path=value; repeatable.", rich_help_panel="Settings"),
@@ -18,9 +19,15 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is al
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")]
 Root = Annotated[str, typer.Argument(help="Folder URL of a dataset.")]
 Data = Annotated[str, typer.Option("--data", help="Folder URL of a paired dataset.")]
+Gctx = Annotated[str | None, typer.Option(help="Level 3 matrix, path or URL.")]
+InstInfo = Annotated[str | None, typer.Option(help="Table of wells.")]
+PertInfo = Annotated[str | None, typer.Option(help="Table of perturbagens, with SMILES.")]
+GeneInfo = Annotated[str | None, typer.Option(help="Table of genes, 978 of them landmarks.")]
+H5ad = Annotated[str | None, typer.Option(help="PRnet-style h5ad, instead of the four files.")]
+AllowMissingGenes = Annotated[bool, typer.Option(help="Go on with the landmarks that are there.")]
 
 
-def settings(config: Path | None, overrides: list[str] | None, seed: int | None, *more: str) -> Config:
+def settings(config: str | None, overrides: list[str] | None, seed: int | None, *more: str) -> Config:
     """Resolve the settings of a command: file, `--set`, then its own options."""
     own = list(more) if seed is None else [f"seed={seed}", *more]
     return load_config(config, [*(overrides or []), *own])

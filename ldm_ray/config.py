@@ -167,13 +167,13 @@ def load_config(path: str | Path | None = None, overrides: tuple[str, ...] | lis
     """Resolve the settings: preset, then the YAML file, then the overrides, later ones winning.
 
     Args:
-        path: A YAML file of settings, or None.
+        path: A YAML file of settings, path or URL, or None.
         overrides: Texts `key.path=value`; the value is read as YAML.
 
     Raises:
         SettingsError: For a key that does not exist (the nearest one is named) or a value that does not fit.
     """
-    layer = _read_yaml(Path(path)) if path is not None else {}
+    layer = _read_yaml(str(path)) if path is not None else {}
     for text in overrides:
         key, equals, value = text.partition("=")
         if not equals or not key.strip():
@@ -230,16 +230,25 @@ def read_settings(text: str | bytes) -> Config:
     return config_from_dict(yaml.safe_load(text))
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise SettingsError(f"--config must be a YAML file; {str(path)!r} does not exist")
+def _read_yaml(path: str) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        values = yaml.safe_load(_text_of(path)) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SettingsError(f"--config {str(path)!r} is not YAML: {' '.join(str(error).split())}") from None
+        raise SettingsError(f"--config {path!r} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
-        raise SettingsError(f"--config {str(path)!r} must hold a mapping; got {type(values).__name__}")
+        raise SettingsError(f"--config {path!r} must hold a mapping; got {type(values).__name__}")
     return typing.cast("dict[str, Any]", values)
+
+
+def _text_of(path: str) -> str:
+    if "://" in path:
+        from ldm_ray.data.store import split_url  # where it is not wanted, its import is not worth a second's wait
+
+        store, name = split_url(path)
+        return store.read_bytes(name).decode()
+    if not Path(path).is_file():
+        raise SettingsError(f"--config must be a YAML file; {path!r} does not exist")
+    return Path(path).read_text(encoding="utf-8")
 
 
 def _parse_value(text: str, value: str) -> Any:

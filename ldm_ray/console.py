@@ -4,7 +4,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, cast
 
 from rich.console import Console
 from rich.progress import (
@@ -19,11 +19,14 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from ldm_ray.log_lines import LineProgress
+
 console = Console(stderr=True, highlight=False)
 
 MIN_TABLE_WIDTH = 128
 
 Counter = Callable[[int, int], None]
+Bar = Progress | LineProgress
 
 
 def say(text: str) -> None:
@@ -56,14 +59,14 @@ def training(what: str) -> Iterator[Callable[[dict[str, Any]], None]]:
         waiting = console.status(f"{what}: starting workers")
         waiting.start()
         stack.callback(waiting.stop)
-        bars: list[tuple[Progress, TaskID]] = []
+        bars: list[tuple[Bar, TaskID]] = []
 
         def update(status: dict[str, Any]) -> None:
             if "step" not in status:
                 return
             if not bars:
                 waiting.stop()
-                bar = stack.enter_context(_narrow_bar(TextColumn("{task.fields[losses]}")))
+                bar = cast(Bar, stack.enter_context(_narrow_bar(TextColumn("{task.fields[losses]}"))))
                 bars.append((bar, bar.add_task(what, total=None, losses="")))
             losses = f"epoch {status['epoch'] + 1}  loss {status['loss']:.3f}"
             if "valid_loss" in status:
@@ -115,13 +118,17 @@ def show_table(title: str, columns: list[str], rows: list[list[str]], caption: s
     wide.print(table)
 
 
-def _narrow_bar(*more: TextColumn) -> Progress:
+def _narrow_bar(*more: TextColumn) -> Bar:
     """A bar that leaves room for more on 80 columns."""
+    if not console.is_terminal:
+        return LineProgress(say)
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=8), MofNCompleteColumn(), TimeRemainingColumn())
     return Progress(*columns, *more, console=console)
 
 
-def _bar() -> Progress:
+def _bar() -> Bar:
+    if not console.is_terminal:
+        return LineProgress(say)
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(bar_width=20),

@@ -3,7 +3,6 @@
 import logging
 import os
 import time
-from dataclasses import dataclass
 
 import ray
 from ray.util.state import list_actors
@@ -72,68 +71,24 @@ def wait_for_train_runs(at_most_s: float = 60.0) -> None:
         time.sleep(0.2)
 
 
-@dataclass(frozen=True)
-class Placement:
-    """Where a training run's workers go.
-
-    Attributes:
-        num_workers: How many.
-        use_gpu: Whether each has a GPU, or a part of one.
-        cpus: Share of CPUs of each.
-        gpus: Share of a GPU of each, if any.
-        threads: Of torch, in each.
-    """
-
-    num_workers: int
-    use_gpu: bool
-    cpus: float
-    gpus: float
-    threads: int
-
-    @property
-    def resources(self) -> dict[str, float]:
-        """Resources of one worker, as Ray Train takes them."""
-        return {"CPU": self.cpus} | ({"GPU": self.gpus} if self.use_gpu else {})
+def cpus_and_gpus() -> tuple[int, int]:
+    """Return how many the cluster has now; one that grows may have more later."""
+    resources = ray.cluster_resources()
+    return int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
 
 
-def place(settings: RaySettings) -> Placement:
-    """Place the workers of one run that has the cluster for itself."""
-    num_workers, use_gpu = count_workers(settings)
-    threads = max(1, (os.cpu_count() or 1) // num_workers)
-    return Placement(num_workers, use_gpu, cpus_per_worker(num_workers), 1.0, threads)
-
-
-def share_cluster(settings: RaySettings, concurrent: int, gpus_per_run: float = 1.0) -> tuple[int, Placement]:
-    """Place each of several runs at once: return how many fit, and where one run's workers go.
+def pool_size(at_most: int, use_gpus: bool = True) -> tuple[int, int]:
+    """Return how many actors a pool has, one a GPU or else one a CPU, and how many GPUs each takes.
 
     Args:
-        settings: `num_workers` of a run; 1 where nothing is said.
-        concurrent: Runs at once; 0 for as many as fit, one CPU a worker.
-        gpus_per_run: GPUs of a run's workers together, may be a fraction.
+        at_most: As many as there is work for.
+        use_gpus: Whether the work is any faster there.
+
+    Raises:
+        SettingsError: If the cluster has neither.
     """
-    resources = ray.cluster_resources()
-    gpus, cpus = float(resources.get("GPU", 0)), int(resources.get("CPU", 1))
-    workers = settings.num_workers or 1
-    fit = int(gpus / gpus_per_run) if gpus else cpus // workers
-    if fit < 1:
-        what = f"{gpus_per_run:g} GPUs; the cluster has {gpus:g}" if gpus else f"{workers} CPUs; the cluster has {cpus}"
-        raise SettingsError(f"a run wants {what}")
-    runs = min(concurrent, fit) if concurrent else fit
-    threads = max(1, (os.cpu_count() or 1) // (workers * runs))
-    return runs, Placement(workers, bool(gpus), cpus_per_worker(workers * runs), gpus_per_run / workers, threads)
-
-
-def count_workers(settings: RaySettings) -> tuple[int, bool]:
-    """Return how many training workers to start, and whether each gets a GPU."""
-    resources = ray.cluster_resources()
-    gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 1))
-    wanted = settings.num_workers or gpus or min(2, cpus)
-    if wanted > cpus:
-        raise SettingsError(f"ray.num_workers is {wanted}; the cluster has {cpus} CPUs")
-    return wanted, gpus >= wanted
-
-
-def cpus_per_worker(num_workers: int) -> float:
-    """Return each training worker's share of CPUs, such that Ray Data keeps one."""
-    cpus = int(ray.cluster_resources().get("CPU", 1))
-    return min(1.0, max(0.1, round((cpus - 1) / num_workers, 2)))
+    cpus, gpus = cpus_and_gpus()
+    gpus = gpus if use_gpus else 0
+    if not cpus and not gpus:
+        raise SettingsError("the cluster has no CPU to work on; start a worker node, or give its head some CPUs")
+    return min(gpus or cpus, at_most), 1 if gpus else 0

@@ -20,7 +20,7 @@ from ldm_ray.config import Config
 from ldm_ray.data.dataset import PairedDataset
 from ldm_ray.data.store import matrix
 from ldm_ray.errors import DataError, LdmRayError
-from ldm_ray.ray_cluster import connect
+from ldm_ray.ray_cluster import connect, pool_size
 from ldm_ray.ray_data import raise_reported, reported
 from ldm_ray.settings import EncoderSettings
 
@@ -77,17 +77,16 @@ def encode_on_ray(smiles: list[str], encoder: CompoundEncoder, settings: Encoder
     Raises:
         DataError: If not every molecule came out.
     """
-    gpus = int(ray.cluster_resources().get("GPU", 0)) if settings.kind in PRETRAINED else 0
-    cpus = int(ray.cluster_resources().get("CPU", 1))
     # The blocks are cut here: with every CPU taken by the pool, an operator that cuts them would wait for ever.
     blocks = [pa.table({"smiles": smiles[i : i + ROWS_PER_CALL]}) for i in range(0, len(smiles), ROWS_PER_CALL)]
+    actors, gpus = pool_size(len(blocks), use_gpus=settings.kind in PRETRAINED)
     data = ray.data.from_arrow(blocks).map_batches(
         _Encode,
         fn_constructor_args=(settings,),
         batch_format="pyarrow",
         batch_size=None,
-        concurrency=min(gpus or cpus, len(blocks)),
-        num_gpus=1 if gpus else 0,
+        concurrency=actors,
+        num_gpus=gpus,
         num_cpus=0 if gpus else CPUS_PER_ACTOR,
     )
     place = {text: i for i, text in enumerate(smiles)}

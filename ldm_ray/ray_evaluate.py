@@ -11,7 +11,7 @@ from ldm_ray.config import Config
 from ldm_ray.errors import LdmRayError
 from ldm_ray.evaluation.scoring import Runner, Scoring, in_turn
 from ldm_ray.evaluation.tally import Tally, merge
-from ldm_ray.ray_cluster import connect
+from ldm_ray.ray_cluster import connect, pool_size
 from ldm_ray.ray_data import raise_reported, reported
 
 BLOCKS_WORTH_RAY = 8
@@ -39,15 +39,15 @@ def block_runner(config: Config) -> Runner:
 
 
 def _on_ray(scoring: Scoring, starts: list[int], workers: int) -> Iterator[Tally]:
-    gpus, cpus = (int(ray.cluster_resources().get(name, 0)) for name in ("GPU", "CPU"))
+    actors, gpus = pool_size(min(workers or len(starts), len(starts)))
     ray.data.DataContext.get_current().execution_options.preserve_order = True
     data = ray.data.from_items(starts, override_num_blocks=len(starts)).map_batches(
         _Score,
         fn_constructor_args=(ray.put(scoring),),
         batch_size=1,
         batch_format="pyarrow",
-        concurrency=min(workers or gpus or cpus, len(starts)),
-        num_gpus=1 if gpus else 0,
+        concurrency=actors,
+        num_gpus=gpus,
         num_cpus=0 if gpus else CPUS_PER_ACTOR,
     )
     for table in data.iter_batches(batch_format="pyarrow", batch_size=1, prefetch_batches=0):

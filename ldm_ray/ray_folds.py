@@ -12,7 +12,8 @@ from ldm_ray.data.folds import fold_dataset, folds
 from ldm_ray.data.store import Store
 from ldm_ray.errors import BundleError, DataError, LdmRayError
 from ldm_ray.evaluation.reconstruction import score_reconstruction
-from ldm_ray.ray_cluster import Placement, connect, share_cluster
+from ldm_ray.ray_cluster import connect
+from ldm_ray.ray_placement import Placement, share_cluster
 from ldm_ray.ray_progress import Board, watching
 from ldm_ray.ray_train import RUN, train_vae
 from ldm_ray.training.bundle import bundle_exists, load_bundle

@@ -1,142 +1,194 @@
-"""Whole steps and the whole chain, as the command line and jobs run them."""
+"""The whole chain, from a release to predictions, in one folder on any URL; steps that are done are not repeated."""
 
-import shutil
-import sys
-import time
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
+from ldm_ray.conditions import COLUMNS, SCHEMA, read_tables
 from ldm_ray.config import Config, dump_config, read_settings
-from ldm_ray.console import counting, say, show_table, spinning, staged, training
+from ldm_ray.console import counting, say, spinning, staged, training
 from ldm_ray.data.dataset import PairedDataset, open_dataset
-from ldm_ray.data.l1000 import read_l1000
-from ldm_ray.data.prepare import prepare
-from ldm_ray.data.simulate import SUMMARY, ReleaseFiles, release_files, simulate_release
+from ldm_ray.data.prepare import PLAN, prepare
+from ldm_ray.data.releases import ReleasePaths
+from ldm_ray.data.simulate import SUMMARY, release_files, simulate_release
+from ldm_ray.data.store import Store
 from ldm_ray.errors import DataError
-from ldm_ray.evaluation.report import write_report
+from ldm_ray.evaluation.report import METRICS, write_report
 from ldm_ray.evaluation.suite import evaluate
-from ldm_ray.evaluation.tables import caption, describe_wells, score_tables
-from ldm_ray.predictor import Predictor
+from ldm_ray.pipeline import STATE, PipelineState
 from ldm_ray.ray_embed import embed
 from ldm_ray.ray_evaluate import block_runner
-from ldm_ray.ray_train import train_ldm, train_vae
-from ldm_ray.training.bundle import bundle_exists, load_bundle
+from ldm_ray.ray_predict import predict_many
+from ldm_ray.ray_prepare import part_runner
+from ldm_ray.ray_train import RUN, train_ldm, train_vae
+from ldm_ray.schema import MANIFEST
+from ldm_ray.settings import RaySettings, ServeSettings, TrackSettings, TuneSettings
+from ldm_ray.training.bundle import METADATA, load_bundle
+
+RELEASE, DATA, VAE, LDM, REPORT, PREDICTIONS = "release", "data", "vae", "ldm", "report", "predictions"
+SETTINGS = "settings.yaml"
 
 
-def run_demo(out: Path, config: Config, overwrite: bool = False) -> dict[str, Any]:
-    """Simulate, prepare, embed, train, evaluate and predict; steps that are done already are not repeated.
+class Pipeline:
+    """The steps of one run and what they leave, `<out>/data`, `vae`, `ldm`, `report` and `predictions`.
 
     Args:
-        out: Local folder for everything.
+        out: Folder URL for everything.
         config: Settings of all steps.
-        overwrite: Start anew.
-
-    Raises:
-        DataError: If the folder holds a demo with other settings and `overwrite` is false.
+        paths: The release; none: a simulated one, kept in `<out>/release`.
+        conditions: URL of a table to predict; none: the held-out conditions of the dataset.
     """
-    started = time.monotonic()
-    _check_settings(out, config, overwrite)
-    files = _simulated(out / "release", config)
-    dataset = _prepared(files, str(out / "data"), config)
-    with counting("encoding compounds") as progress:
-        embed(dataset, config, on_progress=progress)
-    _train(dataset, out, config)
-    predictor = Predictor.from_bundle(str(out / "ldm"))
-    bundles = [predictor.bundle]
-    with staged() as progress:
-        evaluation = evaluate(dataset, bundles, config.evaluate, config.seed, progress, block_runner(config))
-    with spinning("writing the report"):
-        pictures = write_report(str(out / "report"), evaluation, bundles, dataset, config)
-    show_scores(evaluation.metrics)
-    say("\nreport and pictures:")
-    for picture in pictures:
-        say(f"  {picture}")
-    _next_commands(out, dataset, predictor)
-    say(f"\ndone in {time.monotonic() - started:.0f} s")
-    return evaluation.metrics
 
+    def __init__(
+        self, out: str, config: Config, paths: ReleasePaths | None = None, conditions: str | None = None
+    ) -> None:
+        self.store, self.config = Store(out, config.storage_options), config
+        self._paths, self._conditions = paths or ReleasePaths(), conditions
+        simulated = [] if self._paths.given else [("simulate", RELEASE, SUMMARY, self._simulate)]
+        self._steps: list[tuple[str, str, str, Callable[[], object]]] = [
+            *simulated,
+            ("prepare", DATA, MANIFEST, self._prepare),
+            ("embed", DATA, "", self._embed),
+            ("train vae", VAE, METADATA, self._train_vae),
+            ("train ldm", LDM, METADATA, self._train_ldm),
+            ("evaluate", REPORT, METRICS, self._evaluate),
+            ("predict", PREDICTIONS, "", self._predict),
+        ]
 
-def show_scores(metrics: dict[str, Any]) -> None:
-    """Print the tables of an evaluation."""
-    what = "simulated data, not biology" if metrics["simulated"] else metrics["dataset"]
-    say(f"\n{describe_wells(metrics)} ({what})")
-    for table in score_tables(metrics):
-        show_table(table.title, table.head, table.body)
-    for line in caption(metrics):
-        say(line)
+    def run(self, overwrite: bool = False) -> dict[str, Any]:
+        """Run the steps that are not done, or all of them anew; return what `pipeline.json` holds.
 
+        Raises:
+            DataError: If the folder holds a run with other settings, and `overwrite` is false.
+        """
+        if overwrite:
+            self._remove()
+        self._check_settings()
+        state = PipelineState(self.store, [(name, self.url(folder)) for name, folder, *_ in self._steps])
+        for name, folder, marker, step in self._steps:
+            if self._is_done(folder, marker):
+                say(f"{name}: {self.url(folder)} is there already")
+                state.skip(name)
+                continue
+            with state.running(name):
+                step()
+        return {"steps": state.steps}
 
-def _check_settings(out: Path, config: Config, overwrite: bool) -> None:
-    """Keep the demo's settings beside it; another demo's folder is not mixed with this one."""
-    saved = out / "settings.yaml"
-    if saved.exists() and not overwrite and read_settings(saved.read_text(encoding="utf-8")) != config:
-        raise DataError(f"{out} holds a demo with other settings; --overwrite replaces it, --out takes another folder")
-    if overwrite:
-        for name in ("release", "data", "vae", "ldm", "report"):
-            _remove_tree(out / name)
-    out.mkdir(parents=True, exist_ok=True)
-    saved.write_text(dump_config(config), encoding="utf-8")
+    def url(self, folder: str) -> str:
+        """Return the URL of what a step leaves."""
+        return self.store.path(folder)
 
+    @property
+    def dataset(self) -> PairedDataset:
+        """The paired dataset, once it is prepared."""
+        return open_dataset(self.url(DATA), self.config.storage_options)
 
-def _remove_tree(folder: Path) -> None:
-    for path in sorted(folder.rglob("*"), reverse=True):
-        path.rmdir() if path.is_dir() else path.unlink()
-    if folder.exists():
-        folder.rmdir()
+    def _remove(self) -> None:
+        """Remove what all steps have left."""
+        for name in (STATE, SETTINGS, RELEASE, DATA, VAE, LDM, REPORT, PREDICTIONS):
+            self.store.remove(name)
 
+    def _check_settings(self) -> None:
+        """Keep the settings beside the run; another run's folder is not mixed with this one."""
+        if self.store.exists(SETTINGS):
+            if _fixed(read_settings(self.store.read_bytes(SETTINGS))) != _fixed(self.config):
+                raise DataError(
+                    f"{self.store.url} holds a run with other settings; --overwrite replaces it,"
+                    " --out takes another folder"
+                )
+            return
+        self.store.write_bytes(SETTINGS, dump_config(self.config).encode())
 
-def _simulated(folder: Path, config: Config) -> ReleaseFiles:
-    if (folder / SUMMARY).exists():
-        say(f"release: {folder} is there already")
-        return release_files(folder)
-    _remove_tree(folder)
-    with counting("simulating plates") as progress:
-        return simulate_release(config.simulate, folder, config.seed, on_progress=progress)
+    def _is_done(self, folder: str, marker: str) -> bool:
+        """Tell whether a step has written what it writes last; one without a marker knows by itself."""
+        return bool(marker) and self.store.exists(f"{folder}/{marker}")
 
+    def _simulate(self) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            with counting("simulating plates") as progress:
+                simulate_release(self.config.simulate, Path(folder), self.config.seed, on_progress=progress)
+            names = sorted(path.name for path in Path(folder).iterdir() if path.name != SUMMARY)
+            for name in [*names, SUMMARY]:  # the marker last
+                self.store.write_bytes(f"{RELEASE}/{name}", (Path(folder) / name).read_bytes())
 
-def _prepared(files: ReleaseFiles, root: str, config: Config) -> PairedDataset:
-    if (Path(root) / "manifest.json").exists():
-        say(f"dataset: {root} is there already")
-        return open_dataset(root)
-    release = read_l1000(files.gctx, files.inst_info, files.pert_info, files.gene_info)
-    with counting("writing treated wells") as progress:
-        manifest = prepare(release, root, config, on_progress=progress)
-    for step in manifest["cleaning"]:
-        say(f"  {step['removed']:>7,} wells removed, {step['wells_after']:>7,} left: {step['rule']}")
-    return open_dataset(root)
+    def _release(self) -> ReleasePaths:
+        if self._paths.given:
+            return self._paths
+        files = release_files(Path())
+        gctx, inst_info, pert_info, gene_info = (
+            self.store.path(f"{RELEASE}/{name}")
+            for name in (files.gctx, files.inst_info, files.pert_info, files.gene_info)
+        )
+        return ReleasePaths(gctx, inst_info, pert_info, gene_info)
 
+    def _prepare(self) -> None:
+        with spinning("reading tables"):
+            release = self._release().open(self.config.storage_options)
+        resume = self.store.exists(f"{DATA}/{PLAN}")
+        with counting("writing treated wells") as progress:
+            runner = part_runner(self.config)
+            manifest = prepare(release, self.url(DATA), self.config, on_progress=progress, resume=resume, run=runner)
+        for step in manifest["cleaning"]:
+            say(f"  {step['removed']:>7,} wells removed, {step['wells_after']:>7,} left: {step['rule']}")
 
-def _train(dataset: PairedDataset, out: Path, config: Config) -> None:
-    vae, ldm = str(out / "vae"), str(out / "ldm")
-    if bundle_exists(vae):
-        say(f"autoencoder: {vae} is there already")
-    else:
+    def _embed(self) -> None:
+        with counting("encoding compounds") as progress:
+            embed(self.dataset, self.config, on_progress=progress)
+
+    def _train_vae(self) -> None:
         with training("autoencoder") as progress:
-            train_vae(dataset, vae, config, resume=_unfinished(vae), on_progress=progress)
-    if bundle_exists(ldm):
-        say(f"model: {ldm} is there already")
-        return
-    with training("latent diffusion") as progress:
-        train_ldm(dataset, load_bundle(vae, "vae"), ldm, config, resume=_unfinished(ldm), on_progress=progress)
+            train_vae(self.dataset, self.url(VAE), self.config, resume=self._unfinished(VAE), on_progress=progress)
+
+    def _train_ldm(self) -> None:
+        vae = load_bundle(self.url(VAE), "vae", self.config.storage_options)
+        resume = self._unfinished(LDM)
+        with training("latent diffusion") as progress:
+            train_ldm(self.dataset, vae, self.url(LDM), self.config, resume=resume, on_progress=progress)
+
+    def _unfinished(self, folder: str) -> bool:
+        return self.store.exists(f"{folder}/{RUN}")
+
+    def _evaluate(self) -> None:
+        config, dataset = self.config, self.dataset
+        bundles = [load_bundle(self.url(LDM), storage_options=config.storage_options)]
+        with staged() as progress:
+            evaluation = evaluate(dataset, bundles, config.evaluate, config.seed, progress, block_runner(config))
+        with spinning("writing the report"):
+            write_report(self.url(REPORT), evaluation, bundles, dataset, config)
+
+    def _predict(self) -> None:
+        source = self._conditions or f"held-out conditions of {self.url(DATA)}"
+        with counting("conditions") as progress:
+            manifest = predict_many(
+                self._tables, source, self.url(LDM), self.url(PREDICTIONS), self.config, on_progress=progress
+            )
+        refused = f"; {manifest['n_errors']:,} refused, see errors/" if manifest["n_errors"] else ""
+        say(f"{manifest['n_predicted']:,} predictions in {self.url(PREDICTIONS)}{refused}")
+
+    def _tables(self) -> Iterator[pa.Table]:
+        if self._conditions is not None:
+            yield from read_tables(self._conditions, self.config.storage_options)
+            return
+        yield held_out_conditions(self.dataset)
 
 
-def _unfinished(bundle: str) -> bool:
-    return (Path(bundle) / "run").exists()
+def held_out_conditions(dataset: PairedDataset) -> pa.Table:
+    """Return each condition of the test wells once, as `predict --conditions` takes them."""
+    columns = ["condition_id", "compound_id", "cell_id", "dose_um", "time_h"]
+    wells = dataset.profiles(columns, "test").to_pandas().drop_duplicates("condition_id")
+    values = {
+        "smiles": dataset.parent_smiles[wells["compound_id"]],
+        "cell": [dataset.cells[cell] for cell in wells["cell_id"]],
+        "dose_um": [f"{dose:.6g}" for dose in wells["dose_um"]],
+        "time_h": [f"{time:.6g}" for time in wells["time_h"]],
+    }
+    return pa.table([pa.array(values[name], pa.string()) for name in COLUMNS], schema=SCHEMA)
 
 
-def _next_commands(out: Path, dataset: PairedDataset, predictor: Predictor) -> None:
-    held_out = dataset.profiles(["compound_id"], "test")["compound_id"][0].as_py()
-    smiles, cell = dataset.parent_smiles[held_out], predictor.cell_lines[0]
-    # After `make demo` the command is in .venv and not on the path.
-    command = "ldm-ray" if shutil.which("ldm-ray") else sys.argv[0]
-    say("\ntry next:")
-    say(f"  {command} predict --bundle {out / 'ldm'} --smiles '{smiles}' --cell {cell} --dose-um 10 --time-h 24")
-    say(f"  {command} bench samplers --bundle {out / 'ldm'} --data {out / 'data'}")
-    say(f"  {command} serve --bundle {out / 'ldm'}")
-    say(f"  {command} data describe {out / 'data'}")
-    paths = f"--data {out / 'data'} --bundle {out / 'ldm'} --out {out / 'valid'}"
-    say(f"  {command} evaluate {paths} --set evaluate.split=valid")
-    say(f"  {command} evaluate --table1 --data {out / 'data'} --out {out / 'table1'} --config {out / 'settings.yaml'}")
-    release = out / "release"
-    files = f"--gdsc {release / 'ic50.csv.gz'} --basal-profiles {release / 'basal_profiles.csv.gz'}"
-    say(f"  {command} evaluate --ic50 --bundle {out / 'ldm'} {files} --out {out / 'ic50'}")
+def _fixed(config: Config) -> Config:
+    """Return settings without what a run may go on with other values of."""
+    free = {"ray": RaySettings(), "track": TrackSettings(), "tune": TuneSettings(), "serve": ServeSettings()}
+    return config.model_copy(update=free | {"storage_options": {}})

@@ -1,6 +1,7 @@
 """Bulk prediction: a pool of predictors over parts of a table, resumable, to any URL."""
 
 import itertools
+import time
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
@@ -9,14 +10,17 @@ import pyarrow as pa
 import ray
 import ray.data
 
-from ldm_ray.bulk_parts import CONDITIONS, ERRORS, MANIFEST, BulkRun, PartPredictor, part_name
+from ldm_ray.bulk_parts import PartPredictor
+from ldm_ray.bulk_run import CONDITIONS, ERRORS, MANIFEST, BulkRun, parts_done
 from ldm_ray.conditions import stage
 from ldm_ray.config import Config
 from ldm_ray.data.filesystem import StorageOptions
 from ldm_ray.data.store import Store
 from ldm_ray.errors import LdmRayError, QueryError
-from ldm_ray.ray_cluster import connect
+from ldm_ray.ray_cluster import connect, pool_size
 from ldm_ray.ray_data import raise_reported, reported
+from ldm_ray.ray_metrics import counter, gauge
+from ldm_ray.tracking.record import run_name
 from ldm_ray.training.bundle import checksum, load_bundle
 
 CPUS_PER_ACTOR = 0.9
@@ -91,28 +95,27 @@ def predict_many(
 
 
 def _predict_parts(run: BulkRun, store: Store, config: Config, on_progress: Callable[[int, int], None]) -> None:
-    written = {*store.names(), *(name.removesuffix(".all.json") for name in _error_names(store, ".all.json"))}
-    missing = [part for part in range(run.n_parts) if part_name(part) not in written]
-    done = run.n_rows - sum(_rows_of(run, part) for part in missing)
+    written = parts_done([*store.names(), *(f"{ERRORS}/{name}" for name in store.names(ERRORS))])
+    missing = [part for part in range(run.n_parts) if part not in written]
+    done = run.n_rows - sum(map(run.rows_of, missing))
     on_progress(done, run.n_rows)
     if not missing:
         return
     connect(config.ray)
-    gpus, cpus = (int(ray.cluster_resources().get(name, 0)) for name in ("GPU", "CPU"))
-    actors = min(gpus or cpus, len(missing))
+    actors, gpus = pool_size(len(missing))
     data = ray.data.from_items(missing, override_num_blocks=len(missing)).map_batches(
         _Predict,
         fn_constructor_args=(run, config.storage_options, 0 if gpus else 1),
         batch_size=1,
         batch_format="pyarrow",
         concurrency=actors,
-        num_gpus=1 if gpus else 0,
+        num_gpus=gpus,
         num_cpus=0 if gpus else CPUS_PER_ACTOR,
     )
     for table in data.iter_batches(batch_format="pyarrow", batch_size=None, prefetch_batches=0):
         raise_reported(table)
         parts: list[int] = pa.table(table)["part"].to_pylist()
-        done += sum(_rows_of(run, part) for part in parts)
+        done += sum(map(run.rows_of, parts))
         on_progress(done, run.n_rows)
 
 
@@ -130,19 +133,27 @@ class _Predict:
 
     def __init__(self, run: BulkRun, storage_options: StorageOptions, threads: int) -> None:
         self._parts = PartPredictor(run, storage_options, threads)
+        tags = {"run": run_name(run.out)}
+        self._predicted = counter("bulk_conditions_predicted", tags)
+        self._refused = counter("bulk_conditions_refused", tags)
+        self._per_second = gauge("bulk_conditions_per_second", tags)
 
     def __call__(self, batch: pa.Table) -> Any:
         parts = batch["item"].to_pylist()
         try:
             for part in parts:
-                self._parts.write(part)
+                self._write(part)
         except LdmRayError as error:
             return reported(error)
         return pa.table({"part": parts})
 
-
-def _rows_of(run: BulkRun, part: int) -> int:
-    return min(run.rows_per_part, run.n_rows - part * run.rows_per_part)
+    def _write(self, part: int) -> None:
+        began = time.monotonic()
+        written = self._parts.write(part)
+        self._per_second.set(sum(written.values()) / (time.monotonic() - began))
+        for told, n in ((self._predicted, written["rows"]), (self._refused, written["errors"])):
+            if n:  # Ray refuses to add nothing
+                told.inc(n)
 
 
 def _counts(run: BulkRun, store: Store) -> dict[str, int]:

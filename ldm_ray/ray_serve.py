@@ -18,7 +18,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from ray import serve
 from ray.serve.exceptions import BackPressureError
 from ray.serve.handle import DeploymentHandle
-from ray.util import metrics
 
 from ldm_ray.chem.embedding import CompoundEncoder, build_encoder
 from ldm_ray.chem.smiles import parse_compound
@@ -26,6 +25,7 @@ from ldm_ray.config import Config, load_config
 from ldm_ray.data.store import Store
 from ldm_ray.errors import BundleError, LdmRayError
 from ldm_ray.lru import Lru
+from ldm_ray.ray_metrics import counter, gauge, histogram
 from ldm_ray.serving.app import create_app
 from ldm_ray.serving.backend import Answer
 from ldm_ray.serving.errors import OverloadedError, RequestError
@@ -44,6 +44,8 @@ MAX_BUNDLES = 4
 """Each may be there twice in a replica while new ones are taken."""
 REPLACED_S = 10.0
 REPORT_S = 5.0
+GAUGES = ("rows_busy", "passes_waiting", "rows_per_pass", "compound_cache_hits", "compound_cache_misses")
+"""What a sampler tells of each of its models every `REPORT_S`."""
 
 
 class ServeArguments(BaseModel):
@@ -86,17 +88,8 @@ class Sampler:
         torch.set_num_threads(settings.threads or max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))
         self._settings, self._storage_options = settings, storage_options
         self._served: dict[str, ServedModel] = {}
-        tags = ("model",)
-        self._gauges = {
-            name: metrics.Gauge(f"ldm_ray_{name}", what, tag_keys=tags)
-            for name, what in {
-                "rows_busy": "rows of a network pass that are under way",
-                "passes_waiting": "single-row passes that are still to be made",
-                "rows_per_pass": "mean rows of a pass since the model was loaded",
-                "compound_cache_hits": "compounds whose encoding was known",
-                "compound_cache_misses": "compounds that were encoded",
-            }.items()
-        }
+        self._gauges = {name: gauge(name) for name in GAUGES}
+        self._finished = counter("profiles_finished")
         self._reporting = asyncio.get_event_loop().create_task(self._report())
 
     @serve.multiplexed(max_num_models_per_replica=2 * MAX_BUNDLES)  # type: ignore[untyped-decorator]
@@ -117,10 +110,13 @@ class Sampler:
             served: ServedModel | None = None
             try:
                 served = await self._load(model_id)
-                return await served.predict(request, vectors)
+                answer = await served.predict(request, vectors)
             except LdmRayError as error:
                 if served is None or not served.closed:
                     return error
+                continue
+            self._finished.inc(len(request.conditions), {"model": served.name})
+            return answer
         return OverloadedError("the model is being reloaded", 1.0)
 
     async def describe(
@@ -196,13 +192,7 @@ class Api:
         self._models: dict[str, _Model] = {}
         self._vectors: dict[EncoderSettings, Lru[str, np.ndarray]] = {}
         logging.getLogger("ldm_ray.serve").setLevel(logging.INFO)
-        tags = ("route", "status")
-        self._latency = metrics.Histogram(
-            "ldm_ray_request_seconds",
-            "seconds until a request is answered",
-            boundaries=[0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0],
-            tag_keys=tags,
-        )
+        self._latency = histogram("request_seconds")
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         app = create_app(lambda: self, self._settings)

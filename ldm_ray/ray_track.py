@@ -98,7 +98,7 @@ class TrackingCallback(ray.train.UserCallback):
     """Tells the record and the trackers of each epoch; built on the driver, called in Train's controller.
 
     Epochs that have been told already are not told again: after a restart they come a second time, with the same
-    numbers.
+    losses.
     """
 
     def __init__(self, run: RunRecord, store: Store, track: TrackSettings) -> None:

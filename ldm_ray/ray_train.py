@@ -16,6 +16,7 @@ from ray.train.torch import TorchTrainer
 from ldm_ray.baselines.build import BaselineKind, encoder_settings
 from ldm_ray.chem.embedding import build_encoder, load_embeddings
 from ldm_ray.config import Config, deciding, dump_config, read_settings
+from ldm_ray.console import say
 from ldm_ray.data.controls import basal_input, training_controls
 from ldm_ray.data.dataset import PairedDataset
 from ldm_ray.data.slices import profile_files
@@ -23,14 +24,16 @@ from ldm_ray.data.store import Store
 from ldm_ray.errors import BundleError, LdmRayError, NonFiniteError, SettingsError
 from ldm_ray.evaluation.calibration import calibrate
 from ldm_ray.evaluation.wells import load_wells
-from ldm_ray.ray_cluster import Placement, connect, place
+from ldm_ray.ray_cluster import connect
 from ldm_ray.ray_data import sorted_keys
 from ldm_ray.ray_ingest import SPLITS, is_resident, plan_of
 from ldm_ray.ray_latents import latent_files
+from ldm_ray.ray_placement import Placement, place
 from ldm_ray.ray_progress import Board, Progress, watching
 from ldm_ray.ray_track import TrackingCallback, finishing, start_run
 from ldm_ray.ray_worker import STATE, TENSORS, WorkerArgs, optimiser_settings, run_worker
 from ldm_ray.settings import OptimiserSettings
+from ldm_ray.tracking.record import run_name
 from ldm_ray.tracking.trackers import check_trackers
 from ldm_ray.training.base import TargetBase, fit_target_base
 from ldm_ray.training.bundle import METADATA, Bundle, Kind, check_splits, save_bundle
@@ -138,7 +141,7 @@ def _run(
     _check_out(store, config, resume, overwrite)
     check_trackers(config.track)
     connect(config.ray)
-    placement = placement or place(config.ray)
+    placement = placement or place(config.ray, settings.global_batch_size)
     files, encoded = profile_files(dataset, config.ingest), False
     base = fit_target_base(dataset, config.target)
     fits = (config, settings.global_batch_size, placement.num_workers)
@@ -146,6 +149,7 @@ def _run(
     if vae and config.ingest.latents and not is_resident(files, *fits):
         files, encoded = latent_files(dataset, vae, base, config), True
     resident = is_resident(files, *fits)
+    say(f"{kind}: {placement.described(settings.global_batch_size, resident)}")
     embeddings = np.zeros((1, 1), np.float32)
     if kind != "vae":
         embeddings = load_embeddings(dataset.store, build_encoder(config.encoder), dataset.parent_smiles.tolist())
@@ -165,6 +169,7 @@ def _run(
         vae=ray.put(vae.tensors) if vae else None,
         threads=placement.threads,
         board=board,
+        run=run_name(store.url),
     )
     share = {"num_workers": placement.num_workers, "mode": "resident" if resident else "stream"}
     if resume:

@@ -18,7 +18,7 @@ from ldm_ray.data.dataset import PairedDataset, open_dataset
 from ldm_ray.data.store import Store
 from ldm_ray.errors import DataError, NonFiniteError, SettingsError
 from ldm_ray.evaluation.trial_scores import score_trial
-from ldm_ray.ray_cluster import Placement
+from ldm_ray.ray_placement import Placement
 from ldm_ray.ray_train import RUN, train_ldm, train_vae
 from ldm_ray.training.bundle import Bundle, bundle_exists, load_bundle
 from ldm_ray.tuning.space import searches_autoencoder, trial_config

@@ -27,8 +27,9 @@ from ldm_ray.config import Config
 from ldm_ray.data.dataset import PairedDataset, open_dataset
 from ldm_ray.data.store import Store
 from ldm_ray.errors import DataError, LdmRayError
-from ldm_ray.ray_cluster import check_cleaning, connect, share_cluster, wait_for_train_runs
+from ldm_ray.ray_cluster import check_cleaning, connect, wait_for_train_runs
 from ldm_ray.ray_embed import embed
+from ldm_ray.ray_placement import share_cluster
 from ldm_ray.ray_train import RUN, check_autoencoder
 from ldm_ray.ray_trial import ERROR, FINAL, Claims, TrialSpec, run_trial, trial_folder
 from ldm_ray.tracking.record import RUN_RECORD, read_record, write_record

@@ -24,12 +24,14 @@ from ldm_ray.errors import LdmRayError, NonFiniteError
 from ldm_ray.models.ldm import LatentDiffusion
 from ldm_ray.models.vae import Vae
 from ldm_ray.ray_ingest import open_source
+from ldm_ray.ray_metrics import gauge
 from ldm_ray.ray_progress import REPORT_EVERY_S
-from ldm_ray.settings import OptimiserSettings
+from ldm_ray.settings import OptimiserSettings, optimiser_group
 from ldm_ray.training.bundle import prefixed
 from ldm_ray.training.loop import run_fit, start_fit
 from ldm_ray.training.moments import fit_observation_noise, latent_moments, mean_and_scale, target_moments
 from ldm_ray.training.monitor import MeanMonitor, MonitorWells
+from ldm_ray.training.pace import Pace, PacedSource, PaceFigures
 from ldm_ray.training.rival_steps import RivalTask
 from ldm_ray.training.rows import Tables
 from ldm_ray.training.source import ResidentSource, WellSource
@@ -57,6 +59,7 @@ class WorkerArgs:
         vae: Weights of the autoencoder under a diffusion model.
         threads: Of torch, in each worker.
         board: For progress and errors.
+        run: Name of the run, for metrics.
     """
 
     kind: str
@@ -73,6 +76,7 @@ class WorkerArgs:
     vae: "ray.ObjectRef[dict[str, Tensor]] | None"
     threads: int
     board: Any
+    run: str
 
 
 def run_worker(arguments: dict[str, Any]) -> None:
@@ -107,8 +111,9 @@ def _train(args: WorkerArgs) -> None:
     if checkpoint := ray.train.get_checkpoint():
         with checkpoint.as_directory() as folder:
             fit.load_state_dict(torch.load(Path(folder) / STATE, weights_only=True, map_location=device))
-    hooks = _RayHooks(args.board, rank)
-    run_fit(fit, task, source, settings, config.seed, hooks)
+    pace = Pace()
+    hooks = _RayHooks(args, rank, world_size, pace)
+    run_fit(fit, task, PacedSource(source, pace), settings, config.seed, hooks)
     hooks.report({"finished": True}, fit.state_dict(), extras())
 
 
@@ -165,32 +170,60 @@ def _rival_task(args: WorkerArgs, source: WellSource, tables: Tables) -> Built:
 
 def optimiser_settings(kind: str, config: Config) -> OptimiserSettings:
     """Return the settings that a kind of model is trained with."""
-    by_kind = {"vae": config.train_vae, "ldm": config.train_ldm, "prnet": config.train_prnet}
-    return by_kind.get(kind, config.train_pertdit)
+    settings: OptimiserSettings = getattr(config, optimiser_group(kind))
+    return settings
 
 
 class _RayHooks:
-    """Passes the loop's news on: to the driver's progress bar, and to Ray Train."""
+    """Passes the loop's news on: to the driver's progress bar, to Ray Train, and to Ray's metrics."""
 
-    def __init__(self, board: Any, rank: int) -> None:
-        self._board, self._rank, self._last = board, rank, 0.0
+    def __init__(self, args: WorkerArgs, rank: int, world_size: int, pace: Pace) -> None:
+        self._board, self._rank, self._world_size, self._pace, self._last = args.board, rank, world_size, pace, 0.0
+        tags = {"run": args.run, "kind": args.kind}
+        self._data_wait = gauge("train_data_wait_ratio", tags | {"rank": str(rank)})
+        if rank == 0:
+            self._wells_per_s = gauge("train_wells_per_second", tags)
+            self._loss, self._valid_loss = gauge("train_loss", tags), gauge("train_valid_loss", tags)
+            self._checkpoint_s = gauge("train_checkpoint_seconds", tags)
+            self._batch = gauge("train_global_batch_wells", tags)
+            self._batch.set(optimiser_settings(args.kind, args.config).global_batch_size)
 
     def on_step(self, step: int, total: int, epoch: int, loss: Tensor) -> None:
-        if self._rank == 0 and time.monotonic() - self._last > REPORT_EVERY_S:
-            self._last = time.monotonic()
-            self._board.put.remote({"step": step, "total": total, "epoch": epoch, "loss": float(loss)})
+        if time.monotonic() - self._last <= REPORT_EVERY_S:
+            return
+        self._last = time.monotonic()
+        self._tell_pace(self._pace.latest())
+        if self._rank == 0:
+            latest = float(loss)
+            self._loss.set(latest)
+            self._board.put.remote({"step": step, "total": total, "epoch": epoch, "loss": latest})
 
     def report(
         self, metrics: dict[str, Any], state: dict[str, Any] | None, tensors: dict[str, Tensor] | None = None
     ) -> None:
+        if "valid_loss" in metrics:
+            metrics = metrics | self._tell_pace(self._pace.of_epoch())
         if self._rank == 0 and "valid_loss" in metrics:
+            self._valid_loss.set(metrics["valid_loss"])
             self._board.put.remote({"valid_loss": metrics["valid_loss"], "best_loss": metrics["best_loss"]})
         if state is None or self._rank != 0:
             ray.train.report(metrics)
             return
+        began = time.monotonic()
         with tempfile.TemporaryDirectory() as folder:
             torch.save(state, Path(folder) / STATE)
             if tensors is not None:
                 plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
                 safetensors.torch.save_file(plain, Path(folder) / TENSORS)
             ray.train.report(metrics, checkpoint=Checkpoint.from_directory(folder))
+        self._checkpoint_s.set(time.monotonic() - began)
+
+    def _tell_pace(self, pace: PaceFigures | None) -> dict[str, float]:
+        """Pass this worker's pace on, and return the run's: all workers take as many wells a step."""
+        if pace is None:
+            return {}
+        wells_per_s = pace.wells_per_s * self._world_size
+        self._data_wait.set(pace.data_wait)
+        if self._rank == 0:
+            self._wells_per_s.set(wells_per_s)
+        return {"wells_per_s": wells_per_s, "data_wait": pace.data_wait}

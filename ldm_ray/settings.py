@@ -191,6 +191,12 @@ class RaySettings(Settings):
     """What of the cluster a run uses."""
 
     num_workers: Annotated[int, Field(ge=0)] = Field(default=0, description="0: one per GPU, else two on two cores")
+    use_gpu: bool | None = Field(
+        default=None, description="default: where there are any; true: also where a cluster has yet to start them"
+    )
+    placement_timeout_s: Annotated[float, Field(gt=0)] = Field(
+        default=60.0, description="how long workers may look for a place; longer where nodes are started for them"
+    )
     max_failures: Annotated[int, Field(ge=-1)] = 3
     lanes: Annotated[int, Field(ge=1)] = 16
     object_store_mb: Annotated[int, Field(ge=80)] = 1024
@@ -293,6 +299,15 @@ class Range(Settings):
     low: int | float
     high: int | float
     log: bool = False
+
+
+def optimiser_group(kind: str) -> Literal["train_vae", "train_ldm", "train_prnet", "train_pertdit"]:
+    """Return the group of settings that a kind of model is trained with."""
+    if kind == "vae":
+        return "train_vae"
+    if kind == "ldm":
+        return "train_ldm"
+    return "train_prnet" if kind == "prnet" else "train_pertdit"
 
 
 class TuneSettings(Settings):

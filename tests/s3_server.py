@@ -72,7 +72,8 @@ class S3Server:
         names = ("master", "volume", "filer")
         for number, name in enumerate(names, start=1):
             command += [f"-{name}.port={self.port + number}", f"-{name}.port.grpc={self.port + 10 + number}"]
-        command += [f"-s3.port.grpc={self.port + 20}"]
+        # Catalogues that nobody asks, on ports that a second server would want too.
+        command += [f"-s3.port.grpc={self.port + 20}", "-s3.port.iceberg=0", "-s3.port.lance=0"]
         with (self.folder / "weed.log").open("ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
         self._wait()

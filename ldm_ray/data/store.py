@@ -6,9 +6,10 @@ variables and `~/.aws`), or from `storage_options`, fsspec's arguments by protoc
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -69,13 +70,17 @@ class Store:
                 return []
             return sorted(str(path).rsplit("/", 1)[-1] for path in fs.ls(f"{root}/{folder}", detail=False))
 
-    def find(self, name: str) -> list[str]:
-        """Return the sorted paths of all files of that name, in this folder and below it."""
+    def files(self) -> dict[str, datetime | None]:
+        """Return the sorted paths of all files in this folder and below it, and when each was written, if known."""
         fs, root = self._fs_and_root
         with one_line(self.url):
             fs.invalidate_cache()
-            paths = [str(path)[len(root) + 1 :] for path in fs.find(root)]
-        return sorted(path for path in paths if path == name or path.endswith(f"/{name}"))
+            found = fs.find(root, detail=True)
+        return {str(path)[len(root) + 1 :]: written_at(found[path]) for path in sorted(found)}
+
+    def find(self, name: str) -> list[str]:
+        """Return the sorted paths of all files of that name, in this folder and below it."""
+        return [path for path in self.files() if path == name or path.endswith(f"/{name}")]
 
     def remove(self, name: str) -> None:
         """Remove a file or folder if it is there."""
@@ -162,6 +167,19 @@ def split_url(url: str, storage_options: StorageOptions | None = None) -> tuple[
     """Split the URL of a file into its folder and its name."""
     folder, _, name = url.rstrip("/").rpartition("/")
     return Store(folder or ("/" if url.startswith("/") else "."), storage_options or {}), name
+
+
+def written_at(entry: Mapping[str, Any]) -> datetime | None:
+    """Return when a file was last written, by what fsspec says of it; None where it does not say."""
+    for key in ("mtime", "LastModified", "last_modified", "updated", "created"):  # local, s3, az, gs, memory
+        value = entry.get(key)
+        if isinstance(value, int | float):
+            return datetime.fromtimestamp(value, UTC)
+        if isinstance(value, str):
+            value = datetime.fromisoformat(value)
+        if isinstance(value, datetime):
+            return value if value.tzinfo else value.replace(tzinfo=UTC)
+    return None
 
 
 def list_column(values: np.ndarray) -> pa.FixedSizeListArray:

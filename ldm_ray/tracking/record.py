@@ -73,7 +73,7 @@ class RunRecord:
 def begin_record(folder: str, kind: str, dataset: PairedDataset, config: Config, num_workers: int) -> RunRecord:
     """Return the record of a run that begins now."""
     return RunRecord(
-        name=folder.rstrip("/").rsplit("/", 1)[-1],
+        name=run_name(folder),
         kind=kind,
         folder=folder,
         status="running",
@@ -85,6 +85,11 @@ def begin_record(folder: str, kind: str, dataset: PairedDataset, config: Config,
         host=socket.gethostname(),
         settings=config.model_dump(mode="json"),
     )
+
+
+def run_name(folder: str) -> str:
+    """Return what a run with this folder is called."""
+    return folder.rstrip("/").rsplit("/", 1)[-1]
 
 
 def resumed_record(old: RunRecord, begun: RunRecord) -> RunRecord:

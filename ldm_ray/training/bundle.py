@@ -24,8 +24,9 @@ from ldm_ray.models.ldm import LatentDiffusion
 from ldm_ray.models.vae import Vae
 from ldm_ray.settings import BasalInput
 from ldm_ray.training.base import TargetBase
+from ldm_ray.training.card import model_card
 
-CONFIG, WEIGHTS, METADATA = "config.json", "weights.safetensors", "metadata.json"
+CONFIG, WEIGHTS, METADATA, CARD = "config.json", "weights.safetensors", "metadata.json", "README.md"
 FORMAT_VERSION = 2
 Kind = Literal["vae", "ldm"] | BaselineKind
 
@@ -148,6 +149,7 @@ def save_bundle(bundle: Bundle, url: str, storage_options: StorageOptions | None
     store.write_json(CONFIG, bundle.config.model_dump(mode="json"))
     store.write_bytes(WEIGHTS, safetensors.torch.save(tensors))
     header = {"format_version": FORMAT_VERSION, "kind": bundle.kind, "ldm_ray_version": __version__}
+    store.write_bytes(CARD, model_card(bundle.kind, header | bundle.metadata).encode())
     store.write_json(METADATA, header | bundle.metadata)
 
 
@@ -157,9 +159,11 @@ def checksum(metadata: Mapping[str, Any]) -> str:
 
 
 def update_metadata(url: str, changes: dict[str, Any], storage_options: StorageOptions | None = None) -> None:
-    """Change entries of a bundle's metadata in place; its weights stay as they are."""
+    """Change entries of a bundle's metadata in place, and what its card says of them; its weights stay as they are."""
     store = Store(url, storage_options or {})
-    store.write_json(METADATA, store.read_json(METADATA) | changes)
+    metadata = store.read_json(METADATA) | changes
+    store.write_bytes(CARD, model_card(metadata["kind"], metadata).encode())
+    store.write_json(METADATA, metadata)
 
 
 def bundle_exists(url: str, storage_options: StorageOptions | None = None) -> bool:

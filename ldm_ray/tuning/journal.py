@@ -60,11 +60,18 @@ class StoreJournal(BaseJournalBackend):
         self._open = written if len(written) < LOGS_A_FILE else []
 
     def _take_over(self) -> None:
-        if self._store.exists(DRIVER):
-            there = self._store.read_json(DRIVER)
-            if there["host"] == socket.gethostname() and there["pid"] != os.getpid() and _is_alive(there["pid"]):
-                raise DataError(f"{self._store.url} is being searched by process {there['pid']}")
+        pid, lives = driver_of(self._store)
+        if lives and pid != os.getpid():
+            raise DataError(f"{self._store.url} is being searched by process {pid}")
         self._store.write_json(DRIVER, {"name": self._name, "host": socket.gethostname(), "pid": os.getpid()})
+
+
+def driver_of(store: Store) -> tuple[int, bool | None]:
+    """Return a search's last driver, 0 if it had none, and whether it lives; None if it is on another machine."""
+    if not store.exists(DRIVER):
+        return 0, False
+    there = store.read_json(DRIVER)
+    return int(there["pid"]), _is_alive(there["pid"]) if there["host"] == socket.gethostname() else None
 
 
 def _is_alive(pid: int) -> bool:

@@ -12,7 +12,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from ldm_ray.bulk_parts import MANIFEST, part_name
+from ldm_ray.bulk_run import MANIFEST, part_name
 from ldm_ray.data.store import Store
 from ldm_ray.training.bundle import save_bundle
 from tests.conftest import World

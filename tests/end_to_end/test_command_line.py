@@ -57,17 +57,24 @@ def test_demo_leaves_a_table_and_pictures(demo: Path) -> None:
     assert len(pd.read_csv(report / "table.csv")) == len(metrics["rows"])
     for folder in ("vae", "ldm", "report"):
         assert (demo / folder / "settings.yaml").is_file()
+    assert json.loads((demo / "predictions" / "manifest.json").read_text())["n_predicted"] == 90
+    assert "Trained on simulated data" in (demo / "ldm" / "README.md").read_text()
 
 
 def test_demo_goes_on_where_it_was_and_gives_the_same_numbers(demo: Path) -> None:
     """Nothing is trained twice, and evaluating again gives the same numbers."""
-    before = json.loads((demo / "report" / "metrics.json").read_text())
+    metrics = demo / "report" / "metrics.json"
+    before = json.loads(metrics.read_text())
+    metrics.unlink()  # as if it had been interrupted there
+    weights = (demo / "ldm" / "weights.safetensors").stat().st_mtime_ns
     run = ldm_ray("demo", "--out", str(demo), "--config", str(demo / "settings.yaml"))
-    assert "autoencoder:" in run.stderr
-    assert "is there already" in run.stderr
-    assert json.loads((demo / "report" / "metrics.json").read_text()) == before
+    for done in ("simulate", "prepare", "train vae", "train ldm"):
+        assert f"{done}: {demo}" in run.stderr
+    assert (demo / "ldm" / "weights.safetensors").stat().st_mtime_ns == weights
+    assert json.loads(metrics.read_text()) == before
+    assert {step["state"] for step in json.loads((demo / "pipeline.json").read_text())["steps"]} == {"done"}
     refused = ldm_ray("demo", "--out", str(demo), code=2)
-    assert "holds a demo with other settings" in refused.stderr
+    assert "holds a run with other settings" in refused.stderr
 
 
 def test_predict_one_condition(demo: Path) -> None:

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from ldm_ray.bulk_parts import CONDITIONS
+from ldm_ray.bulk_run import CONDITIONS
 from ldm_ray.cli import app
 from ldm_ray.data.store import Store
 from ldm_ray.errors import LdmRayError, QueryError, StoreError
@@ -20,6 +20,7 @@ from ldm_ray.predictor import Predictor, Query
 from ldm_ray.training.bundle import save_bundle
 from tests.conftest import World
 from tests.processes import kill_driver
+from tests.ray.prometheus import exported
 from tests.unit.test_predictor import random_bundle
 
 SMALL_PARTS = ("--set", "predict.rows_per_part=50", "--n-samples", "2", "--steps", "3")
@@ -55,7 +56,7 @@ def test_bad_rows_are_named_and_the_others_have_the_bits_of_python(bundle: str, 
         [wrong.get(i, row) for i, row in enumerate(rows)], columns=["smiles", "cell", "dose_um", "time_h"]
     )
     table.assign(extra="x").to_csv(tmp_path / "queries.csv", index=False)
-    out = tmp_path / "out"
+    out = tmp_path / "bad rows"
     manifest = run("--bundle", bundle, "--conditions", str(tmp_path / "queries.csv"), "--out", str(out), *SMALL_PARTS)
     assert (manifest["n_predicted"], manifest["n_errors"], manifest["done"]) == (116, 4, True)
     frame = predicted(out)
@@ -75,6 +76,12 @@ def test_bad_rows_are_named_and_the_others_have_the_bits_of_python(bundle: str, 
     }
     assert "cell line 'HELA' is not in the bundle" in errors["reason"].iloc[1]
     assert errors["dose_um"].tolist() == ["1", "1", "much", "1"]
+    predicted_refused = ("bulk_conditions_predicted_total", "bulk_conditions_refused_total")
+    exported(
+        [*predicted_refused, "bulk_conditions_per_second"],
+        'run="bad rows"',
+        enough=lambda seen: tuple(seen[name] for name in predicted_refused) == (116, 4),
+    )
 
 
 @pytest.mark.usefixtures("cluster")

@@ -14,9 +14,10 @@ from ldm_ray.config import Config
 from ldm_ray.data.store import Store
 from ldm_ray.errors import LdmRayError, NonFiniteError, SettingsError
 from ldm_ray.ray_train import train_vae
-from ldm_ray.tracking.record import read_record
+from ldm_ray.tracking.record import RunRecord, read_record
 from ldm_ray.tracking.revision import source_revision
 from tests.conftest import World, small_config
+from tests.ray.prometheus import exported
 from tests.ray.test_training import train_workers
 
 # SQLAlchemy's and pydantic's, for what MLflow does.
@@ -44,9 +45,10 @@ def only_run(uri: str, name: str) -> tuple[MlflowClient, Run]:
 
 def test_a_run_is_in_mlflow_tensorboard_and_its_record(world: World, uri: str, tmp_path: Path) -> None:
     config = followed(uri, "plain", "train_vae.epochs=3")
-    bundle = train_vae(world.dataset, str(tmp_path / "vae"), config)
+    bundle = train_vae(world.dataset, str(tmp_path / "followed"), config)
+    assert not {"wells_per_s", "data_wait"} & bundle.metadata["history"][0].keys()  # same seed, same bundle
     losses = [row["valid_loss"] for row in bundle.metadata["history"]]
-    record = read_record(Store(str(tmp_path / "vae")))
+    record = read_record(Store(str(tmp_path / "followed")))
     assert (record.status, record.epochs, record.num_workers) == ("finished", 3, 1)
     assert record.best["valid_loss"] == min(losses)
     assert record.warnings == ()
@@ -61,8 +63,24 @@ def test_a_run_is_in_mlflow_tensorboard_and_its_record(world: World, uri: str, t
     assert run.data.tags.get("git_revision", "") == record.git_revision == source_revision()
     metrics = client.get_metric_history(run.info.run_id, "valid_loss")
     assert [(metric.step, metric.value) for metric in metrics] == list(enumerate(losses, start=1))
-    (events,) = (tmp_path / "vae" / "tensorboard").iterdir()
+    (events,) = (tmp_path / "followed" / "tensorboard").iterdir()
     assert events.stat().st_size > 1000
+    assert run.data.metrics["wells_per_s"] == record.last["wells_per_s"] > 0
+    check_prometheus(record)
+
+
+def check_prometheus(record: RunRecord) -> None:
+    """A worker that ends tells its last figures first, so a short run is seen too; of whole epochs, as the record."""
+    wanted = {
+        "train_wells_per_second": record.last["wells_per_s"],
+        "train_data_wait_ratio": record.last["data_wait"],
+        "train_valid_loss": record.last["valid_loss"],
+        "train_global_batch_wells": 64.0,
+    }
+    seen = exported(["train_loss", "train_checkpoint_seconds", *wanted], 'kind="vae"', f'run="{record.name}"')
+    assert {name: seen[name] for name in wanted} == pytest.approx(wanted)
+    assert 0 < seen["train_checkpoint_seconds"] < 60
+    assert 0 <= seen["train_data_wait_ratio"] <= 1
 
 
 def test_a_run_that_fails_is_resumed_as_the_same_run(world: World, uri: str, tmp_path: Path) -> None:

@@ -1,0 +1,12 @@
+r"""Judge models.
+
+    ray job submit --working-dir . --runtime-env jobs/runtime_env.yaml -- \
+        python jobs/evaluate.py --data D --bundle L --out R
+
+Arguments are those of `ldm-ray evaluate`; files and settings may be URLs. The last line of the log is one JSON object.
+"""
+
+from ldm_ray.job import run_job
+
+if __name__ == "__main__":
+    run_job("evaluate")

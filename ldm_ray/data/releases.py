@@ -1,0 +1,51 @@
+"""Which files a release consists of, and how they are opened."""
+
+from dataclasses import dataclass
+
+from ldm_ray.data.filesystem import StorageOptions
+from ldm_ray.data.h5ad import read_h5ad
+from ldm_ray.data.l1000 import read_l1000
+from ldm_ray.data.release import Release
+from ldm_ray.data.source import source_file
+from ldm_ray.errors import DataError
+
+
+@dataclass(frozen=True)
+class ReleasePaths:
+    """Paths or URLs: either of an h5ad, perhaps with a table of genes, or of the other four.
+
+    Attributes:
+        gctx: Level 3 matrix.
+        inst_info: Table of wells.
+        pert_info: Table of perturbagens, with SMILES.
+        gene_info: Table of genes.
+        h5ad: PRnet-style file.
+        allow_missing_genes: Go on with the landmarks that are there.
+    """
+
+    gctx: str | None = None
+    inst_info: str | None = None
+    pert_info: str | None = None
+    gene_info: str | None = None
+    h5ad: str | None = None
+    allow_missing_genes: bool = False
+
+    @property
+    def given(self) -> bool:
+        """Whether any file is named."""
+        return any((self.gctx, self.inst_info, self.pert_info, self.gene_info, self.h5ad))
+
+    def open(self, storage_options: StorageOptions) -> Release:
+        """Read the tables; the matrix is read later.
+
+        Raises:
+            DataError: If files are missing, or are no release.
+        """
+        genes = source_file(self.gene_info, storage_options) if self.gene_info else None
+        if self.h5ad is not None and self.gctx is None:
+            return read_h5ad(source_file(self.h5ad, storage_options), genes, self.allow_missing_genes)
+        if self.h5ad is None and self.gctx and self.inst_info and self.pert_info and genes:
+            paths = (self.gctx, self.inst_info, self.pert_info)
+            matrix, wells, compounds = (source_file(path, storage_options) for path in paths)
+            return read_l1000(matrix, wells, compounds, genes, self.allow_missing_genes)
+        raise DataError("give --h5ad, or all of --gctx, --inst-info, --pert-info and --gene-info")

@@ -1,0 +1,141 @@
+"""A Ray head as `ray start` makes it, apart from every other cluster of this machine, and jobs submitted to it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from tests.processes import kill_tree, tree
+from tests.s3_server import free_port
+
+ROOT = Path(__file__).parents[1]
+READY_S = 90.0
+BIN = Path(sys.executable).parent
+
+
+class Head:
+    """`ray start --head` on free ports; jobs find it by its dashboard.
+
+    Args:
+        environment: Of the head, and so of its jobs.
+        cpus: It may give away.
+    """
+
+    def __init__(self, environment: dict[str, str], cpus: int = 2) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="r", dir="/tmp")  # sockets want a short path
+        self.address = f"http://127.0.0.1:{free_port()}"
+        # Of its own: a cluster's address is left there, and `ray.init()` elsewhere would join it.
+        self._environment = os.environ | environment | {"RAY_TMPDIR": self._folder.name, "RAY_AUTH_MODE": "disabled"}
+        self._environment["PATH"] = f"{BIN}:{os.environ['PATH']}"  # as where the environment is activated
+        self._environment.pop("RAY_ADDRESS", None)
+        self._cpus = cpus
+
+    def __enter__(self) -> "Head":
+        self.gcs = f"127.0.0.1:{free_port()}"
+        ports = ["--node-ip-address=127.0.0.1", f"--port={self.gcs.rsplit(':', 1)[1]}"]
+        ports += [f"--dashboard-port={self.address.rsplit(':', 1)[1]}"]
+        ports += [f"--ray-client-server-port={free_port()}", f"--dashboard-agent-listen-port={free_port()}"]
+        ports += ["--min-worker-port=0", "--max-worker-port=0"]  # any; its own range may hold what was found free
+        command = [str(BIN / "ray"), "start", "--head", "--block", "--disable-usage-stats", *ports]
+        command += [f"--num-cpus={self._cpus}", f"--object-store-memory={300 * 2**20}"]
+        self._log = (Path(self._folder.name) / "head.log").open("w+")
+        self._process = subprocess.Popen(
+            command, env=self._environment, stdout=self._log, stderr=self._log, start_new_session=True
+        )
+        until = time.monotonic() + READY_S
+        while not self._ready():
+            assert self._process.poll() is None, Path(self._log.name).read_text()
+            assert time.monotonic() < until, Path(self._log.name).read_text()
+            time.sleep(0.5)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        kill_tree(self._process.pid)
+        self._process.wait()
+        self._log.close()
+        self._folder.cleanup()
+
+    @property
+    def pid(self) -> int:
+        """Process below which the head's own are."""
+        return self._process.pid
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Of a driver that joins."""
+        return self._environment | {"RAY_ADDRESS": self.gcs}
+
+    @contextmanager
+    def node(self, cpus: int) -> Iterator[int]:
+        """Join one more node while the block runs; yield the process below which its own are."""
+        command = [str(BIN / "ray"), "start", f"--address={self.gcs}", "--block", "--disable-usage-stats"]
+        command += [f"--num-cpus={cpus}", "--min-worker-port=0", "--max-worker-port=0", "--node-ip-address=127.0.0.1"]
+        command += [f"--object-store-memory={300 * 2**20}", f"--dashboard-agent-listen-port={free_port()}"]
+        before = self._nodes()
+        process = subprocess.Popen(
+            command, env=self._environment, stdout=self._log, stderr=self._log, start_new_session=True
+        )
+        try:
+            until = time.monotonic() + READY_S
+            while not self._nodes() - before:
+                assert process.poll() is None, Path(self._log.name).read_text()
+                assert time.monotonic() < until, Path(self._log.name).read_text()
+                time.sleep(0.5)
+            yield process.pid
+        finally:
+            below = tree(process.pid)
+            process.terminate()  # in order, so that the head knows at once, unless its raylet was killed
+            process.wait()
+            for pid in below:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+    def submit(self, script: str, *arguments: str, job_id: str = "", wait: bool = True) -> tuple[int, str]:
+        """Run `ray job submit` as README says; return its exit code and what it printed."""
+        command = ["submit", "--working-dir", ".", "--runtime-env", "jobs/runtime_env.yaml"]
+        command += [*(["--submission-id", job_id] if job_id else []), *([] if wait else ["--no-wait"])]
+        return self.job(*command, "--", "python", *([script] if script else []), *arguments)
+
+    def job(self, *arguments: str) -> tuple[int, str]:
+        """Run `ray job`."""
+        done = subprocess.run(
+            [str(BIN / "ray"), "job", arguments[0], "--address", self.address, *arguments[1:]],
+            cwd=ROOT, env=self._environment, capture_output=True, text=True, timeout=900,
+        )  # fmt: skip
+        return done.returncode, done.stdout + done.stderr
+
+    def info(self, job_id: str) -> dict[str, Any]:
+        """Return what the head says of a job."""
+        with urllib.request.urlopen(f"{self.address}/api/jobs/{job_id}") as answer:
+            return dict(json.loads(answer.read()))
+
+    def log(self, job_id: str) -> str:
+        """Return a job's log so far."""
+        return self.job("logs", job_id)[1]
+
+    def _nodes(self) -> set[str]:
+        """Ids of the nodes that live, or were killed so lately that the head does not know it yet."""
+        with urllib.request.urlopen(f"{self.address}/nodes?view=summary") as answer:
+            summary = json.loads(answer.read())["data"]["summary"]
+        return {node["raylet"]["nodeId"] for node in summary if node["raylet"].get("state") == "ALIVE"}
+
+    def _ready(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self.address}/api/jobs/", timeout=2):
+                return True
+        except OSError:
+            return False
+
+
+def last_line(log: str) -> dict[str, Any]:
+    """Return the last line of a job's log that is a JSON object."""
+    lines = [line for line in log.splitlines() if line.startswith("{")]
+    return dict(json.loads(lines[-1]))
