@@ -2,9 +2,9 @@
 
     python benchmarks/scaling.py [--size small|full] [--json OUT]
 
-Each worker takes 128 rows a step of the demo's diffusion model (made-up wells, real arithmetic) in the project's
-own loop, under Ray Train with gloo. Where workers are more than cores they also share those, so the same is done by as many
-processes that do not talk (`step_ms_without_talk`).
+Each worker takes 128 rows a step of the demo's diffusion model (made-up wells, real arithmetic) in the project's own
+loop, under Ray Train with gloo. Where workers are more than cores they also share those, so the same is done by as
+many processes that do not talk (`step_ms_without_talk`).
 
 The model (docs/cluster.md): step_ms(n) = compute_ms + 2 (n - 1) / n x gradient_bytes / bandwidth + 2 (n - 1) x latency,
 a ring of n workers whose talk hides behind nothing (Patarasuk & Yuan 2009, doi:10.1016/j.jpdc.2008.09.002).

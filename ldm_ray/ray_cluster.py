@@ -2,21 +2,28 @@
 
 import logging
 import os
+import socket
 import time
+from typing import Any
 
 import ray
 from ray.util.state import list_actors
 
-from ldm_ray.errors import SettingsError
+from ldm_ray.errors import LdmRayError, SettingsError
 from ldm_ray.settings import RaySettings
+
+KNOCK_S = 10.0
 
 
 def connect(settings: RaySettings, dashboard: bool = False) -> None:
-    """Connect to Ray: the cluster of `RAY_ADDRESS` or of this job, else a local one, quietly.
+    """Connect to Ray, quietly: the cluster of `RAY_ADDRESS`, of this job or of this machine, else one of its own.
 
     Args:
         settings: Memory of a local cluster.
         dashboard: Start a local cluster with its dashboard; see `check_cleaning`.
+
+    Raises:
+        LdmRayError: If there is none, or it does not start.
     """
     if ray.is_initialized():
         return
@@ -25,11 +32,26 @@ def connect(settings: RaySettings, dashboard: bool = False) -> None:
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     for name in ("ray.train", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(logging_level=logging.ERROR, log_to_driver=False)
-        return
-    memory = settings.object_store_mb * 1024 * 1024
-    ray.init(include_dashboard=dashboard, object_store_memory=memory, logging_level=logging.ERROR, log_to_driver=False)
+    address = os.environ.get("RAY_ADDRESS", "")
+    local: dict[str, Any] = {}
+    if not address:
+        local = {"include_dashboard": dashboard, "object_store_memory": settings.object_store_mb * 1024 * 1024}
+    try:
+        _knock(address)
+        try:
+            ray.init(**local, logging_level=logging.ERROR, log_to_driver=False)
+        except ValueError:  # there is a cluster on this machine (`ray start --head`), whose memory is not ours to set
+            ray.init("auto", logging_level=logging.ERROR, log_to_driver=False)
+    except Exception as error:  # of many kinds, bare Exception among them
+        where = f"the cluster at {address} (RAY_ADDRESS) cannot be reached" if address else "Ray does not start here"
+        raise LdmRayError(f"{where}: {' '.join(str(error).split()).partition('. ')[0]}") from error
+
+
+def _knock(address: str) -> None:
+    """Raise an OSError if nobody listens at HOST:PORT; Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdigit() and "/" not in host:
+        socket.create_connection((host.strip("[]"), int(port)), KNOCK_S).close()
 
 
 def check_cleaning(wait_s: float = 60.0) -> None:

@@ -43,6 +43,9 @@ from ldm_ray.training.monitor import MONITOR_WELLS, MonitorWells, monitor_wells
 RUN = "run"
 SETTINGS = "settings.yaml"
 HISTORY = "history.json"
+START_TIMEOUT = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
+PLACE_AGAIN = 1
+"""How often workers look for a place again when they have found none; Ray Train would go on for ever."""
 SHARE = "workers.json"
 """How many workers an unfinished run has, and whether they stream: what a step of an epoch means."""
 
@@ -204,6 +207,8 @@ def _fit(
         LdmRayError: If training has failed more often than the settings allow.
     """
     fs, root = store.arrow()
+    settings = args.config.ray
+    os.environ[START_TIMEOUT] = f"{settings.replacement_timeout_s:g}"
     trainer = TorchTrainer(
         run_worker,
         train_loop_config={"args": args},
@@ -216,7 +221,9 @@ def _fit(
             name=RUN,
             storage_path=root,
             storage_filesystem=fs,
-            failure_config=FailureConfig(max_failures=args.config.ray.max_failures),
+            failure_config=FailureConfig(  # type: ignore[call-arg]  # declared as Tune's
+                max_failures=settings.max_failures, controller_failure_limit=PLACE_AGAIN
+            ),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
             callbacks=list(callbacks),  # type: ignore[arg-type]  # declared as Tune's
         ),
@@ -226,6 +233,11 @@ def _fit(
             result = trainer.fit()
         except ray.train.TrainingFailedError as error:
             reason = ray.get(args.board.get.remote()).get("error") or str(error).strip().splitlines()[-1]
+            if START_TIMEOUT in reason:
+                waited_s = (PLACE_AGAIN + 1) * settings.replacement_timeout_s
+                reason = (
+                    f"its workers found no place for {waited_s:g} s (2 x ray.replacement_timeout_s); nodes are gone"
+                )
             raise LdmRayError(f"training failed, --resume goes on from the last checkpoint: {reason}") from error
     status = ray.get(args.board.get.remote())
     if "diverged" in status:

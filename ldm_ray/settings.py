@@ -197,6 +197,9 @@ class RaySettings(Settings):
     placement_timeout_s: Annotated[float, Field(gt=0)] = Field(
         default=60.0, description="how long workers may look for a place; longer where nodes are started for them"
     )
+    replacement_timeout_s: Annotated[float, Field(gt=0)] = Field(
+        default=300.0, description="how long workers of a run that lost some look for a place, each of two times"
+    )
     max_failures: Annotated[int, Field(ge=-1)] = 3
     lanes: Annotated[int, Field(ge=1)] = 16
     object_store_mb: Annotated[int, Field(ge=80)] = 1024

@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from ldm_ray.cli import main
 from ldm_ray.config import dump_config
 from tests.conftest import World, small_config
 
@@ -133,12 +134,21 @@ def test_evaluate_refuses_a_bundle_of_other_genes(demo: Path, world: World, tmp_
         (["data", "describe", "nosuch://bucket/x"], "nosuch://bucket/x cannot be opened"),
     ],
 )  # fmt: skip
-def test_bad_input_is_one_line_and_exit_code_2(arguments: list[str], message: str, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "ldm_ray.cli", *arguments]
-    run = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
-    assert run.returncode == 2
-    assert message in run.stderr
-    assert [line for line in run.stderr.splitlines() if line.strip()] == [run.stderr.strip()]
+def test_bad_input_is_one_line_and_exit_code_2(
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["ldm-ray", *arguments])
+    with pytest.raises(SystemExit) as end:
+        main()
+    said = capsys.readouterr().err
+    assert end.value.code == 2
+    assert message in " ".join(said.split())
+    assert [line for line in said.splitlines() if line.strip()] == [said.strip()]
     assert list(tmp_path.iterdir()) == []
 
 
@@ -198,5 +208,11 @@ def test_table_1_trains_what_it_compares_once(demo: Path, tmp_path: Path) -> Non
         (["train", "baseline", "--kind", "x", "--data", "nowhere", "--out", "x"], "nowhere is not a paired dataset"),
     ],
 )
-def test_bad_requests_to_judge_are_one_line(arguments: list[str], message: str, tmp_path: Path) -> None:
-    test_bad_input_is_one_line_and_exit_code_2(arguments, message, tmp_path)
+def test_bad_requests_to_judge_are_one_line(
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    test_bad_input_is_one_line_and_exit_code_2(arguments, message, tmp_path, monkeypatch, capsys)

@@ -1,6 +1,8 @@
 """`ray job submit` on a fresh head: the scripts of `jobs/` with what is in the working directory, data on S3."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,6 +29,14 @@ def test_a_job_runs_the_package_of_the_working_directory(head: Head) -> None:
     assert "working_dir_files" in package
     assert {"jobs", "ldm_ray", "pyproject.toml"} <= set(files)
     assert not {"tests", "docs", "benchmarks", ".git", ".venv", "demo"} & set(files)
+
+
+def test_a_command_joins_the_cluster_of_this_machine(head: Head) -> None:
+    code = "from ldm_ray.ray_cluster import connect; from ldm_ray.settings import RaySettings; import ray"
+    code += "; connect(RaySettings()); print(ray.get_runtime_context().gcs_address)"
+    environment = {name: value for name, value in head.environment.items() if name != "RAY_ADDRESS"}
+    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert run.stdout.strip().rpartition(":")[2] == head.gcs.rpartition(":")[2], run.stderr
 
 
 def test_prepare_from_s3_to_s3_with_settings_by_url(head: Head, s3: S3Server, world: World, tmp_path: Path) -> None:

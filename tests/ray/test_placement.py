@@ -1,5 +1,8 @@
 """Workers and actor pools on clusters of all sizes; a place that never comes is an error, soon."""
 
+import os
+import subprocess
+import sys
 import time
 
 import pytest
@@ -10,6 +13,7 @@ from ldm_ray.errors import SettingsError
 from ldm_ray.ray_cluster import pool_size
 from ldm_ray.ray_placement import Placement, count_workers, place
 from ldm_ray.settings import RaySettings
+from tests.s3_server import free_port
 
 
 @pytest.mark.parametrize(
@@ -60,6 +64,18 @@ def test_workers_that_never_find_a_place_are_an_error_that_says_so() -> None:
         place(settings, 256)
     assert time.monotonic() - began < 30
     assert place(RaySettings(), 256).num_workers == 2
+
+
+def test_a_cluster_that_is_not_there_is_one_line_at_once() -> None:
+    """Ray itself tries for minutes."""
+    environment = os.environ | {"RAY_ADDRESS": f"127.0.0.1:{free_port()}"}
+    code = "from ldm_ray.ray_cluster import connect; from ldm_ray.settings import RaySettings; connect(RaySettings())"
+    began = time.monotonic()
+    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert run.returncode != 0
+    assert run.stderr.splitlines()[-1].startswith("ldm_ray.errors.LdmRayError: the cluster at 127.0.0.1:")
+    assert "(RAY_ADDRESS) cannot be reached: [Errno 111]" in run.stderr
+    assert time.monotonic() - began < 60
 
 
 def test_a_pool_on_a_head_that_does_not_work(monkeypatch: pytest.MonkeyPatch) -> None:
