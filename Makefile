@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-full s3 lint format clean
+.PHONY: help install demo test test-full docs-test s3 lint format clean
 
 help:  ## List the targets.
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -26,6 +26,9 @@ test: $(INSTALLED)  ## Run the test suite.
 
 test-full: $(INSTALLED)  ## Run the slower campaigns too.
 	$(BIN)/python -m pytest
+
+docs-test: $(INSTALLED)  ## Run every command of README and docs, small.
+	$(BIN)/python -m tests.docs_runner
 
 s3: $(INSTALLED)  ## Serve a local S3 bucket to try things with (SeaweedFS), until Ctrl-C.
 	$(BIN)/python -m tests.s3_server --folder runs/s3

@@ -14,7 +14,7 @@ from ldm_ray.errors import BundleError, DataError, LdmRayError
 from ldm_ray.evaluation.reconstruction import score_reconstruction
 from ldm_ray.ray_cluster import connect
 from ldm_ray.ray_placement import Placement, share_cluster
-from ldm_ray.ray_progress import Board, watching
+from ldm_ray.ray_progress import start_board, watching
 from ldm_ray.ray_train import RUN, train_vae
 from ldm_ray.training.bundle import bundle_exists, load_bundle
 
@@ -54,7 +54,7 @@ def run_folds(
             store.remove(name)
     connect(config.ray)
     concurrent, placement = share_cluster(config.ray, 0)
-    board = Board.options(num_cpus=0).remote()  # type: ignore[attr-defined]
+    board = start_board()
     waiting, scores = folds(dataset), {}
     running: dict[Any, int] = {}
     with watching(board, on_progress):

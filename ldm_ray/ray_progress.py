@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 REPORT_EVERY_S = 0.5
 
@@ -26,6 +27,12 @@ class Board:
     def get(self) -> dict[str, Any]:
         """Return all entries."""
         return self._status
+
+
+def start_board() -> Any:
+    """Start a board on the driver's own node: it ends with the driver, and with no other node."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return Board.options(num_cpus=0, scheduling_strategy=here).remote()  # type: ignore[attr-defined]
 
 
 @contextmanager

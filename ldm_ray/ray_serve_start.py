@@ -1,7 +1,9 @@
 """Starts the endpoint: on this machine, or on the cluster of `RAY_ADDRESS`."""
 
 import logging
+import os
 import signal
+import socket
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -40,7 +42,7 @@ def serving(bundles: Mapping[str, str], config: Config) -> Iterator[None]:
     """Serve while the block runs; SIGTERM raises KeyboardInterrupt in it, as Ctrl-C does.
 
     Raises:
-        LdmRayError: If a deployment does not start; says why.
+        LdmRayError: If the port is taken, or a deployment does not start; says why.
     """
     connect(config.ray)
     # Ray's own handler aborts, which leaves Serve no time to end.
@@ -49,6 +51,8 @@ def serving(bundles: Mapping[str, str], config: Config) -> Iterator[None]:
     there = serve.status()
     if NAME in there.applications:
         raise LdmRayError(f"{NAME} is served on this cluster already; use `serve deploy` to change it")
+    if not there.proxies:  # else the port is that of the Serve that runs
+        _check_port(config.serve.host, config.serve.port)
     serve.start(http_options={"host": config.serve.host, "port": config.serve.port})
     try:
         deploy(application(ServeArguments(bundles=dict(bundles)), config, shares()), config.serve.placement_timeout_s)
@@ -56,6 +60,14 @@ def serving(bundles: Mapping[str, str], config: Config) -> Iterator[None]:
     finally:
         serve.delete(NAME) if there.proxies else serve.shutdown()  # others may have applications there
         ray.shutdown()
+
+
+def _check_port(host: str, port: int) -> None:
+    """Refuse a port that something listens at already; Serve would say so in a traceback, much later."""
+    try:
+        socket.create_server((host, port), reuse_port=False).close()
+    except OSError as error:
+        raise LdmRayError(f"cannot listen at {host}:{port} ({os.strerror(error.errno or 0)}); --port takes another") from None
 
 
 def shares() -> dict[str, dict[str, Any]]:

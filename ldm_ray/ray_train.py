@@ -29,7 +29,7 @@ from ldm_ray.ray_data import sorted_keys
 from ldm_ray.ray_ingest import SPLITS, is_resident, plan_of
 from ldm_ray.ray_latents import latent_files
 from ldm_ray.ray_placement import Placement, place
-from ldm_ray.ray_progress import Board, Progress, watching
+from ldm_ray.ray_progress import Progress, start_board, watching
 from ldm_ray.ray_track import TrackingCallback, finishing, start_run
 from ldm_ray.ray_worker import STATE, TENSORS, WorkerArgs, optimiser_settings, run_worker
 from ldm_ray.settings import OptimiserSettings
@@ -156,7 +156,7 @@ def _run(
     embeddings = np.zeros((1, 1), np.float32)
     if kind != "vae":
         embeddings = load_embeddings(dataset.store, build_encoder(config.encoder), dataset.parent_smiles.tolist())
-    board = Board.options(num_cpus=0).remote()  # type: ignore[attr-defined]
+    board = start_board()
     args = WorkerArgs(
         kind=kind,
         config=config,

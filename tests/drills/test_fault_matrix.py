@@ -45,8 +45,8 @@ pytestmark = [
 HEAD_CPUS, NODE_CPUS = 1, 2
 WAIT_S = 500.0
 DRIVER, RAYLET, NODE = "driver", "second raylet", "second raylet, and no node in its place"
-TRAIN = ("ingest.mode=stream", "ingest.shuffle_window_rows=128", "ray.num_workers=2", "train_vae.epochs=40",
-         "train_vae.early_stopping_epochs=40", "train_vae.checkpoint_every_steps=20")  # fmt: skip
+TRAIN = ("ingest.mode=stream", "ingest.shuffle_window_rows=128", "ray.num_workers=2", "train_vae.epochs=15",
+         "train_vae.early_stopping_epochs=15", "train_vae.checkpoint_every_steps=20")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -202,7 +202,7 @@ def test_train(
     command += ["--set", f"ray.replacement_timeout_s={10 if victim == NODE else 300}"]
     outcome = Job(head, command, ["--resume"], lambda: list(out.rglob(STATE))).disturbed(victim, title)
     bundle = load_bundle(str(out))
-    assert len(bundle.metadata["history"]) == 40
+    assert len(bundle.metadata["history"]) == 15
     for name, value in trained.items():
         assert float((bundle.tensors[name] - value).norm() / value.norm().clamp_min(1e-6)) < 1e-5, name
     print(f"\n| train | {victim} | {outcome} |")

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -97,3 +98,13 @@ def wait_for(url: str, log: Path, process: subprocess.Popen[bytes]) -> None:
         time.sleep(0.2)
     with Client(url, retries=0) as client:
         client.model()
+
+
+def test_a_port_that_is_taken_is_one_line(bundle: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        command = [sys.executable, "-m", "ldm_ray.cli", "serve", "--bundle", bundle, "--port", str(port)]
+        run = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert run.returncode == 2
+    assert f"error: cannot listen at 127.0.0.1:{port} (Address already in use)" in run.stderr
+    assert "Traceback" not in run.stderr
