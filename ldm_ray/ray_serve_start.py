@@ -67,7 +67,8 @@ def _check_port(host: str, port: int) -> None:
     try:
         socket.create_server((host, port), reuse_port=False).close()
     except OSError as error:
-        raise LdmRayError(f"cannot listen at {host}:{port} ({os.strerror(error.errno or 0)}); --port takes another") from None
+        why = os.strerror(error.errno or 0)
+        raise LdmRayError(f"cannot listen at {host}:{port} ({why}); --port takes another") from None
 
 
 def shares() -> dict[str, dict[str, Any]]:
