@@ -1,0 +1,138 @@
+"""`cluster.yaml` and `deploy/gcp.yaml` say what Ray and the clouds take: both ignore most misspelt keys."""
+
+import copy
+import functools
+import re
+import tomllib
+from typing import Any
+
+import jsonschema  # type: ignore[import-untyped]
+import pytest
+from botocore.loaders import Loader
+from botocore.model import ServiceModel, Shape
+from ray.autoscaler._private.util import prepare_config, validate_config
+
+from tests.deploy_files import (
+    CLUSTERS,
+    CONSTRAINTS,
+    ROOT,
+    SOURCE,
+    changed,
+    keys,
+    read,
+    unknown,
+)
+
+GCP_DISK = keys(
+    "autoDelete boot deviceName diskSizeGb interface mode source type",
+    initializeParams=keys("description diskName diskSizeGb diskType labels provisionedIops sourceImage storagePool"),
+)
+GCP_INSTANCE = keys(
+    "canIpForward description labels machineType metadata minCpuPlatform networkInterfaces shieldedInstanceConfig tags",
+    disks=[GCP_DISK],
+    guestAccelerators=[keys("acceleratorCount acceleratorType")],
+    scheduling=keys("automaticRestart instanceTerminationAction maxRunDuration onHostMaintenance provisioningModel"),
+    serviceAccounts=[keys("email scopes")],
+)
+"""Fields of an instance, of those we may use: Google's discovery document of compute v1, revision 20261106."""
+
+
+@functools.cache
+def run_instances() -> Shape:
+    service = ServiceModel(Loader().load_service_model("ec2", "service-2"), "ec2")
+    return service.operation_model("RunInstances").input_shape
+
+
+def ec2_errors(value: Any, shape: Shape, path: str) -> list[str]:
+    """What EC2's RunInstances would refuse: names of fields and choices of words, at every level."""
+    if shape.type_name == "list":
+        return [each for n, item in enumerate(value) for each in ec2_errors(item, shape.member, f"{path}.{n}")]
+    if shape.type_name != "structure":
+        choices = getattr(shape, "enum", None)
+        return [f"{path} is {value}"] if choices and value not in choices else []
+    found = [f"{path}.{key}" for key in value if key not in shape.members]
+    below = [ec2_errors(value[key], shape.members[key], f"{path}.{key}") for key in value if key in shape.members]
+    return found + [each for errors in below for each in errors]
+
+
+def cluster_errors(config: dict[str, Any]) -> list[str]:
+    """What is wrong with a cluster: by Ray's word, in its provider, and in what Ray hands on to the cloud."""
+    try:
+        validate_config(prepare_config(copy.deepcopy(config)))
+    except (ValueError, jsonschema.ValidationError) as error:
+        return [str(error).partition("\n")[0]]
+    providers = keys("availability_zone cache_stopped_nodes project_id region security_group type use_internal_ips")
+    errors = unknown(config["provider"], providers, "provider")
+    for name, node in config["available_node_types"].items():
+        if config["provider"]["type"] == "aws":
+            errors += ec2_errors(node["node_config"], run_instances(), name)
+        else:
+            errors += unknown(node["node_config"], GCP_INSTANCE, name)
+    return errors
+
+
+@pytest.mark.parametrize("path", CLUSTERS)
+def test_clusters_are_what_ray_and_the_clouds_take(path: str) -> None:
+    """Whether accounts, images, zones and Google's machine types exist is not checked."""
+    assert cluster_errors(read(path)) == []
+
+
+NODE = "available_node_types.gpu-spot"
+
+
+@pytest.mark.parametrize(
+    ("path", "where", "value", "says"),
+    [
+        ("cluster.yaml", "max_workers", None, "'max_workersx' was unexpected"),
+        ("cluster.yaml", "head_node_type", "heads", "`head_node_type` must be one of"),
+        ("cluster.yaml", f"{NODE}.min_workers", None, "'min_workersx' was unexpected"),
+        ("cluster.yaml", f"{NODE}.min_workers", 15, "smaller than the sum of `min_workers`"),
+        ("cluster.yaml", "auth.ssh_user", None, "'ssh_userx' was unexpected"),
+        ("cluster.yaml", "provider.region", None, "provider.regionx"),
+        ("cluster.yaml", f"{NODE}.node_config.InstanceType", None, "gpu-spot.InstanceTypex"),
+        ("cluster.yaml", f"{NODE}.node_config.InstanceType", "g6.2xlargest", "gpu-spot.InstanceType is g6.2xlargest"),
+        ("cluster.yaml", f"{NODE}.node_config.InstanceMarketOptions.MarketType", None, "MarketTypex"),
+        ("cluster.yaml", f"{NODE}.node_config.InstanceMarketOptions.MarketType", "spots", "MarketType is spots"),
+        ("cluster.yaml", f"{NODE}.node_config.BlockDeviceMappings.0.Ebs.VolumeSize", None, "0.Ebs.VolumeSizex"),
+        ("deploy/gcp.yaml", "idle_timeout_minutes", None, "'idle_timeout_minutesx' was unexpected"),
+        ("deploy/gcp.yaml", "head_node_type", "heads", "`head_node_type` must be one of"),
+        ("deploy/gcp.yaml", f"{NODE}.priority", None, "'priorityx' was unexpected"),
+        ("deploy/gcp.yaml", f"{NODE}.node_config.scheduling.provisioningModel", None, "scheduling.provisioningModelx"),
+        (
+            "deploy/gcp.yaml",
+            f"{NODE}.node_config.disks.0.initializeParams.diskType",
+            None,
+            "initializeParams.diskTypex",
+        ),
+    ],
+)
+def test_mistakes_in_clusters_are_found(path: str, where: str, value: Any, says: str) -> None:
+    (error,) = cluster_errors(changed(read(path), where, value))
+    assert says in error
+
+
+@pytest.mark.parametrize("where", ["provider.region", f"{NODE}.node_config.InstanceType"])
+def test_ray_itself_looks_into_neither(where: str) -> None:
+    """Why `cluster_errors` does."""
+    validate_config(prepare_config(changed(read("cluster.yaml"), where)))
+
+
+@pytest.mark.parametrize("path", CLUSTERS)
+def test_what_machines_are_set_up_with_is_there(path: str) -> None:
+    config = read(path)
+    mounts = {there: here for there, here in config["file_mounts"].items() if there.startswith(SOURCE)}
+    assert {there.removeprefix(SOURCE) for there in mounts} == set(mounts.values())
+    assert all((ROOT / here).exists() for here in mounts.values())
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert {"pyproject.toml", "ldm_ray", project["readme"], *project["license-files"]} <= set(mounts.values())
+    named = re.findall(rf"{SOURCE}(\S*)", " ".join(config["setup_commands"] + config["head_setup_commands"]))
+    assert "constraints.txt" in named
+    assert {name for name in named if name} <= set(mounts.values())
+    extras = re.findall(r"ldm-ray\[(\w+)\]", " ".join(config["setup_commands"]))
+    assert set(extras) <= set(project["optional-dependencies"])
+
+
+def test_constraints_suit_every_build_of_torch() -> None:
+    """A local version (+cpu) is on no ordinary index; without one, pip takes whichever build is to be had."""
+    assert re.search(r"^torch==[\d.]+$", CONSTRAINTS, flags=re.MULTILINE)
+    assert "+" not in CONSTRAINTS
