@@ -60,7 +60,7 @@ def test_bundle_round_trip_predicts_the_same(world: World, predictor: Predictor,
     query = [Query(SMILES, 10.0, 24.0, "SIMC001")]
     np.testing.assert_array_equal(loaded.predict(query).mean, predictor.predict(query).mean)
     assert {path.name for path in (tmp_path / "bundle").iterdir()} == {
-        "config.json", "weights.safetensors", "metadata.json",
+        "config.json", "weights.safetensors", "metadata.json", "README.md",
     }  # fmt: skip
 
 
