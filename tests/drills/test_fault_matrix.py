@@ -277,8 +277,9 @@ def finish(job: Job, driver: "subprocess.Popen[str]", victim: str) -> None:
     """End the endpoint; one whose command was killed goes on, and the command says so when it is given again."""
     if victim != DRIVER:
         driver.send_signal(signal.SIGINT)
-        driver.wait(WAIT_S)
+        driver.communicate(timeout=WAIT_S)
         return
+    driver.communicate(timeout=WAIT_S)
     again = job.start()
     _, said = again.communicate(timeout=WAIT_S)
     assert again.returncode == 2
