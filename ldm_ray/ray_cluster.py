@@ -41,6 +41,8 @@ def connect(settings: RaySettings, dashboard: bool = False) -> None:
         try:
             ray.init(**local, logging_level=logging.ERROR, log_to_driver=False)
         except ValueError:  # there is a cluster on this machine (`ray start --head`), whose memory is not ours to set
+            if address:  # never another cluster than the one that was named
+                raise
             ray.init("auto", logging_level=logging.ERROR, log_to_driver=False)
     except Exception as error:  # of many kinds, bare Exception among them
         where = f"the cluster at {address} (RAY_ADDRESS) cannot be reached" if address else "Ray does not start here"

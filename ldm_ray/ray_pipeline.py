@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from ldm_ray.settings import RaySettings, ServeSettings, TrackSettings, TuneSett
 from ldm_ray.training.bundle import METADATA, load_bundle
 
 RELEASE, DATA, VAE, LDM, REPORT, PREDICTIONS = "release", "data", "vae", "ldm", "report", "predictions"
-SETTINGS = "settings.yaml"
+SETTINGS, SOURCE = "settings.yaml", "source.json"
 
 
 class Pipeline:
@@ -88,19 +89,21 @@ class Pipeline:
 
     def _remove(self) -> None:
         """Remove what all steps have left."""
-        for name in (STATE, SETTINGS, RELEASE, DATA, VAE, LDM, REPORT, PREDICTIONS):
+        for name in (STATE, SETTINGS, SOURCE, RELEASE, DATA, VAE, LDM, REPORT, PREDICTIONS):
             self.store.remove(name)
 
     def _check_settings(self) -> None:
-        """Keep the settings beside the run; another run's folder is not mixed with this one."""
-        if self.store.exists(SETTINGS):
-            if _fixed(read_settings(self.store.read_bytes(SETTINGS))) != _fixed(self.config):
-                raise DataError(
-                    f"{self.store.url} holds a run with other settings; --overwrite replaces it,"
-                    " --out takes another folder"
-                )
+        """Keep settings and release beside the run; another run's folder is not mixed with this one."""
+        otherwise = "--overwrite replaces it, --out takes another folder"
+        release = asdict(self._paths)
+        if not self.store.exists(SETTINGS):
+            self.store.write_json(SOURCE, release)
+            self.store.write_bytes(SETTINGS, dump_config(self.config).encode())
             return
-        self.store.write_bytes(SETTINGS, dump_config(self.config).encode())
+        if _fixed(read_settings(self.store.read_bytes(SETTINGS))) != _fixed(self.config):
+            raise DataError(f"{self.store.url} holds a run with other settings; {otherwise}")
+        if self.store.exists(SOURCE) and self.store.read_json(SOURCE) != release:
+            raise DataError(f"{self.store.url} holds a run of another release; {otherwise}")
 
     def _is_done(self, folder: str, marker: str) -> bool:
         """Tell whether a step has written what it writes last; one without a marker knows by itself."""

@@ -55,6 +55,8 @@ def test_another_run_s_folder_is_refused_before_anything_is_done(tmp_path: Path)
     Pipeline(str(tmp_path), small_config("ray.num_workers=2"))._check_settings()  # nothing that a result depends on
     with pytest.raises(DataError, match="holds a run with other settings"):
         Pipeline(str(tmp_path), small_config("seed=5")).run()
+    with pytest.raises(DataError, match="holds a run of another release"):
+        Pipeline(str(tmp_path), small_config(), ReleasePaths(h5ad="other.h5ad")).run()
     assert not (tmp_path / STATE).exists()
 
 
