@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import json
 import re
 import tomllib
 from typing import Any
@@ -10,8 +11,10 @@ import jsonschema  # type: ignore[import-untyped]
 import pytest
 from botocore.loaders import Loader
 from botocore.model import ServiceModel, Shape
+from ray.autoscaler._private.providers import _get_default_config
 from ray.autoscaler._private.util import prepare_config, validate_config
 
+from ldm_ray.ray_spot import on_demand
 from tests.deploy_files import (
     CLUSTERS,
     CONSTRAINTS,
@@ -59,12 +62,12 @@ def cluster_errors(config: dict[str, Any]) -> list[str]:
     """What is wrong with a cluster: by Ray's word, in its provider, and in what Ray hands on to the cloud."""
     try:
         validate_config(prepare_config(copy.deepcopy(config)))
-    except (ValueError, jsonschema.ValidationError) as error:
+    except (ValueError, AssertionError, jsonschema.ValidationError) as error:
         return [str(error).partition("\n")[0]]
-    providers = keys("availability_zone cache_stopped_nodes project_id region security_group type use_internal_ips")
-    errors = unknown(config["provider"], providers, "provider")
+    names = "availability_zone cache_stopped_nodes module project_id region security_group type use_internal_ips"
+    errors = unknown(config["provider"], keys(names), "provider")
     for name, node in config["available_node_types"].items():
-        if config["provider"]["type"] == "aws":
+        if config["provider"]["module"].endswith(".AwsSpotFirst"):
             errors += ec2_errors(node["node_config"], run_instances(), name)
         else:
             errors += unknown(node["node_config"], GCP_INSTANCE, name)
@@ -77,26 +80,26 @@ def test_clusters_are_what_ray_and_the_clouds_take(path: str) -> None:
     assert cluster_errors(read(path)) == []
 
 
-NODE = "available_node_types.gpu-spot"
+NODE = "available_node_types.gpu"
 
 
 @pytest.mark.parametrize(
     ("path", "where", "value", "says"),
     [
-        ("cluster.yaml", "max_workers", None, "'max_workersx' was unexpected"),
+        ("cluster.yaml", "max_workers", None, "Global max workers should be set"),
         ("cluster.yaml", "head_node_type", "heads", "`head_node_type` must be one of"),
         ("cluster.yaml", f"{NODE}.min_workers", None, "'min_workersx' was unexpected"),
         ("cluster.yaml", f"{NODE}.min_workers", 15, "smaller than the sum of `min_workers`"),
         ("cluster.yaml", "auth.ssh_user", None, "'ssh_userx' was unexpected"),
         ("cluster.yaml", "provider.region", None, "provider.regionx"),
-        ("cluster.yaml", f"{NODE}.node_config.InstanceType", None, "gpu-spot.InstanceTypex"),
-        ("cluster.yaml", f"{NODE}.node_config.InstanceType", "g6.2xlargest", "gpu-spot.InstanceType is g6.2xlargest"),
+        ("cluster.yaml", f"{NODE}.node_config.InstanceType", None, "gpu.InstanceTypex"),
+        ("cluster.yaml", f"{NODE}.node_config.InstanceType", "g6.2xlargest", "gpu.InstanceType is g6.2xlargest"),
         ("cluster.yaml", f"{NODE}.node_config.InstanceMarketOptions.MarketType", None, "MarketTypex"),
         ("cluster.yaml", f"{NODE}.node_config.InstanceMarketOptions.MarketType", "spots", "MarketType is spots"),
         ("cluster.yaml", f"{NODE}.node_config.BlockDeviceMappings.0.Ebs.VolumeSize", None, "0.Ebs.VolumeSizex"),
         ("deploy/gcp.yaml", "idle_timeout_minutes", None, "'idle_timeout_minutesx' was unexpected"),
         ("deploy/gcp.yaml", "head_node_type", "heads", "`head_node_type` must be one of"),
-        ("deploy/gcp.yaml", f"{NODE}.priority", None, "'priorityx' was unexpected"),
+        ("deploy/gcp.yaml", f"{NODE}.max_workers", None, "'max_workersx' was unexpected"),
         ("deploy/gcp.yaml", f"{NODE}.node_config.scheduling.provisioningModel", None, "scheduling.provisioningModelx"),
         (
             "deploy/gcp.yaml",
@@ -115,6 +118,27 @@ def test_mistakes_in_clusters_are_found(path: str, where: str, value: Any, says:
 def test_ray_itself_looks_into_neither(where: str) -> None:
     """Why `cluster_errors` does."""
     validate_config(prepare_config(changed(read("cluster.yaml"), where)))
+
+
+@pytest.mark.parametrize(("path", "cloud"), list(zip(CLUSTERS, ("aws", "gcp"), strict=True)))
+def test_nothing_is_missing_of_what_ray_says_itself_for_its_own_providers(path: str, cloud: str) -> None:
+    """For a provider of type `external` it has no defaults, and `ray up` would end with a KeyError."""
+    config, ray_says = read(path), _get_default_config({"type": cloud})
+    assert set(ray_says) - set(config) <= {"docker"}
+    for name in ("head_start_ray_commands", "worker_start_ray_commands"):
+        assert [line.split() for line in config[name]] == [line.split() for line in ray_says[name]]
+
+
+@pytest.mark.parametrize("path", CLUSTERS)
+def test_jobs_have_a_machine_that_is_not_taken_away(path: str) -> None:
+    types = read(path)["available_node_types"]
+    (name,) = (name for name, node in types.items() if "driver" in node["resources"])
+    assert types[name]["resources"] == {"CPU": 0, "driver": 1}
+    assert on_demand(types[name]["node_config"]) == types[name]["node_config"]
+    assert on_demand(types["gpu"]["node_config"]) != types["gpu"]["node_config"]
+    text = (ROOT / path).read_text()
+    (asked,) = re.findall(r"ray job submit [^']*--entrypoint-resources '(.*?)'", text)
+    assert list(json.loads(asked)) == ["driver"]
 
 
 @pytest.mark.parametrize("path", CLUSTERS)
