@@ -11,7 +11,7 @@ from ldm_ray.errors import SettingsError
 
 EPILOG = (
     "Examples: `ldm-ray evaluate --data runs/data --bundle runs/ldm --bundle runs/prnet --out runs/report`;"
-    " `ldm-ray evaluate --table1 --data runs/data --out runs/table1 --set table1.seeds=[0,1,2]`;"
+    " `ldm-ray evaluate --table1 --data runs/data --out runs/table1 --set 'table1.seeds=[0,1,2]'`;"
     " `ldm-ray evaluate --ic50 --bundle runs/ldm --gdsc GDSC2.csv.gz --basal-profiles basal.csv.gz --out runs/ic50`"
 )
 

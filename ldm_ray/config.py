@@ -35,7 +35,7 @@ from ldm_ray.settings import (
     VaeSettings,
 )
 
-# The rivals as published (BASELINES in docs/); neither averages its weights, and PRnet does not clip.
+# The rivals as published (docs/rivals.md); neither averages its weights, and PRnet does not clip.
 PRNET = OptimiserSettings(
     epochs=500,
     global_batch_size=512,
@@ -128,7 +128,7 @@ class Config(Settings):
         return self
 
 
-# Kim & Yoo with the values of their public code where the paper is silent (DESIGN.md section 5).
+# Kim & Yoo with the values of their public code where the paper is silent (docs/model.md).
 TRIANGLE = {
     "epochs": 200,
     "learning_rate": 1e-3,

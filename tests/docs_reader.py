@@ -97,7 +97,6 @@ class Reader:
             "PATH": f"{ROOT / '.venv/bin'}:{os.environ['PATH']}",
             "PYTHONPATH": str(folder),
             "RAY_TMPDIR": self._ray.name,
-            "RAY_AUTH_MODE": "disabled",
             "COLUMNS": "120",
         }
         return {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | own | self._s3.environment

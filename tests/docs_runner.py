@@ -33,7 +33,7 @@ SUBSTITUTIONS = (
     ("docs/serving.md", "bench samplers", "bench samplers --wells 8 --samples 8", "the full chain takes minutes"),
     ("docs/real-data.md", "--out runs/prnet-data", f"--out runs/prnet-data {ONE}", "PRnet's demo file has few wells"),
     ("docs/evaluation.md", "[compound,cell,both,plate]", "[plate]", "each side trains all models anew"),
-    ("docs/evaluation.md", "table1.seeds=[0,1,2]", f"table1.seeds=[0] {SHORT}", "so does each seed"),
+    ("docs/evaluation.md", "'table1.seeds=[0,1,2]'", f"'table1.seeds=[0]' {SHORT}", "so does each seed"),
     ("docs/tuning.md", " --retrain 102 --retrain 103", "", "each seed trains a model"),
 )
 """Page or any, what it says, what is run instead, and why; everything else is run as written."""

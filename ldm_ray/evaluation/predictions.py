@@ -28,7 +28,7 @@ class Prediction:
     """One row of the table, for some wells.
 
     Attributes:
-        model: Row name (DESIGN, section 7).
+        model: Row name (docs/evaluation.md).
         kind: `mean`, `one_draw`, `mean_of_N` or `mean_direct`; of the oracle also `true_mean`, which knows no plate.
         y_hat: Predicted profiles, log2, (n, n_genes).
         sd: Predicted standard deviation of a well around `y_hat`, (n, n_genes), where there is one.

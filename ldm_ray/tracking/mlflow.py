@@ -48,7 +48,10 @@ def check_mlflow(uri: str) -> None:
         for package in ("mlflow.tracking", *(("alembic", "sqlalchemy") if is_file else ())):
             importlib.import_module(package)
     except ImportError:
-        raise SettingsError("track.mlflow wants the extra 'mlflow': pip install 'ldm-ray[mlflow]'") from None
+        raise SettingsError(
+            "track.mlflow wants the extra 'mlflow', from the top of the repository:"
+            " pip install --constraint constraints.txt --editable '.[mlflow]'"
+        ) from None
 
 
 def absolute_uri(uri: str) -> str:

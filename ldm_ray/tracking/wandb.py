@@ -19,7 +19,10 @@ def check_wandb() -> None:
     try:
         importlib.import_module("wandb")
     except ImportError:
-        raise SettingsError("track.wandb wants the extra 'wandb': pip install 'ldm-ray[wandb]'") from None
+        raise SettingsError(
+            "track.wandb wants the extra 'wandb', from the top of the repository:"
+            " pip install --constraint constraints.txt --editable '.[wandb]'"
+        ) from None
 
 
 class WandbTracker:
