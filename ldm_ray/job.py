@@ -2,34 +2,44 @@
 
 import io
 import json
+import os
 import sys
 import time
+import traceback
 from contextlib import redirect_stdout
 from typing import Any
 
 from ldm_ray.cli import main
+from ldm_ray.console import say_error
+
+SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""Ray sets it where it runs the command of `ray job submit`."""
 
 
 def run_job(*command: str) -> None:
     """Run a command with this process's arguments and exit as it does.
 
     The last line on standard output is one JSON object: `job`, `exit_code`, `seconds`, `out` where `--out` was given,
-    and the plain values of what the command prints with `--json`.
+    and the plain values of what the command prints with `--json`. Exit codes are those of the command line, 1 where a
+    traceback stands above.
 
     Args:
         command: For instance `train`, `vae`.
     """
     arguments = sys.argv[1:]
     asked_for_help = "--help" in arguments
-    sys.argv = [sys.argv[0], *command, *arguments]
-    if not asked_for_help and "--json" not in arguments:
-        sys.argv.append("--json")
+    as_json = [] if asked_for_help or "--json" in arguments else ["--json"]
+    sys.argv = [sys.argv[0], *command, *as_json, *arguments]
     printed, began, code = io.StringIO(), time.monotonic(), 0
     try:
         with redirect_stdout(printed):
+            _check_out(_out(arguments))
             main()
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(bool(end.code))
+    except Exception:  # a mistake of ours, or of the cluster; whoever waits for the last line gets it all the same
+        traceback.print_exc()
+        code = 1
     if asked_for_help:
         sys.stdout.write(printed.getvalue())
         sys.exit(code)
@@ -38,6 +48,14 @@ def run_job(*command: str) -> None:
     sys.stdout.write(json.dumps(last | _out(arguments) | _plain(printed.getvalue())) + "\n")
     sys.stdout.flush()
     sys.exit(code)
+
+
+def _check_out(out: dict[str, str]) -> None:
+    """Refuse a result in a job's own copy of the working directory, which goes with the job."""
+    url = out.get("out", "/")
+    if SUBMITTED in os.environ and "://" not in url and not os.path.isabs(url):
+        say_error(f"--out {url!r} would go with the job's working directory; wanted a URL or an absolute path")
+        sys.exit(2)
 
 
 def _out(arguments: list[str]) -> dict[str, str]:

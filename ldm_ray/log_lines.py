@@ -59,9 +59,12 @@ class LineProgress:
     def update(self, task_id: TaskID, *, completed: int = 0, total: int | None = None, **more: str) -> None:
         """Take how far a task is; see `Progress.update`."""
         task, now = self._tasks[task_id], time.monotonic()
-        task.done, task.total, task.changed = completed, total if total is not None else task.total, True
+        before = (task.done, task.total, dict(task.more))
+        task.done, task.total = completed, total if total is not None else task.total
         task.more |= more
-        if now - task.said >= self._every_s or task.done == task.total:
+        news = before != (task.done, task.total, task.more)
+        task.changed |= news
+        if now - task.said >= self._every_s or (news and task.done == task.total):
             self._print(task, now)
 
     def _print(self, task: _Task, now: float) -> None:

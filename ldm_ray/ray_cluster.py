@@ -45,8 +45,11 @@ def connect(settings: RaySettings, dashboard: bool = False) -> None:
                 raise
             ray.init("auto", logging_level=logging.ERROR, log_to_driver=False)
     except Exception as error:  # of many kinds, bare Exception among them
-        where = f"the cluster at {address} (RAY_ADDRESS) cannot be reached" if address else "Ray does not start here"
-        raise LdmRayError(f"{where}: {' '.join(str(error).split()).partition('. ')[0]}") from error
+        reason = " ".join(str(error).split()).partition(". ")[0]
+        if not address:
+            raise LdmRayError(f"Ray does not start here: {reason}") from error
+        wanted = "wanted the HOST:PORT that ray start prints, or auto"
+        raise LdmRayError(f"the cluster at {address} (RAY_ADDRESS) cannot be reached: {reason}; {wanted}") from error
 
 
 def _knock(address: str) -> None:
@@ -99,20 +102,3 @@ def cpus_and_gpus() -> tuple[int, int]:
     """Return how many the cluster has now; one that grows may have more later."""
     resources = ray.cluster_resources()
     return int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
-
-
-def pool_size(at_most: int, use_gpus: bool = True) -> tuple[int, int]:
-    """Return how many actors a pool has, one a GPU or else one a CPU, and how many GPUs each takes.
-
-    Args:
-        at_most: As many as there is work for.
-        use_gpus: Whether the work is any faster there.
-
-    Raises:
-        SettingsError: If the cluster has neither.
-    """
-    cpus, gpus = cpus_and_gpus()
-    gpus = gpus if use_gpus else 0
-    if not cpus and not gpus:
-        raise SettingsError("the cluster has no CPU to work on; start a worker node, or give its head some CPUs")
-    return min(gpus or cpus, at_most), 1 if gpus else 0

@@ -20,8 +20,9 @@ from ldm_ray.config import Config
 from ldm_ray.data.dataset import PairedDataset
 from ldm_ray.data.store import matrix
 from ldm_ray.errors import DataError, LdmRayError
-from ldm_ray.ray_cluster import connect, pool_size
+from ldm_ray.ray_cluster import connect
 from ldm_ray.ray_data import raise_reported, reported
+from ldm_ray.ray_pool import pool
 from ldm_ray.settings import EncoderSettings
 
 ROWS_PER_CALL = 256
@@ -64,14 +65,14 @@ def embed(
         connect(config.ray)
     for start in range(0, total, ROWS_PER_SAVE):
         part = missing[start : start + ROWS_PER_SAVE]
-        vectors.append(encode_on_ray(part, encoder, config.encoder))
+        vectors.append(encode_on_ray(part, encoder, config))
         smiles += part
         save_embeddings(dataset.store, encoder, smiles, np.concatenate(vectors))
         on_progress(len(smiles) - len(known), total)
     return dataset.store.path(table_name(encoder))
 
 
-def encode_on_ray(smiles: list[str], encoder: CompoundEncoder, settings: EncoderSettings) -> np.ndarray:
+def encode_on_ray(smiles: list[str], encoder: CompoundEncoder, config: Config) -> np.ndarray:
     """Encode molecules in parallel, one actor a GPU or CPU; (len(smiles), dim), float32, in their order.
 
     Raises:
@@ -79,15 +80,13 @@ def encode_on_ray(smiles: list[str], encoder: CompoundEncoder, settings: Encoder
     """
     # The blocks are cut here: with every CPU taken by the pool, an operator that cuts them would wait for ever.
     blocks = [pa.table({"smiles": smiles[i : i + ROWS_PER_CALL]}) for i in range(0, len(smiles), ROWS_PER_CALL)]
-    actors, gpus = pool_size(len(blocks), use_gpus=settings.kind in PRETRAINED)
+    actors = pool(config.ray, len(blocks), CPUS_PER_ACTOR, can_use_gpus=config.encoder.kind in PRETRAINED)
     data = ray.data.from_arrow(blocks).map_batches(
         _Encode,
-        fn_constructor_args=(settings,),
+        fn_constructor_args=(config.encoder,),
         batch_format="pyarrow",
         batch_size=None,
-        concurrency=actors,
-        num_gpus=gpus,
-        num_cpus=0 if gpus else CPUS_PER_ACTOR,
+        **actors.wait(config.ray.placement_timeout_s).options,
     )
     place = {text: i for i, text in enumerate(smiles)}
     vectors, seen = np.empty((len(smiles), encoder.dim), dtype=np.float32), set()

@@ -11,8 +11,10 @@ from ldm_ray.config import Config
 from ldm_ray.errors import LdmRayError
 from ldm_ray.evaluation.scoring import Runner, Scoring, in_turn
 from ldm_ray.evaluation.tally import Tally, merge
-from ldm_ray.ray_cluster import connect, pool_size
+from ldm_ray.ray_cluster import connect
 from ldm_ray.ray_data import raise_reported, reported
+from ldm_ray.ray_pool import pool
+from ldm_ray.settings import RaySettings
 
 BLOCKS_WORTH_RAY = 8
 BLOCKS_PER_TASK = 4
@@ -30,7 +32,7 @@ def block_runner(config: Config) -> Runner:
             return
         connect(config.ray)
         starts = list(range(0, len(blocks), BLOCKS_PER_TASK))
-        for start, tally in zip(starts, _on_ray(scoring, starts, workers), strict=True):
+        for start, tally in zip(starts, _on_ray(scoring, starts, workers, config.ray), strict=True):
             yield tally
             done = blocks[min(start + BLOCKS_PER_TASK, len(blocks)) - 1][-1] + 1
             on_progress(int(done), len(scoring.reader))
@@ -38,21 +40,19 @@ def block_runner(config: Config) -> Runner:
     return run
 
 
-def _on_ray(scoring: Scoring, starts: list[int], workers: int) -> Iterator[Tally]:
-    actors, gpus = pool_size(min(workers or len(starts), len(starts)))
+def _on_ray(scoring: Scoring, starts: list[int], workers: int, settings: RaySettings) -> Iterator[Tally]:
+    actors = pool(settings, min(workers or len(starts), len(starts)), CPUS_PER_ACTOR)
     ray.data.DataContext.get_current().execution_options.preserve_order = True
     data = ray.data.from_items(starts, override_num_blocks=len(starts)).map_batches(
         _Score,
         fn_constructor_args=(ray.put(scoring),),
         batch_size=1,
         batch_format="pyarrow",
-        concurrency=actors,
-        num_gpus=gpus,
-        num_cpus=0 if gpus else CPUS_PER_ACTOR,
+        **actors.wait(settings.placement_timeout_s).options,
     )
-    for table in data.iter_batches(batch_format="pyarrow", batch_size=1, prefetch_batches=0):
+    for table in data.iter_batches(batch_format="pyarrow", batch_size=None, prefetch_batches=0):
         raise_reported(table)
-        yield Tally.from_bytes(table["tally"][0].as_py())
+        yield from map(Tally.from_bytes, pa.table(table)["tally"].to_pylist())
 
 
 class _Score:

@@ -25,6 +25,7 @@ from ldm_ray.errors import LdmRayError
 from ldm_ray.models.vae import Vae
 from ldm_ray.ray_data import raise_reported, reported
 from ldm_ray.ray_ingest import SPLITS
+from ldm_ray.ray_pool import pool
 from ldm_ray.schema import LATENTS
 from ldm_ray.training.base import TargetBase
 from ldm_ray.training.bundle import Bundle
@@ -56,7 +57,7 @@ def latent_files(dataset: PairedDataset, vae: Bundle, base: TargetBase, config: 
     present = set(dataset.store.names(folder))
     numbers = [i for i in range(len(profiles.entries)) if _record(i) not in present]
     if numbers:
-        _encode(numbers, FileEncoder(dataset.store, folder, profiles, vae, base.of_controls(dataset)))
+        _encode(numbers, FileEncoder(dataset.store, folder, profiles, vae, base.of_controls(dataset)), config)
     entries = tuple(dataset.store.read_json(f"{folder}/{_record(i)}") for i in range(len(profiles.entries)))
     return WellFiles(
         profiles.filesystem, profiles.root, entries, "moments", 2 * vae.config.vae.latent_dim, profiles.wait_s
@@ -67,18 +68,14 @@ def _record(number: int) -> str:
     return f"part-{number:05d}.json"
 
 
-def _encode(numbers: list[int], encoder: "FileEncoder") -> None:
+def _encode(numbers: list[int], encoder: "FileEncoder", config: Config) -> None:
     """Encode files in a pool of actors, each of which loads the autoencoder once."""
-    gpus = int(ray.cluster_resources().get("GPU", 0))
-    cpus = int(ray.cluster_resources().get("CPU", 1))
     data = ray.data.from_items(numbers, override_num_blocks=len(numbers)).map_batches(
         _Encode,
         fn_constructor_args=(ray.put(encoder),),
         batch_size=1,
         batch_format="pyarrow",
-        concurrency=min(gpus or cpus, len(numbers)),
-        num_gpus=1 if gpus else 0,
-        num_cpus=0 if gpus else CPUS_PER_ACTOR,
+        **pool(config.ray, len(numbers), CPUS_PER_ACTOR).options,
     )
     for table in data.iter_batches(batch_format="pyarrow", batch_size=None):
         raise_reported(table)

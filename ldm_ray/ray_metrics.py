@@ -39,6 +39,11 @@ HISTOGRAMS: Mapping[str, tuple[str, tuple[str, ...], tuple[float, ...]]] = {
 }
 
 
+def run_tag(url: str) -> str:
+    """Return what a run is called among others: the last two parts of its folder, as many end in `ldm`."""
+    return "/".join(url.rstrip("/").split("/")[-2:])
+
+
 def gauge(name: str, tags: Mapping[str, str] | None = None) -> metrics.Gauge:
     """Make one of `GAUGES`; `tags` are those that stay the same."""
     what, keys = GAUGES[name]

@@ -22,15 +22,18 @@ from ldm_ray.evaluation.suite import evaluate
 from ldm_ray.pipeline import STATE, PipelineState
 from ldm_ray.ray_embed import embed
 from ldm_ray.ray_evaluate import block_runner
-from ldm_ray.ray_predict import predict_many
+from ldm_ray.ray_predict import predict_many, remove_predictions
 from ldm_ray.ray_prepare import part_runner
 from ldm_ray.ray_train import RUN, train_ldm, train_vae
 from ldm_ray.schema import MANIFEST
-from ldm_ray.settings import RaySettings, ServeSettings, TrackSettings, TuneSettings
 from ldm_ray.training.bundle import METADATA, load_bundle
 
 RELEASE, DATA, VAE, LDM, REPORT, PREDICTIONS = "release", "data", "vae", "ldm", "report", "predictions"
+FOLDERS = (RELEASE, DATA, VAE, LDM, REPORT, PREDICTIONS)
 SETTINGS, SOURCE = "settings.yaml", "source.json"
+FREE_GROUPS = ("ray", "track", "tune", "serve", "table1", "ic50")
+FREE_KEYS = {"prepare": {"workers": True}, "evaluate": {"workers": True}}
+"""Settings that nothing depends on which a step leaves; how an epoch is dealt out is checked by training itself."""
 
 
 class Pipeline:
@@ -63,11 +66,13 @@ class Pipeline:
         """Run the steps that are not done, or all of them anew; return what `pipeline.json` holds.
 
         Raises:
-            DataError: If the folder holds a run with other settings, and `overwrite` is false.
+            DataError: If the folder holds another run, and `overwrite` is false; if the release is not complete.
         """
-        if overwrite:
+        if self._paths.given:
+            self._paths.check()
+        if overwrite and self.store.exists(SETTINGS):
             self._remove()
-        self._check_settings()
+        self._check_folder()
         state = PipelineState(self.store, [(name, self.url(folder)) for name, folder, *_ in self._steps])
         for name, folder, marker, step in self._steps:
             if self._is_done(folder, marker):
@@ -88,22 +93,41 @@ class Pipeline:
         return open_dataset(self.url(DATA), self.config.storage_options)
 
     def _remove(self) -> None:
-        """Remove what all steps have left."""
-        for name in (STATE, SETTINGS, SOURCE, RELEASE, DATA, VAE, LDM, REPORT, PREDICTIONS):
+        """Remove what all steps have left: first what tells that they are done, last what tells whose folder it is."""
+        for _, folder, marker, _ in self._steps:
+            if marker:
+                self.store.remove(f"{folder}/{marker}")
+        for folder in (VAE, LDM):
+            self.store.remove(f"{folder}/{RUN}")
+        remove_predictions(Store(self.url(PREDICTIONS), self.config.storage_options))
+        for name in (*FOLDERS, STATE, SOURCE, SETTINGS):
             self.store.remove(name)
 
-    def _check_settings(self) -> None:
-        """Keep settings and release beside the run; another run's folder is not mixed with this one."""
-        otherwise = "--overwrite replaces it, --out takes another folder"
+    def _check_folder(self) -> None:
+        """Keep settings and release beside the run; another run's folder is not mixed with this one.
+
+        Raises:
+            DataError: If what is there was made otherwise, or by other commands.
+        """
+        made = [folder for folder in FOLDERS if self.store.exists(folder)]
         release = asdict(self._paths)
-        if not self.store.exists(SETTINGS):
-            self.store.write_json(SOURCE, release)
-            self.store.write_bytes(SETTINGS, dump_config(self.config).encode())
-            return
-        if _fixed(read_settings(self.store.read_bytes(SETTINGS))) != _fixed(self.config):
-            raise DataError(f"{self.store.url} holds a run with other settings; {otherwise}")
-        if self.store.exists(SOURCE) and self.store.read_json(SOURCE) != release:
-            raise DataError(f"{self.store.url} holds a run of another release; {otherwise}")
+        if made:
+            otherwise = "--overwrite replaces it, --out takes another folder"
+            if not self.store.exists(SETTINGS):
+                raise DataError(
+                    f"{self.store.url} holds {', '.join(made)} of other commands; --out takes another folder"
+                )
+            if self._fixed(read_settings(self.store.read_bytes(SETTINGS))) != self._fixed(self.config):
+                raise DataError(f"{self.store.url} holds a run with other settings; {otherwise}")
+            if self.store.exists(SOURCE) and self.store.read_json(SOURCE) != release:
+                raise DataError(f"{self.store.url} holds a run of another release; {otherwise}")
+        self.store.write_json(SOURCE, release)
+        self.store.write_bytes(SETTINGS, dump_config(self.config).encode())
+
+    def _fixed(self, config: Config) -> dict[str, Any]:
+        """Return settings without those that this run may go on with other values of."""
+        free = {*FREE_GROUPS} if self._is_done(REPORT, METRICS) else {*FREE_GROUPS, "evaluate"}
+        return config.model_dump(mode="json", exclude={**FREE_KEYS, **dict.fromkeys(free, True)})
 
     def _is_done(self, folder: str, marker: str) -> bool:
         """Tell whether a step has written what it writes last; one without a marker knows by itself."""
@@ -189,9 +213,3 @@ def held_out_conditions(dataset: PairedDataset) -> pa.Table:
         "time_h": [f"{time:.6g}" for time in wells["time_h"]],
     }
     return pa.table([pa.array(values[name], pa.string()) for name in COLUMNS], schema=SCHEMA)
-
-
-def _fixed(config: Config) -> Config:
-    """Return settings without what a run may go on with other values of."""
-    free = {"ray": RaySettings(), "track": TrackSettings(), "tune": TuneSettings(), "serve": ServeSettings()}
-    return config.model_copy(update=free | {"storage_options": {}})

@@ -6,10 +6,14 @@ from dataclasses import dataclass
 import ray
 from ray.util.placement_group import placement_group, remove_placement_group
 
+from ldm_ray.console import say
 from ldm_ray.errors import SettingsError
 from ldm_ray.ray_cluster import cpus_and_gpus
+from ldm_ray.ray_data import CPUS_PER_READ
 from ldm_ray.settings import RaySettings
 
+SILENT_S = 5.0
+"""So long a run waits for its place before it says so."""
 ROWS_WORTH_A_GPU = 32
 """Rows of a batch below which one more GPU costs more in talk than it saves."""
 
@@ -58,29 +62,40 @@ def place(settings: RaySettings, global_batch_size: int) -> Placement:
     num_workers, use_gpu, why = count_workers(settings, global_batch_size)
     threads = max(1, (os.cpu_count() or 1) // num_workers)
     placement = Placement(num_workers, use_gpu, cpus_per_worker(num_workers), 1.0, threads, why)
-    wait_for_room(placement, settings.placement_timeout_s)
+    wanted = " and ".join(f"{value:g} {name}" for name, value in placement.resources.items())
+    what = f"{num_workers} workers of {wanted}, beside {CPUS_PER_READ:g} CPU to read with,"
+    wait_for_room([placement.resources] * num_workers + [{"CPU": CPUS_PER_READ}], what, settings.placement_timeout_s)
     return placement
 
 
-def wait_for_room(placement: Placement, timeout_s: float) -> None:
-    """Wait until the cluster has room for a run's workers; a cluster that grows is asked to.
+def wait_for_room(bundles: list[dict[str, float]], what: str, timeout_s: float) -> None:
+    """Wait until the cluster has room for all of these resources; a cluster that grows is asked to.
 
-    Ray Train itself would wait for ever.
+    Ray itself would wait for ever, and in silence.
+
+    Args:
+        bundles: Resources, each to be found on one node.
+        what: They are for.
+        timeout_s: It may take so long.
 
     Raises:
         SettingsError: If it has none in time.
     """
-    group = placement_group([placement.resources] * placement.num_workers)
+    group = placement_group(bundles)
+    silent_s = min(SILENT_S, timeout_s)
     try:
-        if group.wait(timeout_s):
+        if group.wait(silent_s):
             return
+        if silent_s < timeout_s:
+            say(f"waiting up to {timeout_s:g} s (ray.placement_timeout_s) for room: {what.rstrip(',')}")
+            if group.wait(timeout_s - silent_s):
+                return
     finally:
         remove_placement_group(group)
-    wanted = " and ".join(f"{value:g} {name}" for name, value in placement.resources.items())
     cpus, gpus = cpus_and_gpus()
     free = {name: ray.available_resources().get(name, 0.0) for name in ("CPU", "GPU")}
     raise SettingsError(
-        f"{placement.num_workers} workers of {wanted} found no place in {timeout_s:g} s (ray.placement_timeout_s);"
+        f"{what} found no place in {timeout_s:g} s (ray.placement_timeout_s);"
         f" the cluster has {cpus} CPUs and {gpus} GPUs, {free['CPU']:g} and {free['GPU']:g} of them free"
     )
 
@@ -115,9 +130,11 @@ def count_workers(settings: RaySettings, global_batch_size: int) -> tuple[int, b
     has = f"the cluster has {cpus} CPUs and {gpus} GPUs"
     use_gpu = bool(gpus) if settings.use_gpu is None else settings.use_gpu
     if settings.num_workers:
-        use_gpu = use_gpu and (gpus >= settings.num_workers or settings.use_gpu is True)
-        if not use_gpu and settings.num_workers > cpus and settings.use_gpu is None:
-            raise SettingsError(f"ray.num_workers is {settings.num_workers}; the cluster has {cpus} CPUs")
+        short = settings.num_workers > (gpus if use_gpu else cpus)
+        if short and settings.use_gpu is None:
+            hint = "; ray.use_gpu=true waits for more, false takes CPUs" if use_gpu else ""
+            kind = f"{gpus} GPUs" if use_gpu else f"{cpus} CPUs"
+            raise SettingsError(f"ray.num_workers is {settings.num_workers}; the cluster has {kind}{hint}")
         return settings.num_workers, use_gpu, "ray.num_workers"
     if not use_gpu:
         return min(2, max(1, cpus)), False, has

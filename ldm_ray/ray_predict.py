@@ -17,10 +17,10 @@ from ldm_ray.config import Config
 from ldm_ray.data.filesystem import StorageOptions
 from ldm_ray.data.store import Store
 from ldm_ray.errors import LdmRayError, QueryError
-from ldm_ray.ray_cluster import connect, pool_size
+from ldm_ray.ray_cluster import connect
 from ldm_ray.ray_data import raise_reported, reported
-from ldm_ray.ray_metrics import counter, gauge
-from ldm_ray.tracking.record import run_name
+from ldm_ray.ray_metrics import counter, gauge, run_tag
+from ldm_ray.ray_pool import pool
 from ldm_ray.training.bundle import checksum, load_bundle
 
 CPUS_PER_ACTOR = 0.9
@@ -63,7 +63,7 @@ def predict_many(
     if overwrite and store.exists(MANIFEST):
         rows = iter(tables())
         first = list(itertools.islice(rows, 1))  # refused here, where it cannot be read, before anything is removed
-        _remove(store)
+        remove_predictions(store)
         tables = partial(itertools.chain, first, rows)
     found = store.read_json(MANIFEST) if store.exists(MANIFEST) else None
     n_rows = int(found["n_rows"]) if found else 0
@@ -102,15 +102,13 @@ def _predict_parts(run: BulkRun, store: Store, config: Config, on_progress: Call
     if not missing:
         return
     connect(config.ray)
-    actors, gpus = pool_size(len(missing))
+    actors = pool(config.ray, len(missing), CPUS_PER_ACTOR)
     data = ray.data.from_items(missing, override_num_blocks=len(missing)).map_batches(
         _Predict,
-        fn_constructor_args=(run, config.storage_options, 0 if gpus else 1),
+        fn_constructor_args=(run, config.storage_options, 0 if actors.gpus else 1),
         batch_size=1,
         batch_format="pyarrow",
-        concurrency=actors,
-        num_gpus=gpus,
-        num_cpus=0 if gpus else CPUS_PER_ACTOR,
+        **actors.wait(config.ray.placement_timeout_s).options,
     )
     for table in data.iter_batches(batch_format="pyarrow", batch_size=None, prefetch_batches=0):
         raise_reported(table)
@@ -119,7 +117,7 @@ def _predict_parts(run: BulkRun, store: Store, config: Config, on_progress: Call
         on_progress(done, run.n_rows)
 
 
-def _remove(store: Store) -> None:
+def remove_predictions(store: Store) -> None:
     """Remove a bulk prediction: its own files and no others."""
     for name in store.names():
         if name.startswith("part-") and name.endswith(".parquet"):
@@ -133,7 +131,7 @@ class _Predict:
 
     def __init__(self, run: BulkRun, storage_options: StorageOptions, threads: int) -> None:
         self._parts = PartPredictor(run, storage_options, threads)
-        tags = {"run": run_name(run.out)}
+        tags = {"run": run_tag(run.out)}
         self._predicted = counter("bulk_conditions_predicted", tags)
         self._refused = counter("bulk_conditions_refused", tags)
         self._per_second = gauge("bulk_conditions_per_second", tags)

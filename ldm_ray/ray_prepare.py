@@ -12,6 +12,7 @@ from ldm_ray.config import Config
 from ldm_ray.data.parts import Part, PartWriter, Runner, in_turn
 from ldm_ray.errors import LdmRayError
 from ldm_ray.ray_cluster import connect
+from ldm_ray.ray_pool import pool
 
 PARTS_WORTH_RAY = 16
 
@@ -24,9 +25,15 @@ def part_runner(config: Config) -> Runner:
             yield from in_turn(writer, parts)
             return
         connect(config.ray)
-        yield from _on_ray(writer, parts, config.prepare.workers or int(ray.cluster_resources()["CPU"]))
+        yield from _on_ray(writer, parts, _at_once(config, len(parts)))
 
     return run
+
+
+def _at_once(config: Config, n_parts: int) -> int:
+    """Return how many tasks there may be; those of nodes that an autoscaler has yet to start wait for them."""
+    actors = pool(config.ray, n_parts, 1.0, can_use_gpus=False).wait(config.ray.placement_timeout_s)
+    return config.prepare.workers or actors.actors
 
 
 def _on_ray(writer: PartWriter, parts: list[Part], at_once: int) -> Iterator[dict[str, Any]]:

@@ -28,12 +28,12 @@ from ldm_ray.ray_cluster import connect
 from ldm_ray.ray_data import sorted_keys
 from ldm_ray.ray_ingest import SPLITS, is_resident, plan_of
 from ldm_ray.ray_latents import latent_files
+from ldm_ray.ray_metrics import run_tag
 from ldm_ray.ray_placement import Placement, place
 from ldm_ray.ray_progress import Progress, start_board, watching
 from ldm_ray.ray_track import TrackingCallback, finishing, start_run
 from ldm_ray.ray_worker import STATE, TENSORS, WorkerArgs, optimiser_settings, run_worker
-from ldm_ray.settings import OptimiserSettings
-from ldm_ray.tracking.record import run_name
+from ldm_ray.settings import OptimiserSettings, RaySettings
 from ldm_ray.tracking.trackers import check_trackers
 from ldm_ray.training.base import TargetBase, fit_target_base
 from ldm_ray.training.bundle import METADATA, Bundle, Kind, check_splits, save_bundle
@@ -144,7 +144,7 @@ def _run(
     _check_out(store, config, resume, overwrite)
     check_trackers(config.track)
     connect(config.ray)
-    placement = placement or place(config.ray, settings.global_batch_size)
+    placement = placement or place(_as_begun(config.ray, store) if resume else config.ray, settings.global_batch_size)
     files, encoded = profile_files(dataset, config.ingest), False
     base = fit_target_base(dataset, config.target)
     fits = (config, settings.global_batch_size, placement.num_workers)
@@ -172,9 +172,10 @@ def _run(
         vae=ray.put(vae.tensors) if vae else None,
         threads=placement.threads,
         board=board,
-        run=run_name(store.url),
+        run=run_tag(store.url),
     )
-    share = {"num_workers": placement.num_workers, "mode": "resident" if resident else "stream"}
+    mode = "resident" if resident else "stream"
+    share = {"num_workers": placement.num_workers, "mode": mode, "lanes": config.ray.lanes}
     if resume:
         _check_share(store, share)
     else:  # nothing is removed before everything has been checked
@@ -274,13 +275,22 @@ def _check_share(store: Store, share: dict[str, Any]) -> None:
     Raises:
         SettingsError: Naming how the run was begun.
     """
+    begun = share | store.read_json(SHARE)  # lanes were not always written down
+    names = {"ray.num_workers": "num_workers", "ingest.mode": "mode"}
+    if begun["mode"] == share["mode"] == "resident":
+        names = {"ray.lanes": "lanes"}  # whose wells any number of workers shares
+    if any(begun[key] != share[key] for key in names.values()):
+        wanted = " and ".join(f"{name}={begun[key]}" for name, key in names.items())
+        got = ", ".join(str(share[key]) for key in names.values())
+        raise SettingsError(f"{store.url} was begun with {wanted}; got {got}")
+
+
+def _as_begun(settings: RaySettings, store: Store) -> RaySettings:
+    """Return settings with the number of workers that a streamed run was begun with, where they name none."""
     begun = store.read_json(SHARE)
-    same_lanes = begun["mode"] == share["mode"] == "resident"
-    if begun != share and not same_lanes:
-        wanted = f"ray.num_workers={begun['num_workers']} and ingest.mode={begun['mode']}"
-        raise SettingsError(
-            f"--resume wants {wanted}, as the run was begun; got {share['num_workers']}, {share['mode']}"
-        )
+    if settings.num_workers or begun["mode"] == "resident":
+        return settings
+    return settings.model_copy(update={"num_workers": begun["num_workers"]})
 
 
 def _finish(

@@ -103,7 +103,7 @@ class EncoderSettings(Settings):
 
 
 class VaeSettings(Settings):
-    """The autoencoder (DESIGN.md section 5)."""
+    """The autoencoder (docs/model.md)."""
 
     latent_dim: Width = 128
     encoder_widths: tuple[Width, ...] = (512, 256, 256)
@@ -129,7 +129,7 @@ class ScheduleSettings(Settings):
 
 
 class DenoiserSettings(Settings):
-    """Condition encoder and denoiser (DESIGN.md section 5)."""
+    """Condition encoder and denoiser (docs/model.md)."""
 
     head: Head = "v"
     loss: Loss = "hybrid"
@@ -154,7 +154,7 @@ class DenoiserSettings(Settings):
 
 
 class PertditSettings(Settings):
-    """The rival PertDiT; the defaults are the published sizes (BASELINES in docs/)."""
+    """The rival PertDiT; the defaults are the published sizes (docs/rivals.md)."""
 
     model_dim: Width = 256
     n_blocks: Width = 2
@@ -190,9 +190,14 @@ class OptimiserSettings(Settings):
 class RaySettings(Settings):
     """What of the cluster a run uses."""
 
-    num_workers: Annotated[int, Field(ge=0)] = Field(default=0, description="0: one per GPU, else two on two cores")
+    num_workers: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="0: as many as the cluster and the batch are good for"
+    )
     use_gpu: bool | None = Field(
         default=None, description="default: where there are any; true: also where a cluster has yet to start them"
+    )
+    actors: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="of a pool; 0: one per GPU or CPU; more has an autoscaler start nodes (docs/cluster.md)"
     )
     placement_timeout_s: Annotated[float, Field(gt=0)] = Field(
         default=60.0, description="how long workers may look for a place; longer where nodes are started for them"

@@ -296,9 +296,11 @@ def _pipeline(folder: Folder) -> Status:
     how: dict[str, Any] = {"state": "interrupted", "go_on": SAME_COMMAND}
     if steps and states.count("done") == len(steps):
         how = {"state": "finished"}
-    elif current and current["state"] == "failed":
+    elif not current:  # between two steps
+        how = folder.unended(SAME_COMMAND)
+    elif current["state"] == "failed":
         how = {"state": "failed", "go_on": SAME_COMMAND, "said": str(current.get("error", ""))}
-    elif current and current["state"] == "running":
+    elif current["state"] == "running":
         if within and within.state in ("running", "interrupted"):
             how["state"] = within.state
         else:

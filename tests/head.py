@@ -19,6 +19,16 @@ from tests.s3_server import free_port
 ROOT = Path(__file__).parents[1]
 READY_S = 90.0
 BIN = Path(sys.executable).parent
+FAKE_CLOUD = "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider"
+FAKE_HEAD = "f" * 51 + "00000"
+AUTOSCALED = {
+    "RAY_FAKE_CLUSTER": "1",
+    "AUTOSCALER_UPDATE_INTERVAL_S": "1",
+    "RAY_enable_autoscaler_v2": "1",  # as `ray up` and KubeRay do
+    "RAY_CLOUD_INSTANCE_ID": FAKE_HEAD,
+    "RAY_OVERRIDE_NODE_ID_FOR_TESTING": FAKE_HEAD,
+}
+COMMANDS = ("initialization", "setup", "head_setup", "worker_setup", "head_start_ray", "worker_start_ray")
 
 
 class Head:
@@ -27,9 +37,10 @@ class Head:
     Args:
         environment: Of the head, and so of its jobs.
         cpus: It may give away.
+        may_start: Nodes of one CPU that its autoscaler may start, as raylets on this machine.
     """
 
-    def __init__(self, environment: dict[str, str], cpus: int = 2) -> None:
+    def __init__(self, environment: dict[str, str], cpus: int = 2, may_start: int = 0) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="r", dir="/tmp")  # sockets want a short path
         self.address = f"http://127.0.0.1:{free_port()}"
         # Of its own: a cluster's address is left there, and `ray.init()` elsewhere would join it.
@@ -37,6 +48,9 @@ class Head:
         self._environment["PATH"] = f"{BIN}:{os.environ['PATH']}"  # as where the environment is activated
         self._environment.pop("RAY_ADDRESS", None)
         self._cpus = cpus
+        self._may_start = may_start
+        if may_start:
+            self._environment |= AUTOSCALED
 
     def __enter__(self) -> "Head":
         self.gcs = f"127.0.0.1:{free_port()}"
@@ -46,6 +60,7 @@ class Head:
         ports += ["--min-worker-port=0", "--max-worker-port=0"]  # any; its own range may hold what was found free
         command = [str(BIN / "ray"), "start", "--head", "--block", "--disable-usage-stats", *ports]
         command += [f"--num-cpus={self._cpus}", f"--object-store-memory={300 * 2**20}"]
+        command += self._autoscaling()
         self._log = (Path(self._folder.name) / "head.log").open("w+")
         self._process = subprocess.Popen(
             command, env=self._environment, stdout=self._log, stderr=self._log, start_new_session=True
@@ -62,6 +77,32 @@ class Head:
         self._process.wait()
         self._log.close()
         self._folder.cleanup()
+
+    def _autoscaling(self) -> list[str]:
+        if not self._may_start:
+            return []
+        provider = {"type": "external", "module": FAKE_CLOUD, "head_node_id": FAKE_HEAD, "launch_multiple": True}
+        config = {
+            "cluster_name": "growing",
+            "max_workers": self._may_start,
+            "idle_timeout_minutes": 1,
+            "upscaling_speed": 1.0,
+            "provider": provider | {"gcs_address": self.gcs},
+            "auth": {},
+            "docker": {},
+            "head_node_type": "ray.head.default",
+            "available_node_types": {
+                "ray.head.default": {"resources": {"CPU": self._cpus}, "node_config": {}, "max_workers": 0},
+                "more": {"resources": {"CPU": 1}, "node_config": {}, "max_workers": self._may_start},
+            },
+            **{f"{kind}_commands": [] for kind in COMMANDS},
+            **{name: [] for name in ("cluster_synced_files", "rsync_exclude", "rsync_filter")},
+            "file_mounts": {},
+            "file_mounts_sync_continuously": False,
+        }
+        path = Path(self._folder.name) / "autoscaling.json"
+        path.write_text(json.dumps(config))
+        return [f"--autoscaling-config={path}"]
 
     @property
     def pid(self) -> int:

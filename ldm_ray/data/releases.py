@@ -35,17 +35,28 @@ class ReleasePaths:
         """Whether any file is named."""
         return any((self.gctx, self.inst_info, self.pert_info, self.gene_info, self.h5ad))
 
+    def check(self) -> None:
+        """Check that the files that are named make a release.
+
+        Raises:
+            DataError: If some are missing, or belong to another form of it.
+        """
+        if self.gctx if self.h5ad else not all(self._tables):
+            raise DataError("give --h5ad, or all of --gctx, --inst-info, --pert-info and --gene-info")
+
     def open(self, storage_options: StorageOptions) -> Release:
         """Read the tables; the matrix is read later.
 
         Raises:
             DataError: If files are missing, or are no release.
         """
-        genes = source_file(self.gene_info, storage_options) if self.gene_info else None
-        if self.h5ad is not None and self.gctx is None:
+        self.check()
+        if self.h5ad:
+            genes = source_file(self.gene_info, storage_options) if self.gene_info else None
             return read_h5ad(source_file(self.h5ad, storage_options), genes, self.allow_missing_genes)
-        if self.h5ad is None and self.gctx and self.inst_info and self.pert_info and genes:
-            paths = (self.gctx, self.inst_info, self.pert_info)
-            matrix, wells, compounds = (source_file(path, storage_options) for path in paths)
-            return read_l1000(matrix, wells, compounds, genes, self.allow_missing_genes)
-        raise DataError("give --h5ad, or all of --gctx, --inst-info, --pert-info and --gene-info")
+        matrix, wells, compounds, genes = (source_file(path, storage_options) for path in self._tables if path)
+        return read_l1000(matrix, wells, compounds, genes, self.allow_missing_genes)
+
+    @property
+    def _tables(self) -> tuple[str | None, ...]:
+        return self.gctx, self.inst_info, self.pert_info, self.gene_info

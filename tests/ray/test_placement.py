@@ -7,11 +7,11 @@ import time
 
 import pytest
 
-from ldm_ray import ray_cluster, ray_placement
+from ldm_ray import ray_placement, ray_pool
 from ldm_ray.config import load_config
 from ldm_ray.errors import SettingsError
-from ldm_ray.ray_cluster import pool_size
 from ldm_ray.ray_placement import Placement, count_workers, place
+from ldm_ray.ray_pool import Pool, pool
 from ldm_ray.settings import RaySettings
 from tests.s3_server import free_port
 
@@ -46,6 +46,10 @@ def test_what_is_set_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     assert count_workers(RaySettings(num_workers=4, use_gpu=True), 256)[:2] == (4, True)
     with pytest.raises(SettingsError, match="ray.num_workers is 64; the cluster has 8 CPUs"):
         count_workers(RaySettings(num_workers=64), 256)
+    monkeypatch.setattr(ray_placement, "cpus_and_gpus", lambda: (32, 2))  # never on CPUs beside GPUs without a word
+    with pytest.raises(SettingsError, match=r"num_workers is 4; the cluster has 2 GPUs; ray.use_gpu=true waits"):
+        count_workers(RaySettings(num_workers=4), 256)
+    assert count_workers(RaySettings(num_workers=4, use_gpu=False), 256)[:2] == (4, False)
 
 
 def test_one_line_says_what_a_run_does_with_the_cluster() -> None:
@@ -60,27 +64,67 @@ def test_one_line_says_what_a_run_does_with_the_cluster() -> None:
 def test_workers_that_never_find_a_place_are_an_error_that_says_so() -> None:
     settings = load_config(None, ["ray.num_workers=3", "ray.use_gpu=true", "ray.placement_timeout_s=2"]).ray
     began = time.monotonic()
-    with pytest.raises(SettingsError, match=r"3 workers of .* CPU and 1 GPU found no place in 2 s .* and 0 GPUs"):
+    with pytest.raises(
+        SettingsError, match=r"3 workers of .* CPU and 1 GPU, beside .* found no place in 2 s .* and 0 GPUs"
+    ):
         place(settings, 256)
     assert time.monotonic() - began < 30
     assert place(RaySettings(), 256).num_workers == 2
 
 
-def test_a_cluster_that_is_not_there_is_one_line_at_once() -> None:
-    """Ray itself tries for minutes."""
-    environment = os.environ | {"RAY_ADDRESS": f"127.0.0.1:{free_port()}"}
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    [
+        ("127.0.0.1:{port}", "[Errno 111] Connection refused"),
+        ("127.0.0.1", "Invalid address format: 127.0.0.1"),
+        ("http://127.0.0.1:8265", "Invalid Ray address: 'http://127.0.0.1:8265'"),
+    ],
+)
+def test_a_cluster_that_is_not_there_is_one_line_at_once(address: str, reason: str) -> None:
+    """Ray itself tries for minutes to reach the first, and a cluster of this machine is never joined instead."""
+    address = address.format(port=free_port())
+    environment = os.environ | {"RAY_ADDRESS": address}
     code = "from ldm_ray.ray_cluster import connect; from ldm_ray.settings import RaySettings; connect(RaySettings())"
     began = time.monotonic()
     run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert run.returncode != 0
-    assert run.stderr.splitlines()[-1].startswith("ldm_ray.errors.LdmRayError: the cluster at 127.0.0.1:")
-    assert "(RAY_ADDRESS) cannot be reached: [Errno 111]" in run.stderr
+    assert run.stderr.splitlines()[-1] == (
+        f"ldm_ray.errors.LdmRayError: the cluster at {address} (RAY_ADDRESS) cannot be reached: {reason};"
+        " wanted the HOST:PORT that ray start prints, or auto"
+    )
     assert time.monotonic() - began < 60
 
 
+@pytest.mark.parametrize(
+    ("cpus", "gpus", "settings", "wanted"),
+    [
+        (16, 0, RaySettings(), Pool(8, 0.5, 0)),  # no more than there is work for
+        (4, 0, RaySettings(), Pool(4, 0.5, 0)),
+        (16, 2, RaySettings(), Pool(2, 0.0, 1)),
+        (16, 2, RaySettings(use_gpu=False), Pool(8, 0.5, 0)),
+        (4, 0, RaySettings(actors=6), Pool(6, 0.5, 0)),  # two wait for nodes that an autoscaler starts
+        (0, 0, RaySettings(actors=6), Pool(6, 0.5, 0)),
+        (4, 0, RaySettings(use_gpu=True), Pool(1, 0.0, 1)),
+        (4, 1, RaySettings(use_gpu=True, actors=4), Pool(4, 0.0, 1)),
+    ],
+)
+def test_pools_follow_the_cluster_and_what_is_set(
+    cpus: int, gpus: int, settings: RaySettings, wanted: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_pool, "cpus_and_gpus", lambda: (cpus, gpus))
+    assert pool(settings, 8, 0.5) == wanted
+    if cpus:
+        assert pool(settings, 1, 0.5, can_use_gpus=False) == Pool(1, 0.5, 0)
+
+
 def test_a_pool_on_a_head_that_does_not_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ray_cluster, "cpus_and_gpus", lambda: (0, 0))
+    monkeypatch.setattr(ray_pool, "cpus_and_gpus", lambda: (0, 0))
     with pytest.raises(SettingsError, match="no CPU to work on"):
-        pool_size(4)
-    monkeypatch.setattr(ray_cluster, "cpus_and_gpus", lambda: (16, 2))
-    assert (pool_size(8), pool_size(8, use_gpus=False), pool_size(1)) == ((2, 1), (8, 0), (1, 1))
+        pool(RaySettings(), 4, 0.5)
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_pool_whose_cluster_is_taken_is_an_error_that_says_so() -> None:
+    assert pool(RaySettings(), 8, 0.5).wait(60.0).actors == 2
+    with pytest.raises(SettingsError, match=r"an actor of 64 CPU found no place in 1 s \(ray.placement_timeout_s\)"):
+        Pool(1, 64.0, 0).wait(1.0)

@@ -1,15 +1,19 @@
 """What a run of the whole chain says of itself, and which conditions it predicts."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from ldm_ray.conditions import COLUMNS
+from ldm_ray.config import read_settings
+from ldm_ray.data.prepare import PLAN
 from ldm_ray.data.releases import ReleasePaths
 from ldm_ray.data.store import Store
 from ldm_ray.errors import DataError
+from ldm_ray.evaluation.report import METRICS
 from ldm_ray.pipeline import STATE, PipelineState, read_steps
-from ldm_ray.ray_pipeline import Pipeline, held_out_conditions
+from ldm_ray.ray_pipeline import DATA, FOLDERS, REPORT, SETTINGS, Pipeline, held_out_conditions
 from tests.conftest import World, small_config
 
 STEPS = [("prepare", "data"), ("embed", "data"), ("train vae", "vae")]
@@ -50,17 +54,79 @@ def test_the_held_out_conditions_are_those_of_the_test_wells(world: World) -> No
     assert set(table["smiles"].to_pylist()) == set(world.dataset.parent_smiles[wells["compound_id"].unique()])
 
 
-def test_another_run_s_folder_is_refused_before_anything_is_done(tmp_path: Path) -> None:
-    Pipeline(str(tmp_path), small_config())._check_settings()
-    Pipeline(str(tmp_path), small_config("ray.num_workers=2"))._check_settings()  # nothing that a result depends on
+def test_a_run_goes_on_with_what_it_was_begun_with(tmp_path: Path) -> None:
+    run = begun(tmp_path)
+    Pipeline(str(tmp_path), small_config("ray.num_workers=2", "prepare.workers=1"))._check_folder()  # decides nothing
     with pytest.raises(DataError, match="holds a run with other settings"):
         Pipeline(str(tmp_path), small_config("seed=5")).run()
     with pytest.raises(DataError, match="holds a run of another release"):
         Pipeline(str(tmp_path), small_config(), ReleasePaths(h5ad="other.h5ad")).run()
-    assert not (tmp_path / STATE).exists()
+    assert not run.store.exists(STATE)
 
 
-def test_half_a_release_is_refused(tmp_path: Path) -> None:
+def test_a_run_may_be_judged_otherwise_until_its_report_is_there(tmp_path: Path) -> None:
+    run = begun(tmp_path)
+    fewer = small_config("evaluate.max_profiles=7")
+    Pipeline(str(tmp_path), fewer)._check_folder()
+    assert read_settings(run.store.read_bytes(SETTINGS)) == fewer
+    run.store.write_json(f"{REPORT}/{METRICS}", {})
+    Pipeline(str(tmp_path), small_config("evaluate.max_profiles=7", "evaluate.workers=1"))._check_folder()
+    with pytest.raises(DataError, match="holds a run with other settings"):
+        Pipeline(str(tmp_path), small_config())._check_folder()
+
+
+def test_what_failed_before_anything_was_made_binds_to_nothing(tmp_path: Path) -> None:
+    Pipeline(str(tmp_path), small_config("seed=5"), ReleasePaths(h5ad="mistyped.h5ad"))._check_folder()
+    run = Pipeline(str(tmp_path), small_config())
+    run._check_folder()
+    assert read_settings(run.store.read_bytes(SETTINGS)).seed == 0
+
+
+def test_what_other_commands_left_is_neither_adopted_nor_removed(tmp_path: Path) -> None:
+    bundle = tmp_path / "vae" / "metadata.json"
+    bundle.parent.mkdir()
+    bundle.write_text("{}")
+    for overwrite in (False, True):
+        with pytest.raises(DataError, match="holds vae of other commands; --out takes another folder"):
+            Pipeline(str(tmp_path), small_config()).run(overwrite)
+    assert bundle.exists()
+
+
+def test_an_overwrite_that_is_killed_leaves_nothing_that_counts_as_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = begun(tmp_path)
+    markers = [f"{folder}/{marker}" for _, folder, marker, _ in run._steps if marker]
+    for marker in markers:
+        run.store.write_json(marker, {})
+    removed: list[str] = []
+
+    def killed(store: Store, name: str, remove: Callable[[Store, str], None] = Store.remove) -> None:
+        if name in FOLDERS:
+            raise KeyboardInterrupt
+        removed.append(name)
+        remove(store, name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "remove", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run._remove()
+    assert set(markers) <= set(removed)
+    with pytest.raises(DataError, match="holds a run with other settings"):  # it still knows whose it was
+        Pipeline(str(tmp_path), small_config("seed=5")).run()
+    run._remove()
+    assert list(tmp_path.iterdir()) == []
+
+
+def begun(folder: Path) -> Pipeline:
+    """Return a run that has begun to prepare."""
+    run = Pipeline(str(folder), small_config())
+    run._check_folder()
+    run.store.write_json(f"{DATA}/{PLAN}", {})
+    return run
+
+
+def test_half_a_release_is_refused_before_anything_is_done(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="or all of --gctx, --inst-info, --pert-info and --gene-info"):
         Pipeline(str(tmp_path), small_config(), ReleasePaths(gctx="some.gctx")).run()
-    assert states(Store(str(tmp_path)))["prepare"] == "failed"
+    assert list(tmp_path.iterdir()) == []
