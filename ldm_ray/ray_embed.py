@@ -22,7 +22,7 @@ from ldm_ray.data.store import matrix
 from ldm_ray.errors import DataError, LdmRayError
 from ldm_ray.ray_cluster import connect
 from ldm_ray.ray_data import raise_reported, reported
-from ldm_ray.ray_pool import pool
+from ldm_ray.ray_pool import placed_pool
 from ldm_ray.settings import EncoderSettings
 
 ROWS_PER_CALL = 256
@@ -80,13 +80,13 @@ def encode_on_ray(smiles: list[str], encoder: CompoundEncoder, config: Config) -
     """
     # The blocks are cut here: with every CPU taken by the pool, an operator that cuts them would wait for ever.
     blocks = [pa.table({"smiles": smiles[i : i + ROWS_PER_CALL]}) for i in range(0, len(smiles), ROWS_PER_CALL)]
-    actors = pool(config.ray, len(blocks), CPUS_PER_ACTOR, can_use_gpus=config.encoder.kind in PRETRAINED)
+    actors = placed_pool(config.ray, len(blocks), CPUS_PER_ACTOR, can_use_gpus=config.encoder.kind in PRETRAINED)
     data = ray.data.from_arrow(blocks).map_batches(
         _Encode,
         fn_constructor_args=(config.encoder,),
         batch_format="pyarrow",
         batch_size=None,
-        **actors.wait(config.ray.placement_timeout_s).options,
+        **actors.options,
     )
     place = {text: i for i, text in enumerate(smiles)}
     vectors, seen = np.empty((len(smiles), encoder.dim), dtype=np.float32), set()

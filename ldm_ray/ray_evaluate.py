@@ -13,7 +13,7 @@ from ldm_ray.evaluation.scoring import Runner, Scoring, in_turn
 from ldm_ray.evaluation.tally import Tally, merge
 from ldm_ray.ray_cluster import connect
 from ldm_ray.ray_data import raise_reported, reported
-from ldm_ray.ray_pool import pool
+from ldm_ray.ray_pool import placed_pool
 from ldm_ray.settings import RaySettings
 
 BLOCKS_WORTH_RAY = 8
@@ -41,14 +41,14 @@ def block_runner(config: Config) -> Runner:
 
 
 def _on_ray(scoring: Scoring, starts: list[int], workers: int, settings: RaySettings) -> Iterator[Tally]:
-    actors = pool(settings, min(workers or len(starts), len(starts)), CPUS_PER_ACTOR)
+    actors = placed_pool(settings, min(workers or len(starts), len(starts)), CPUS_PER_ACTOR)
     ray.data.DataContext.get_current().execution_options.preserve_order = True
     data = ray.data.from_items(starts, override_num_blocks=len(starts)).map_batches(
         _Score,
         fn_constructor_args=(ray.put(scoring),),
         batch_size=1,
         batch_format="pyarrow",
-        **actors.wait(settings.placement_timeout_s).options,
+        **actors.options,
     )
     for table in data.iter_batches(batch_format="pyarrow", batch_size=None, prefetch_batches=0):
         raise_reported(table)

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Any
 
-from ldm_ray.errors import SettingsError
 from ldm_ray.ray_cluster import cpus_and_gpus
 from ldm_ray.ray_placement import wait_for_room
 from ldm_ray.settings import RaySettings
@@ -28,16 +27,6 @@ class Pool:
         """As `ray.data.Dataset.map_batches` takes them."""
         return {"concurrency": self.actors, "num_cpus": self.cpus, "num_gpus": self.gpus}
 
-    def wait(self, timeout_s: float) -> "Pool":
-        """Return this pool once there is room for one of its actors; Ray Data itself would wait for ever.
-
-        Raises:
-            SettingsError: If there is none in time.
-        """
-        what = f"an actor of {self.gpus} GPU" if self.gpus else f"an actor of {self.cpus:g} CPU"
-        wait_for_room([{"CPU": self.cpus, "GPU": self.gpus}], what, timeout_s)
-        return self
-
 
 def pool(settings: RaySettings, at_most: int, cpus: float, can_use_gpus: bool = True) -> Pool:
     """Return a pool with an actor a GPU, or else one a CPU, of the nodes that run.
@@ -50,14 +39,27 @@ def pool(settings: RaySettings, at_most: int, cpus: float, can_use_gpus: bool = 
         at_most: As many actors as there is work for.
         cpus: Share of CPUs of an actor that has no GPU.
         can_use_gpus: Whether the work is any faster there.
-
-    Raises:
-        SettingsError: If the cluster has neither.
     """
     cpus_now, gpus_now = cpus_and_gpus()
     use_gpus = gpus_now > 0 if settings.use_gpu is None else settings.use_gpu
     if can_use_gpus and use_gpus:
         return Pool(min(settings.actors or max(1, gpus_now), at_most), 0.0, 1)
-    if not cpus_now and not settings.actors:
-        raise SettingsError("the cluster has no CPU to work on; start a worker node, or give its head some CPUs")
-    return Pool(min(settings.actors or cpus_now, at_most), cpus, 0)
+    return Pool(min(settings.actors or max(1, cpus_now), at_most), cpus, 0)
+
+
+def placed_pool(settings: RaySettings, at_most: int, cpus: float, can_use_gpus: bool = True) -> Pool:
+    """Return a pool once there is room for one of its actors; Ray Data itself would wait for it for ever.
+
+    Args:
+        settings: As `pool`, and how long to wait.
+        at_most: As `pool`.
+        cpus: As `pool`.
+        can_use_gpus: As `pool`.
+
+    Raises:
+        SettingsError: If there is none in time.
+    """
+    one = pool(settings, 1, cpus, can_use_gpus)
+    what = f"an actor of {one.gpus} GPU" if one.gpus else f"an actor of {one.cpus:g} CPU"
+    wait_for_room([{"CPU": one.cpus, "GPU": one.gpus}], what, settings.placement_timeout_s)
+    return pool(settings, at_most, cpus, can_use_gpus)  # of the nodes that were started for it, too

@@ -20,7 +20,7 @@ from ldm_ray.errors import LdmRayError, QueryError
 from ldm_ray.ray_cluster import connect
 from ldm_ray.ray_data import raise_reported, reported
 from ldm_ray.ray_metrics import counter, gauge, run_tag
-from ldm_ray.ray_pool import pool
+from ldm_ray.ray_pool import placed_pool
 from ldm_ray.training.bundle import checksum, load_bundle
 
 CPUS_PER_ACTOR = 0.9
@@ -102,13 +102,13 @@ def _predict_parts(run: BulkRun, store: Store, config: Config, on_progress: Call
     if not missing:
         return
     connect(config.ray)
-    actors = pool(config.ray, len(missing), CPUS_PER_ACTOR)
+    actors = placed_pool(config.ray, len(missing), CPUS_PER_ACTOR)
     data = ray.data.from_items(missing, override_num_blocks=len(missing)).map_batches(
         _Predict,
         fn_constructor_args=(run, config.storage_options, 0 if actors.gpus else 1),
         batch_size=1,
         batch_format="pyarrow",
-        **actors.wait(config.ray.placement_timeout_s).options,
+        **actors.options,
     )
     for table in data.iter_batches(batch_format="pyarrow", batch_size=None, prefetch_batches=0):
         raise_reported(table)

@@ -12,7 +12,7 @@ from ldm_ray.config import Config
 from ldm_ray.data.parts import Part, PartWriter, Runner, in_turn
 from ldm_ray.errors import LdmRayError
 from ldm_ray.ray_cluster import connect
-from ldm_ray.ray_pool import pool
+from ldm_ray.ray_pool import placed_pool
 
 PARTS_WORTH_RAY = 16
 
@@ -32,8 +32,8 @@ def part_runner(config: Config) -> Runner:
 
 def _at_once(config: Config, n_parts: int) -> int:
     """Return how many tasks there may be; those of nodes that an autoscaler has yet to start wait for them."""
-    actors = pool(config.ray, n_parts, 1.0, can_use_gpus=False).wait(config.ray.placement_timeout_s)
-    return config.prepare.workers or actors.actors
+    room = placed_pool(config.ray, n_parts, 1.0, can_use_gpus=False)
+    return config.prepare.workers or room.actors
 
 
 def _on_ray(writer: PartWriter, parts: list[Part], at_once: int) -> Iterator[dict[str, Any]]:

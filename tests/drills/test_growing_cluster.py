@@ -15,7 +15,7 @@ pytestmark = pytest.mark.full
 POOL = """
 import json, time, ray, ray.data
 from ldm_ray.ray_cluster import connect
-from ldm_ray.ray_pool import pool
+from ldm_ray.ray_pool import placed_pool
 from ldm_ray.settings import RaySettings
 
 
@@ -32,8 +32,19 @@ settings = RaySettings(actors=2)
 connect(settings)
 before = len(ray.nodes())
 data = ray.data.from_items(list(range(8)), override_num_blocks=8)
-rows = data.map_batches(Wait, batch_size=1, **pool(settings, 8, 1.0).wait(60).options).take_all()
+rows = data.map_batches(Wait, batch_size=1, **placed_pool(settings, 8, 1.0).options).take_all()
 print(json.dumps([before, len({row["node"] for row in rows}), len(rows)]))
+"""
+
+EMPTY = """
+import json, ray
+from ldm_ray.ray_cluster import connect, cpus_and_gpus
+from ldm_ray.ray_pool import placed_pool
+from ldm_ray.settings import RaySettings
+
+connect(RaySettings())
+before = cpus_and_gpus()[0]
+print(json.dumps([before, placed_pool(RaySettings(), 8, 0.5).actors]))
 """
 
 ROOM = """
@@ -56,6 +67,12 @@ def growing() -> Iterator[Head]:
 
 def test_a_pool_that_is_asked_for_has_a_node_started(growing: Head) -> None:
     assert printed(growing, POOL) == [1, 2, 8]
+
+
+def test_a_pool_on_a_head_that_gives_no_cpu_has_one_started() -> None:
+    """As on a cluster of `cluster.yaml` that has just been started."""
+    with Head({}, cpus=0, may_start=1) as idle:
+        assert printed(idle, EMPTY) == [0, 1]
 
 
 def test_workers_that_wait_for_room_have_nodes_started(growing: Head) -> None:

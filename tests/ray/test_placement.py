@@ -11,7 +11,7 @@ from ldm_ray import ray_placement, ray_pool
 from ldm_ray.config import load_config
 from ldm_ray.errors import SettingsError
 from ldm_ray.ray_placement import Placement, count_workers, place
-from ldm_ray.ray_pool import Pool, pool
+from ldm_ray.ray_pool import Pool, placed_pool, pool
 from ldm_ray.settings import RaySettings
 from tests.s3_server import free_port
 
@@ -103,7 +103,7 @@ def test_a_cluster_that_is_not_there_is_one_line_at_once(address: str, reason: s
         (16, 2, RaySettings(), Pool(2, 0.0, 1)),
         (16, 2, RaySettings(use_gpu=False), Pool(8, 0.5, 0)),
         (4, 0, RaySettings(actors=6), Pool(6, 0.5, 0)),  # two wait for nodes that an autoscaler starts
-        (0, 0, RaySettings(actors=6), Pool(6, 0.5, 0)),
+        (0, 0, RaySettings(), Pool(1, 0.5, 0)),  # for which a node has to be started first
         (4, 0, RaySettings(use_gpu=True), Pool(1, 0.0, 1)),
         (4, 1, RaySettings(use_gpu=True, actors=4), Pool(4, 0.0, 1)),
     ],
@@ -113,18 +113,11 @@ def test_pools_follow_the_cluster_and_what_is_set(
 ) -> None:
     monkeypatch.setattr(ray_pool, "cpus_and_gpus", lambda: (cpus, gpus))
     assert pool(settings, 8, 0.5) == wanted
-    if cpus:
-        assert pool(settings, 1, 0.5, can_use_gpus=False) == Pool(1, 0.5, 0)
-
-
-def test_a_pool_on_a_head_that_does_not_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ray_pool, "cpus_and_gpus", lambda: (0, 0))
-    with pytest.raises(SettingsError, match="no CPU to work on"):
-        pool(RaySettings(), 4, 0.5)
+    assert pool(settings, 1, 0.5, can_use_gpus=False) == Pool(1, 0.5, 0)
 
 
 @pytest.mark.usefixtures("cluster")
 def test_a_pool_whose_cluster_is_taken_is_an_error_that_says_so() -> None:
-    assert pool(RaySettings(), 8, 0.5).wait(60.0).actors == 2
+    assert placed_pool(RaySettings(), 8, 0.5).actors == 2
     with pytest.raises(SettingsError, match=r"an actor of 64 CPU found no place in 1 s \(ray.placement_timeout_s\)"):
-        Pool(1, 64.0, 0).wait(1.0)
+        placed_pool(RaySettings(placement_timeout_s=1), 8, 64.0)

@@ -79,7 +79,7 @@ def test_bad_rows_are_named_and_the_others_have_the_bits_of_python(bundle: str, 
     predicted_refused = ("bulk_conditions_predicted_total", "bulk_conditions_refused_total")
     exported(
         [*predicted_refused, "bulk_conditions_per_second"],
-        'run="bad rows"',
+        f'run="{tmp_path.name}/bad rows"',
         enough=lambda seen: tuple(seen[name] for name in predicted_refused) == (116, 4),
     )
 

@@ -66,10 +66,10 @@ def test_a_run_is_in_mlflow_tensorboard_and_its_record(world: World, uri: str, t
     (events,) = (tmp_path / "followed" / "tensorboard").iterdir()
     assert events.stat().st_size > 1000
     assert run.data.metrics["wells_per_s"] == record.last["wells_per_s"] > 0
-    check_prometheus(record)
+    check_prometheus(record, f"{tmp_path.name}/followed")
 
 
-def check_prometheus(record: RunRecord) -> None:
+def check_prometheus(record: RunRecord, run: str) -> None:
     """A worker that ends tells its last figures first, so a short run is seen too; of whole epochs, as the record."""
     wanted = {
         "train_wells_per_second": record.last["wells_per_s"],
@@ -77,7 +77,7 @@ def check_prometheus(record: RunRecord) -> None:
         "train_valid_loss": record.last["valid_loss"],
         "train_global_batch_wells": 64.0,
     }
-    seen = exported(["train_loss", "train_checkpoint_seconds", *wanted], 'kind="vae"', f'run="{record.name}"')
+    seen = exported(["train_loss", "train_checkpoint_seconds", *wanted], 'kind="vae"', f'run="{run}"')
     assert {name: seen[name] for name in wanted} == pytest.approx(wanted)
     assert 0 < seen["train_checkpoint_seconds"] < 60
     assert 0 <= seen["train_data_wait_ratio"] <= 1

@@ -23,7 +23,7 @@ from ldm_ray.evaluation.suite import evaluate
 from ldm_ray.predictor import Predictor, Query
 from ldm_ray.ray_campaign import train_rival
 from ldm_ray.ray_evaluate import block_runner
-from ldm_ray.ray_train import train_ldm, train_vae
+from ldm_ray.ray_train import _as_begun, train_ldm, train_vae
 from ldm_ray.training.bundle import Bundle, load_bundle
 from tests.conftest import World, small_config
 from tests.processes import name_of, tree
@@ -184,7 +184,23 @@ def test_a_stream_is_resumed_by_as_many_workers_only(world: World, tmp_path: Pat
     store.write_bytes("settings.yaml", dump_config(config).encode())
     store.write_json("run/x.json", {})
     store.write_json("workers.json", {"num_workers": 1, "mode": "stream"})
-    with pytest.raises(SettingsError, match="wants ray.num_workers=1 and ingest.mode=stream, .*; got 2, stream"):
+    with pytest.raises(SettingsError, match="begun with ray.num_workers=1 and ingest.mode=stream; got 2, stream"):
+        train_vae(world.dataset, str(tmp_path), config, resume=True)
+    # Where no number is asked for, it is that of the run and not the cluster's.
+    derived = config.model_copy(update={"ray": config.ray.model_copy(update={"num_workers": 0})})
+    assert _as_begun(derived.ray, store).num_workers == 1
+    assert _as_begun(config.ray, store).num_workers == 2
+
+
+@pytest.mark.usefixtures("cluster")
+def test_wells_in_memory_are_resumed_in_the_same_lanes(world: World, tmp_path: Path) -> None:
+    """Lanes, not workers, decide which wells meet in a batch."""
+    config = small_config("ingest.mode=resident", "ray.lanes=4")
+    store = Store(str(tmp_path))
+    store.write_bytes("settings.yaml", dump_config(config).encode())
+    store.write_json("run/x.json", {})
+    store.write_json("workers.json", {"num_workers": 1, "mode": "resident", "lanes": 8})
+    with pytest.raises(SettingsError, match="was begun with ray.lanes=8; got 4"):
         train_vae(world.dataset, str(tmp_path), config, resume=True)
 
 

@@ -26,7 +26,7 @@ from tests.processes import kill_driver
 
 COMMAND = [sys.executable, "-m", "ldm_ray.cli"]
 SEARCH = (
-    "train_ldm.epochs=9", "tune.trials=3", "tune.random_trials=2", "tune.grace_epochs=1",
+    "train_ldm.epochs=6", "tune.trials=2", "tune.random_trials=1", "tune.grace_epochs=1",
     "tune.space={train_ldm.learning_rate: {low: 1.0e-4, high: 1.0e-2, log: true},"
     " train_ldm.gradient_clip_norm: {choices: [1.0, 1.0e+30]}, denoiser.hidden_widths: {choices: [[16], [32, 32]]}}",
 )  # fmt: skip
@@ -75,7 +75,7 @@ def test_a_search_killed_midway_goes_on(world: World, tmp_path: Path) -> None:
     again = subprocess.run([*command, "--json"], capture_output=True, text=True)
     assert again.returncode == 0, again.stderr[-2000:]
     search = load_search(str(out))
-    assert [trial.number for trial in search.trials] == list(range(3))
+    assert [trial.number for trial in search.trials] == [0, 1]
     assert {trial.state for trial in search.trials} <= {"complete", "stopped", "failed"}
     for trial in search.trials:
         assert [epoch for epoch, _ in trial.curve] == list(range(1, len(trial.curve) + 1))
@@ -86,7 +86,7 @@ def test_a_search_killed_midway_goes_on(world: World, tmp_path: Path) -> None:
             folder = Store(str(out / "trials" / f"{trial.number:05d}"))
             assert read_record(folder).status == "stopped"
             assert not folder.exists("run")
-    assert len(json.loads(again.stdout)["trials"]) == 3
+    assert len(json.loads(again.stdout)["trials"]) == 2
     assert {"report.html", "trials.csv"} <= {path.name for path in out.iterdir()}
     export = [*COMMAND, "tune", "export", str(out), "--out", str(tmp_path / "best")]
     subprocess.run(export, check=True)

@@ -18,6 +18,7 @@ def test_a_line_now_and_then_and_one_at_the_end() -> None:
         assert lines[0].endswith(" s left")
         bar.update(task, completed=4, total=4)
         assert lines[1].startswith("wells: 4 of 4, ")
+        bar.update(task, completed=4, total=4)  # asked again, nothing new
     assert len(lines) == 2
 
 
