@@ -4,7 +4,10 @@ import os
 import signal
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
+
+AGENTS = ("", "ray::DashboardAgent", "ray::RuntimeEnvAgent")
 
 
 def parents() -> dict[int, int]:
@@ -45,11 +48,18 @@ def kill_tree(pid: int) -> None:
 
 
 def kill_driver(process: "subprocess.Popen[bytes] | subprocess.Popen[str]", within_s: float = 120.0) -> None:
-    """Kill a process that drives Ray, and wait until Ray's processes, which follow it, have ended."""
+    """Kill a process that drives Ray, and wait until Ray's processes, which follow it, have ended.
+
+    A raylet's agents notice only after a minute that it is gone. They do nothing until then, so they are killed.
+    """
     below = [pid for pid in tree(process.pid) if pid != process.pid]
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     deadline = time.monotonic() + within_s
     while left := [pid for pid in below if name_of(pid)]:
         assert time.monotonic() < deadline, f"{left} have not ended"
+        if all(name_of(pid).strip() in AGENTS for pid in left):
+            for pid in left:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
         time.sleep(0.2)
