@@ -82,6 +82,7 @@ def test_a_killed_worker_leaves_the_result_alone(world: World, undisturbed: Bund
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
+@pytest.mark.full  # a pipeline's driver is stopped in tests/drills/test_jobs.py, a search's killed in test_tune.py
 def test_a_killed_driver_is_resumed(world: World, undisturbed: Bundle, tmp_path: Path) -> None:
     """The whole process tree is killed after a checkpoint; `--resume` ends with the same weights."""
     config, out = small_config(*LONG, "ray.num_workers=2"), tmp_path / "vae"
@@ -230,7 +231,7 @@ def test_what_is_there_already_is_kept(world: World, undisturbed: Bundle, tmp_pa
 
 
 @pytest.mark.usefixtures("cluster")
-@pytest.mark.parametrize("kind", ["prnet", "pertdit-cross"])
+@pytest.mark.parametrize("kind", [pytest.param("prnet", marks=pytest.mark.full), "pertdit-cross"])
 def test_a_rival_goes_the_same_way_as_the_model(world: World, tmp_path: Path, kind: str) -> None:
     """Trained by two workers, saved, loaded, asked and judged like the diffusion model."""
     small = ("pertdit.model_dim=8", "pertdit.n_blocks=1", "pertdit.n_heads=1", "pertdit.genes_per_token=109")
