@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from ldm_ray.conditions import COLUMNS, SCHEMA, read_tables
-from ldm_ray.config import Config, dump_config, read_settings
+from ldm_ray.config import FREE_TO_CHANGE, Config, dump_config, read_settings
 from ldm_ray.console import counting, say, spinning, staged, training
 from ldm_ray.data.dataset import PairedDataset, open_dataset
 from ldm_ray.data.prepare import PLAN, prepare
@@ -31,7 +31,7 @@ from ldm_ray.training.bundle import METADATA, load_bundle
 RELEASE, DATA, VAE, LDM, REPORT, PREDICTIONS = "release", "data", "vae", "ldm", "report", "predictions"
 FOLDERS = (RELEASE, DATA, VAE, LDM, REPORT, PREDICTIONS)
 SETTINGS, SOURCE = "settings.yaml", "source.json"
-FREE_GROUPS = ("ray", "track", "tune", "serve", "table1", "ic50")
+FREE_GROUPS = {*FREE_TO_CHANGE} - {"simulate", "prepare", "evaluate"}  # which decide what other steps leave
 FREE_KEYS = {"prepare": {"workers": True}, "evaluate": {"workers": True}}
 """Settings that nothing depends on which a step leaves; how an epoch is dealt out is checked by training itself."""
 
@@ -126,7 +126,7 @@ class Pipeline:
 
     def _fixed(self, config: Config) -> dict[str, Any]:
         """Return settings without those that this run may go on with other values of."""
-        free = {*FREE_GROUPS} if self._is_done(REPORT, METRICS) else {*FREE_GROUPS, "evaluate"}
+        free = FREE_GROUPS if self._is_done(REPORT, METRICS) else FREE_GROUPS | {"evaluate"}
         return config.model_dump(mode="json", exclude={**FREE_KEYS, **dict.fromkeys(free, True)})
 
     def _is_done(self, folder: str, marker: str) -> bool:

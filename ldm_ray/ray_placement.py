@@ -63,7 +63,7 @@ def place(settings: RaySettings, global_batch_size: int) -> Placement:
     threads = max(1, (os.cpu_count() or 1) // num_workers)
     placement = Placement(num_workers, use_gpu, cpus_per_worker(num_workers), 1.0, threads, why)
     wanted = " and ".join(f"{value:g} {name}" for name, value in placement.resources.items())
-    what = f"{num_workers} workers of {wanted}, beside {CPUS_PER_READ:g} CPU to read with,"
+    what = f"{num_workers} workers of {wanted} (and {CPUS_PER_READ:g} CPU to read with)"
     wait_for_room([placement.resources] * num_workers + [{"CPU": CPUS_PER_READ}], what, settings.placement_timeout_s)
     return placement
 
@@ -87,7 +87,7 @@ def wait_for_room(bundles: list[dict[str, float]], what: str, timeout_s: float) 
         if group.wait(silent_s):
             return
         if silent_s < timeout_s:
-            say(f"waiting up to {timeout_s:g} s (ray.placement_timeout_s) for room: {what.rstrip(',')}")
+            say(f"waiting up to {timeout_s:g} s (ray.placement_timeout_s) for room: {what}")
             if group.wait(timeout_s - silent_s):
                 return
     finally:

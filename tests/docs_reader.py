@@ -133,8 +133,6 @@ class Reader:
             if not genes.is_file():
                 print(f"no real data at {real}; set LDM_RAY_REAL_DATA for the pages about it", flush=True)
             self._simulate(genes)
-            for path in (real / "gse92742_mini").glob("*mini*"):
-                shutil.copyfile(path, self._release / path.name)
             if genes.is_file():
                 packed(genes, self._release / f"{genes.name}.gz")
                 shutil.copyfile(real / "prnet_demo_HT115.h5ad", self._release / "Lincs_L1000.h5ad")

@@ -64,9 +64,7 @@ def test_one_line_says_what_a_run_does_with_the_cluster() -> None:
 def test_workers_that_never_find_a_place_are_an_error_that_says_so() -> None:
     settings = load_config(None, ["ray.num_workers=3", "ray.use_gpu=true", "ray.placement_timeout_s=2"]).ray
     began = time.monotonic()
-    with pytest.raises(
-        SettingsError, match=r"3 workers of .* CPU and 1 GPU, beside .* found no place in 2 s .* and 0 GPUs"
-    ):
+    with pytest.raises(SettingsError, match=r"3 workers of .* CPU and 1 GPU .* found no place in 2 s .* and 0 GPUs"):
         place(settings, 256)
     assert time.monotonic() - began < 30
     assert place(RaySettings(), 256).num_workers == 2

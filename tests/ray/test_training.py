@@ -177,14 +177,20 @@ def test_settings_that_cannot_run_are_said_before_anything_starts(
         train_vae(world.dataset, str(tmp_path / "vae"), small_config(*overrides))
 
 
+def interrupted(folder: Path, config: Config, share: dict[str, Any]) -> Store:
+    """Leave what a run leaves that was killed; `share` is how its wells were dealt out."""
+    store = Store(str(folder))
+    store.write_bytes("settings.yaml", dump_config(config).encode())
+    store.write_json("run/x.json", {})
+    store.write_json("workers.json", share)
+    return store
+
+
 @pytest.mark.usefixtures("cluster")
 def test_a_stream_is_resumed_by_as_many_workers_only(world: World, tmp_path: Path) -> None:
     """A step of a streamed epoch means other wells with another number of workers."""
     config = small_config("ingest.mode=stream", "ray.num_workers=2")
-    store = Store(str(tmp_path))
-    store.write_bytes("settings.yaml", dump_config(config).encode())
-    store.write_json("run/x.json", {})
-    store.write_json("workers.json", {"num_workers": 1, "mode": "stream"})
+    store = interrupted(tmp_path, config, {"num_workers": 1, "mode": "stream"})
     with pytest.raises(SettingsError, match="begun with ray.num_workers=1 and ingest.mode=stream; got 2, stream"):
         train_vae(world.dataset, str(tmp_path), config, resume=True)
     # Where no number is asked for, it is that of the run and not the cluster's.
@@ -197,10 +203,7 @@ def test_a_stream_is_resumed_by_as_many_workers_only(world: World, tmp_path: Pat
 def test_wells_in_memory_are_resumed_in_the_same_lanes(world: World, tmp_path: Path) -> None:
     """Lanes, not workers, decide which wells meet in a batch."""
     config = small_config("ingest.mode=resident", "ray.lanes=4")
-    store = Store(str(tmp_path))
-    store.write_bytes("settings.yaml", dump_config(config).encode())
-    store.write_json("run/x.json", {})
-    store.write_json("workers.json", {"num_workers": 1, "mode": "resident", "lanes": 8})
+    interrupted(tmp_path, config, {"num_workers": 1, "mode": "resident", "lanes": 8})
     with pytest.raises(SettingsError, match="was begun with ray.lanes=8; got 4"):
         train_vae(world.dataset, str(tmp_path), config, resume=True)
 
