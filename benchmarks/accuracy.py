@@ -56,7 +56,7 @@ def main() -> None:
 def run(config_file: Path) -> tuple[dict[str, Any], str, float]:
     """Run the demo with some settings in a temporary folder."""
     from ldm_ray.config import load_config
-    from ldm_ray.ray_demo import run_demo
+    from ldm_ray.workflows.demo import run_demo
 
     with tempfile.TemporaryDirectory() as folder:
         started = time.monotonic()

@@ -27,8 +27,8 @@ import torch
 
 from benchmarks.machine import machine, write
 from ldm_ray.data.dataset import open_dataset
-from ldm_ray.data.store import Store
-from ldm_ray.predictor import Predictor, Query
+from ldm_ray.prediction.predictor import Predictor, Query
+from ldm_ray.storage.store import Store
 from tests.s3_server import S3Server, free_port
 
 ROWS = {"small": 40_000, "full": 200_000}

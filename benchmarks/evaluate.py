@@ -37,6 +37,10 @@ def measure(folder: Path, size: str) -> dict[str, Any]:
     """Simulate, prepare, judge."""
     import torch
 
+    from ldm_ray.bundle.bundle import Bundle, prefixed
+    from ldm_ray.bundle.metadata import answering_parts, dataset_metadata
+    from ldm_ray.cluster.batch.evaluate import block_runner
+    from ldm_ray.cluster.batch.prepare import part_runner
     from ldm_ray.config import load_config
     from ldm_ray.data.dataset import open_dataset
     from ldm_ray.data.l1000 import read_l1000
@@ -45,10 +49,6 @@ def measure(folder: Path, size: str) -> dict[str, Any]:
     from ldm_ray.evaluation.suite import evaluate
     from ldm_ray.models.ldm import LatentDiffusion
     from ldm_ray.models.vae import Vae
-    from ldm_ray.ray_evaluate import block_runner
-    from ldm_ray.ray_prepare import part_runner
-    from ldm_ray.training.bundle import Bundle, prefixed
-    from ldm_ray.training.metadata import answering_parts, dataset_metadata
 
     total = int(WELLS[size] / TEST_FRACTION[size])
     config = load_config(None, [
@@ -94,8 +94,8 @@ def measure(folder: Path, size: str) -> dict[str, Any]:
 
 def read_and_square(dataset: Any, max_profiles: int) -> float:
     """Read the judged wells once and take the squared error of copying the control; seconds."""
-    from ldm_ray.evaluation.metrics import squared_error_per_profile
-    from ldm_ray.evaluation.wells import open_wells
+    from ldm_ray.data.wells import open_wells
+    from ldm_ray.evaluation.scores.metrics import squared_error_per_profile
 
     started = time.monotonic()
     for wells in open_wells(dataset, "test", max_profiles).stream(4096):

@@ -40,13 +40,13 @@ def main() -> None:
 
 def run(folder: Path, profiles: int, epochs: int) -> dict[str, Any]:
     """Train each pair and compare."""
+    from ldm_ray.cluster.batch.embed import embed
+    from ldm_ray.cluster.train.run import train_ldm, train_vae
     from ldm_ray.config import load_config
     from ldm_ray.data.dataset import open_dataset
     from ldm_ray.data.l1000 import read_l1000
     from ldm_ray.data.prepare import prepare
     from ldm_ray.data.simulate import simulate_release
-    from ldm_ray.ray_embed import embed
-    from ldm_ray.ray_train import train_ldm, train_vae
 
     shared = [f"simulate.n_profiles={profiles}", "ray.num_workers=1", "train_vae.epochs=4"]
     shared += [f"train_ldm.epochs={epochs}", "ray.lanes=16"]

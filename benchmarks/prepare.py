@@ -130,11 +130,11 @@ def bare(options: dict[str, Any]) -> dict[str, Any]:
 
 def prepared(options: dict[str, Any]) -> dict[str, Any]:
     """Prepare from the bucket into the bucket."""
+    from ldm_ray.cluster.batch.prepare import part_runner
     from ldm_ray.config import load_config
     from ldm_ray.data.l1000 import read_l1000
     from ldm_ray.data.prepare import prepare
     from ldm_ray.data.source import source_file
-    from ldm_ray.ray_prepare import part_runner
 
     # Small files, so that both cores have parts to do; Ray whatever their number.
     config = load_config(None, ["prepare.workers=2", "prepare.rows_per_file=8192", "ray.object_store_mb=256"])

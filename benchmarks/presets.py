@@ -20,16 +20,16 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.machine import machine
+from ldm_ray.bundle.bundle import bundle_exists, load_bundle
+from ldm_ray.cluster.batch.embed import embed
+from ldm_ray.cluster.connect import connect
+from ldm_ray.cluster.placement import Placement, cpus_per_worker
+from ldm_ray.cluster.train.run import RUN, train_ldm, train_vae
 from ldm_ray.config import Config, dump_config, load_config
 from ldm_ray.data.dataset import PairedDataset, open_dataset
 from ldm_ray.data.resplit import resplit
-from ldm_ray.data.store import Store
 from ldm_ray.evaluation.suite import evaluate
-from ldm_ray.ray_cluster import connect
-from ldm_ray.ray_embed import embed
-from ldm_ray.ray_placement import Placement, cpus_per_worker
-from ldm_ray.ray_train import RUN, train_ldm, train_vae
-from ldm_ray.training.bundle import bundle_exists, load_bundle
+from ldm_ray.storage.store import Store
 from ldm_ray.tuning.analysis import best_trial
 from ldm_ray.tuning.space import trial_config
 from ldm_ray.tuning.state import load_search, read_record

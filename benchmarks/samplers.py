@@ -23,16 +23,16 @@ import torch
 from torch import Tensor
 
 from benchmarks.machine import machine, write
+from ldm_ray.bundle.bundle import load_bundle
 from ldm_ray.data.dataset import open_dataset
+from ldm_ray.data.wells import load_wells
 from ldm_ray.diffusion.samplers import SamplerChoice, build_plan, run_plan
 from ldm_ray.evaluation.predictions import Model, model_inputs
 from ldm_ray.evaluation.samplers import profiles_per_s, score_samplers
-from ldm_ray.evaluation.wells import load_wells
 from ldm_ray.models.condition import Condition
 from ldm_ray.models.generate import ProfileGenerator
 from ldm_ray.models.row_sampler import REVERSE, START
 from ldm_ray.noise import mix, standard_normal
-from ldm_ray.training.bundle import load_bundle
 
 BATCH, NAIVE_STEPS, PEAK_SIZE = 256, 50, 2048
 WELLS = {"small": 48, "full": 96}

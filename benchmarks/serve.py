@@ -30,9 +30,9 @@ import pyarrow as pa
 import torch
 
 from benchmarks.machine import machine, tree_mb, write
-from ldm_ray.client import ARROW
 from ldm_ray.data.dataset import open_dataset
-from ldm_ray.predictor import Predictor, Query
+from ldm_ray.prediction.predictor import Predictor, Query
+from ldm_ray.serving.client import ARROW
 from tests.processes import kill_tree
 from tests.s3_server import free_port
 

@@ -106,12 +106,12 @@ def summary(
 
 def make_dataset(url: str, server: S3Server, n_rows: int, folder: Path) -> dict[str, float]:
     """Simulate a release and prepare it into the bucket, all wells in the training split."""
+    from ldm_ray.cluster.batch.prepare import part_runner
     from ldm_ray.config import load_config
     from ldm_ray.data.l1000 import read_l1000
     from ldm_ray.data.prepare import prepare
     from ldm_ray.data.simulate import simulate_release
-    from ldm_ray.data.store import Store
-    from ldm_ray.ray_prepare import part_runner
+    from ldm_ray.storage.store import Store
 
     if Store(url, server.options).exists("manifest.json"):
         return {}
@@ -157,9 +157,9 @@ def stream(url: str, options: dict[str, Any], rows: int, world_size: int) -> dic
     """Stream an epoch to actors that stand where training workers stand: once cold, once more."""
     import ray
 
+    from ldm_ray.cluster.connect import connect
+    from ldm_ray.cluster.placement import cpus_per_worker
     from ldm_ray.config import load_config
-    from ldm_ray.ray_cluster import connect
-    from ldm_ray.ray_placement import cpus_per_worker
 
     config = load_config(None, ["ingest.mode=stream", f"ray.object_store_mb={OBJECT_STORE_MB}"])
     config = config.model_copy(update={"storage_options": options})
@@ -188,9 +188,9 @@ class Consumer:
     def __init__(self, url: str, config: Any, rank: int, world_size: int, rows: int) -> None:
         import torch
 
+        from ldm_ray.cluster.train.ingest import open_source
         from ldm_ray.data.dataset import open_dataset
         from ldm_ray.data.slices import profile_files
-        from ldm_ray.ray_ingest import open_source
         from ldm_ray.training.source import stream_plan
 
         torch.set_num_threads(1)
@@ -214,12 +214,12 @@ def resident(url: str, options: dict[str, Any], rows: int) -> dict[str, Any]:
     """Hold all wells in one process; time an epoch against a plain index_select of as many values."""
     import torch
 
+    from ldm_ray.cluster.connect import connect
+    from ldm_ray.cluster.train.ingest import collect, own_keys, stream_tables
+    from ldm_ray.cluster.train.stream import sorted_keys
     from ldm_ray.config import load_config
     from ldm_ray.data.dataset import open_dataset
     from ldm_ray.data.slices import profile_files
-    from ldm_ray.ray_cluster import connect
-    from ldm_ray.ray_data import sorted_keys
-    from ldm_ray.ray_ingest import collect, own_keys, stream_tables
     from ldm_ray.training.source import ResidentSource, lane_plan
 
     config = load_config(None, ["ingest.mode=resident", f"ray.object_store_mb={OBJECT_STORE_MB}"])

@@ -6,7 +6,7 @@ r"""Judge models.
 Arguments are those of `ldm-ray evaluate`; files and settings may be URLs. The last line of the log is one JSON object.
 """
 
-from ldm_ray.job import run_job
+from ldm_ray.cli.job import run_job
 
 if __name__ == "__main__":
     run_job("evaluate")

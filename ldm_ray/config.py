@@ -242,7 +242,7 @@ def _read_yaml(path: str) -> dict[str, Any]:
 
 def _text_of(path: str) -> str:
     if "://" in path:
-        from ldm_ray.data.store import split_url  # where it is not wanted, its import is not worth a second's wait
+        from ldm_ray.storage.store import split_url  # where it is not wanted, its import is not worth a second's wait
 
         store, name = split_url(path)
         return store.read_bytes(name).decode()

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from ldm_ray.chem.embedding import build_encoder, save_embeddings
+from ldm_ray.cluster.train.ingest import collect
 from ldm_ray.config import Config, load_config
 from ldm_ray.data.dataset import PairedDataset, open_dataset
 from ldm_ray.data.l1000 import read_l1000
@@ -17,7 +18,6 @@ from ldm_ray.data.lanes import keep_own, lanes_of, own_keys
 from ldm_ray.data.prepare import prepare
 from ldm_ray.data.simulate import ReleaseFiles, simulate_release
 from ldm_ray.data.slices import ID_COLUMNS, WellFiles, read_slices
-from ldm_ray.ray_ingest import collect
 from ldm_ray.training.source import ResidentSource, lane_plan
 from tests.s3_server import S3Server, free_port
 
@@ -124,7 +124,7 @@ def cluster() -> Iterator[None]:
     """A real local Ray cluster, shared by the tests of a session."""
     import ray
 
-    from ldm_ray.ray_cluster import connect
+    from ldm_ray.cluster.connect import connect
 
     connect(small_config().ray)
     yield

@@ -8,10 +8,10 @@ import numpy as np
 import pyarrow as pa
 
 from ldm_ray.chem.fingerprint import MorganEncoder
-from ldm_ray.data.store import Store, list_column, matrix
 from ldm_ray.errors import DataError
 from ldm_ray.schema import EMBEDDINGS, embeddings_schema
 from ldm_ray.settings import EncoderSettings
+from ldm_ray.storage.store import Store, list_column, matrix
 
 
 class CompoundEncoder(Protocol):

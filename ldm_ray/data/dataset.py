@@ -8,11 +8,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ldm_ray.data.filesystem import StorageOptions
-from ldm_ray.data.store import Store, matrix
 from ldm_ray.data.world import World
 from ldm_ray.errors import DataError
 from ldm_ray.schema import BASAL, CELLS, COMPOUNDS, MANIFEST, PROFILES, SCHEMA_VERSION, TRUTH
+from ldm_ray.storage.filesystem import StorageOptions
+from ldm_ray.storage.store import Store, matrix
 
 
 @dataclass(frozen=True)

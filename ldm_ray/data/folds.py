@@ -5,9 +5,9 @@ import numpy as np
 from ldm_ray.data.dataset import PairedDataset, open_dataset
 from ldm_ray.data.parts import write_wells
 from ldm_ray.data.resplit import copy_tables, with_column
-from ldm_ray.data.store import Store
 from ldm_ray.errors import DataError
 from ldm_ray.schema import MANIFEST, PROFILES, SPLITS
+from ldm_ray.storage.store import Store
 
 
 def folds(dataset: PairedDataset) -> list[int]:

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from ldm_ray.data.dataset import PairedDataset
-from ldm_ray.data.store import Store, matrix
+from ldm_ray.storage.store import Store, matrix
 
 MOST_CELLS, MOST_DOSES = 30, 16
 SAMPLED_FILES = 4

@@ -13,7 +13,6 @@ from ldm_ray.data.pairing import Pairing, dmso_wells, pair
 from ldm_ray.data.parts import PartWriter, Runner, cut, in_turn, plan_digest, read_controls
 from ldm_ray.data.release import Release
 from ldm_ray.data.splits import folds_of, splits_of
-from ldm_ray.data.store import Store, list_column
 from ldm_ray.errors import DataError, StoreError
 from ldm_ray.keys import keys_of
 from ldm_ray.schema import (
@@ -33,6 +32,7 @@ from ldm_ray.schema import (
     basal_schema,
     profiles_schema,
 )
+from ldm_ray.storage.store import Store, list_column
 
 Progress = Callable[[int, int], None]
 CONTENT = (PROFILES, BASAL, COMPOUNDS, CELLS, EMBEDDINGS, LATENTS, TRUTH)

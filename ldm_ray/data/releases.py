@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass
 
-from ldm_ray.data.filesystem import StorageOptions
 from ldm_ray.data.h5ad import read_h5ad
 from ldm_ray.data.l1000 import read_l1000
 from ldm_ray.data.release import Release
 from ldm_ray.data.source import source_file
 from ldm_ray.errors import DataError
+from ldm_ray.storage.filesystem import StorageOptions
 
 
 @dataclass(frozen=True)

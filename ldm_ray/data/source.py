@@ -10,9 +10,9 @@ from typing import Any
 
 import h5py
 
-from ldm_ray.data.filesystem import StorageOptions, is_local, open_filesystem
-from ldm_ray.data.store import one_line
 from ldm_ray.errors import LdmRayError, StoreError
+from ldm_ray.storage.filesystem import StorageOptions, is_local, open_filesystem
+from ldm_ray.storage.store import one_line
 
 REMOTE_BLOCK = 8 * 1024 * 1024
 BLOCKS_KEPT = 12

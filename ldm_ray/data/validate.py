@@ -10,7 +10,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ldm_ray.data.dataset import PairedDataset
-from ldm_ray.data.store import matrix
 from ldm_ray.errors import StoreError
 from ldm_ray.keys import keys_of
 from ldm_ray.schema import (
@@ -24,6 +23,7 @@ from ldm_ray.schema import (
     basal_schema,
     profiles_schema,
 )
+from ldm_ray.storage.store import matrix
 
 LOG2_RANGE = (-1.0, 20.0)
 """Level 3 is about 2 to 15; where a file's bulk lies outside this, it is not on a log2 scale."""

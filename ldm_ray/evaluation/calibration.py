@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import torch
 
+from ldm_ray.bundle.bundle import Bundle
 from ldm_ray.data.dataset import PairedDataset
-from ldm_ray.evaluation.calibration_scores import fit_sd_scale
+from ldm_ray.data.wells import load_wells
 from ldm_ray.evaluation.predictions import Model, model_inputs
-from ldm_ray.evaluation.wells import load_wells
-from ldm_ray.training.bundle import Bundle
+from ldm_ray.evaluation.scores.spread import fit_sd_scale
 
 
 def calibrate(bundle: Bundle, dataset: PairedDataset) -> Bundle:

@@ -5,16 +5,16 @@ from typing import Any
 
 import numpy as np
 
-from ldm_ray.baselines.fit import TRIVIAL
-from ldm_ray.evaluation.bootstrap import Bootstrap, Interval, by_compound
-from ldm_ray.evaluation.ceiling import measure_ceiling
-from ldm_ray.evaluation.conditions import judge_conditions
-from ldm_ray.evaluation.distribution import DistributionJudge
-from ldm_ray.evaluation.metrics import per_condition
-from ldm_ray.evaluation.moments import GeneMoments
+from ldm_ray.data.wells import Wells
+from ldm_ray.evaluation.baselines.fit import TRIVIAL
+from ldm_ray.evaluation.scores.bootstrap import Bootstrap, Interval, by_compound
+from ldm_ray.evaluation.scores.ceiling import measure_ceiling
+from ldm_ray.evaluation.scores.conditions import judge_conditions
+from ldm_ray.evaluation.scores.distribution import DistributionJudge
+from ldm_ray.evaluation.scores.metrics import per_condition
+from ldm_ray.evaluation.scores.moments import GeneMoments
 from ldm_ray.evaluation.scoring import Scoring
 from ldm_ray.evaluation.tally import RowTally
-from ldm_ray.evaluation.wells import Wells
 
 SIMPLE = (*TRIVIAL, "ridge", "knn")
 MEANS = ("pcc", "r2", "crps", "coverage_50", "coverage_80", "coverage_95")

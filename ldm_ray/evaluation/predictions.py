@@ -8,16 +8,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ldm_ray.bundle.bundle import Bundle
 from ldm_ray.chem.embedding import build_encoder, load_embeddings
 from ldm_ray.data.controls import basal_input
 from ldm_ray.data.dataset import PairedDataset
+from ldm_ray.data.wells import Wells
 from ldm_ray.errors import DataError
-from ldm_ray.evaluation.wells import Wells
 from ldm_ray.models.condition import Condition
 from ldm_ray.models.generate import Samples, Sampling
-from ldm_ray.predictor import Predictor
+from ldm_ray.prediction.predictor import Predictor
 from ldm_ray.settings import EncoderSettings
-from ldm_ray.training.bundle import Bundle
 
 ABLATIONS = ("-no-compound", "-shuffled-compound", "-no-dose", "-no-time")
 """What the rows of a model that is asked without an input end in."""

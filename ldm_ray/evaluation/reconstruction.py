@@ -3,10 +3,10 @@
 import numpy as np
 import torch
 
+from ldm_ray.bundle.bundle import Bundle
 from ldm_ray.data.dataset import PairedDataset
-from ldm_ray.evaluation.metrics import pearson_per_profile, r2_per_profile, squared_error_per_profile
-from ldm_ray.evaluation.wells import open_wells
-from ldm_ray.training.bundle import Bundle
+from ldm_ray.data.wells import open_wells
+from ldm_ray.evaluation.scores.metrics import pearson_per_profile, r2_per_profile, squared_error_per_profile
 
 ROWS_PER_BLOCK = 4096
 

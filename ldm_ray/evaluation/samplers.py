@@ -7,16 +7,16 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import torch
 
+from ldm_ray.bundle.bundle import Bundle
 from ldm_ray.data.dataset import PairedDataset
+from ldm_ray.data.wells import load_wells
 from ldm_ray.diffusion.samplers import SamplerChoice
 from ldm_ray.diffusion.subsets import Spacing
 from ldm_ray.errors import BundleError
-from ldm_ray.evaluation.metrics import pairwise
 from ldm_ray.evaluation.predictions import Model, model_inputs
-from ldm_ray.evaluation.wells import load_wells
+from ldm_ray.evaluation.scores.metrics import pairwise
 from ldm_ray.models.condition import Condition
 from ldm_ray.models.generate import ProfileGenerator, Sampling
-from ldm_ray.training.bundle import Bundle
 
 STEPS = (4, 5, 6, 8, 10, 15, 25, 50)
 SPACINGS: tuple[Spacing, ...] = ("linear", "quadratic")

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ldm_ray.baselines.fit import Baselines
-from ldm_ray.evaluation.moments import GeneMoments
+from ldm_ray.data.wells import Sample, WellReader, Wells
+from ldm_ray.evaluation.baselines.fit import Baselines
+from ldm_ray.evaluation.baselines.truth import Truth
 from ldm_ray.evaluation.predictions import Model, ModelInputs, Prediction
-from ldm_ray.evaluation.scores import Planted, score_wells
+from ldm_ray.evaluation.scores.moments import GeneMoments
+from ldm_ray.evaluation.scores.wells import Planted, score_wells
 from ldm_ray.evaluation.tally import RowTally, Tally
-from ldm_ray.evaluation.truth import Truth
-from ldm_ray.evaluation.wells import Sample, WellReader, Wells
 from ldm_ray.settings import EvaluateSettings
 
 

@@ -6,20 +6,20 @@ from typing import Any
 
 import numpy as np
 
-from ldm_ray.baselines.fit import TRIVIAL, fit_baselines
+from ldm_ray.bundle.bundle import Bundle, check_splits
 from ldm_ray.chem.fingerprint import MorganEncoder
 from ldm_ray.data.dataset import PairedDataset
 from ldm_ray.data.resplit import by_of
+from ldm_ray.data.wells import Wells, draw_sample, open_wells
 from ldm_ray.errors import BundleError
+from ldm_ray.evaluation.baselines.fit import TRIVIAL, fit_baselines
+from ldm_ray.evaluation.baselines.truth import open_truth
 from ldm_ray.evaluation.judge import Judge
 from ldm_ray.evaluation.predictions import Prediction, model_inputs
 from ldm_ray.evaluation.scoring import Runner, Scoring, in_turn
 from ldm_ray.evaluation.tally import Tally, merge
-from ldm_ray.evaluation.truth import open_truth
-from ldm_ray.evaluation.wells import Wells, draw_sample, open_wells
 from ldm_ray.keys import keys_of
 from ldm_ray.settings import EvaluateSettings, PertditSettings
-from ldm_ray.training.bundle import Bundle, check_splits
 
 Progress = Callable[[str, int, int], None]
 

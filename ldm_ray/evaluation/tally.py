@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ldm_ray.evaluation.moments import GeneMoments
 from ldm_ray.evaluation.predictions import Prediction
+from ldm_ray.evaluation.scores.moments import GeneMoments
 
 
 @dataclass

@@ -3,11 +3,11 @@
 import numpy as np
 import torch
 
+from ldm_ray.bundle.bundle import Bundle
 from ldm_ray.data.dataset import PairedDataset
-from ldm_ray.evaluation.metrics import distances
+from ldm_ray.data.wells import load_wells
 from ldm_ray.evaluation.predictions import Model, model_inputs
-from ldm_ray.evaluation.wells import load_wells
-from ldm_ray.training.bundle import Bundle
+from ldm_ray.evaluation.scores.metrics import distances
 
 CLOUD_WELLS = 512
 MIN_WELLS = 16

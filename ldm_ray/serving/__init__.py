@@ -1,1 +1,1 @@
-"""Answers over HTTP: batching, the API and its errors. Ray puts these on a cluster in `ray_serve.py`."""
+"""Answers over HTTP: batching, the API and its errors. Ray puts these on a cluster in `cluster/serve`."""

@@ -6,10 +6,10 @@ import numpy as np
 import orjson
 import pyarrow as pa
 
-from ldm_ray.data.store import list_column
 from ldm_ray.serving.backend import Answer
 from ldm_ray.serving.errors import RequestError
 from ldm_ray.serving.schemas import PredictRequest
+from ldm_ray.storage.store import list_column
 
 ARROW, JSON = "application/vnd.apache.arrow.stream", "application/json"
 

@@ -26,7 +26,7 @@ from ldm_ray.serving.schemas import (
 )
 from ldm_ray.settings import ServeSettings
 
-WEB = Path(__file__).parents[1] / "web"
+WEB = Path(__file__).parent / "web"
 POLICY = "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'"
 """The page asks this server and no other; the plots set styles of their own."""
 ERRORS: dict[int | str, dict[str, Any]] = {

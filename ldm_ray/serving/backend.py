@@ -1,4 +1,4 @@
-"""Where answers come from: a model in this process, or (in `ray_serve.py`) deployments on a cluster."""
+"""Where answers come from: a model in this process, or (in `cluster/serve`) deployments on a cluster."""
 
 from dataclasses import dataclass
 from typing import Any, Protocol

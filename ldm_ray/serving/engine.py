@@ -19,8 +19,8 @@ from ldm_ray.errors import BundleError
 from ldm_ray.models.generate import ProfileGenerator, Samples, Sampling, row_keys
 from ldm_ray.models.in_blocks import mean_and_var
 from ldm_ray.models.row_sampler import Told
-from ldm_ray.predictor import Predictor
-from ldm_ray.queries import PreparedQuery
+from ldm_ray.prediction.predictor import Predictor
+from ldm_ray.prediction.queries import PreparedQuery
 from ldm_ray.serving.errors import OverloadedError
 
 log = logging.getLogger("ldm_ray.serve")

@@ -8,17 +8,17 @@ from typing import Any
 import numpy as np
 import torch
 
+from ldm_ray.bundle.bundle import Bundle, checksum, load_bundle
 from ldm_ray.chem.drawing import MAX_DRAWN_ATOMS, draw_svg
 from ldm_ray.chem.smiles import NO_MOLECULE, parse_compound
-from ldm_ray.data.filesystem import StorageOptions
 from ldm_ray.errors import QueryError
-from ldm_ray.predictor import Predictor
-from ldm_ray.queries import PreparedQuery, Query
+from ldm_ray.prediction.predictor import Predictor
+from ldm_ray.prediction.queries import PreparedQuery, Query
 from ldm_ray.serving.backend import Answer
 from ldm_ray.serving.engine import SamplerEngine
 from ldm_ray.serving.errors import RequestError
 from ldm_ray.serving.schemas import CellLine, CompoundInfo, Condition, ModelInfo, PredictRequest
-from ldm_ray.training.bundle import Bundle, checksum, load_bundle
+from ldm_ray.storage.filesystem import StorageOptions
 
 
 class ServedModel:

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from ldm_ray.data.store import Store
+from ldm_ray.storage.store import Store
 from ldm_ray.tracking.record import RunRecord, Status
 
 TENSORBOARD = "tensorboard"

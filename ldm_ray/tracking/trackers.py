@@ -5,8 +5,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
-from ldm_ray.data.store import Store
 from ldm_ray.settings import TrackSettings
+from ldm_ray.storage.store import Store
 from ldm_ray.tracking.mlflow import MlflowTracker, check_mlflow
 from ldm_ray.tracking.record import RunRecord, Status
 from ldm_ray.tracking.tensorboard import TensorBoardTracker

@@ -13,9 +13,9 @@ from ldm_ray.errors import NonFiniteError
 from ldm_ray.noise import mix
 from ldm_ray.settings import OptimiserSettings
 from ldm_ray.training.ema import Ema
+from ldm_ray.training.reduce import count_over_workers, mean_over_workers, sum_over_workers, world_size
 from ldm_ray.training.source import WellSource
 from ldm_ray.training.steps import StepLosses, Task
-from ldm_ray.training.workers import count_over_workers, mean_over_workers, sum_over_workers, world_size
 
 VALIDATION_EPOCH = -1
 

@@ -8,10 +8,10 @@ from torch import Tensor
 from ldm_ray.models.generate import ObservationNoise
 from ldm_ray.models.vae import Vae
 from ldm_ray.noise import mix
+from ldm_ray.training.reduce import count_over_workers, sum_over_workers
 from ldm_ray.training.rows import Tables, target_of
 from ldm_ray.training.source import WellSource
 from ldm_ray.training.steps import Latents
-from ldm_ray.training.workers import count_over_workers, sum_over_workers
 
 MOMENTS_EPOCH = -2
 SMALLEST_SCALE = 1e-3

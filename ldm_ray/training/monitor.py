@@ -5,14 +5,14 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
+from ldm_ray.data.wells import Wells
 from ldm_ray.diffusion.samplers import SamplerChoice
-from ldm_ray.evaluation.wells import Wells
 from ldm_ray.models.condition import Condition
 from ldm_ray.models.generate import ObservationNoise, ProfileGenerator, Sampling
 from ldm_ray.models.ldm import LatentDiffusion
 from ldm_ray.models.vae import Vae
+from ldm_ray.training.reduce import rank, sum_over_workers, world_size
 from ldm_ray.training.rows import Tables
-from ldm_ray.training.workers import rank, sum_over_workers, world_size
 
 MONITOR_WELLS = 1024
 SAMPLES, STEPS, SAMPLED_WELLS = 4, 10, 256

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ldm_ray.baselines.generate import pertdit_schedule
-from ldm_ray.baselines.pertdit import PertDit
-from ldm_ray.baselines.prnet import NOISE_DIM, Prnet, scaled_drug
 from ldm_ray.config import Config
 from ldm_ray.diffusion.gaussian import GaussianDiffusion
+from ldm_ray.models.rivals.generate import pertdit_schedule
+from ldm_ray.models.rivals.pertdit import PertDit
+from ldm_ray.models.rivals.prnet import NOISE_DIM, Prnet, scaled_drug
 from ldm_ray.noise import mix, standard_normal, uniform_integers
 from ldm_ray.training.rows import Rows, Tables
 from ldm_ray.training.steps import FORWARD, LATENT, STEP, StepLosses

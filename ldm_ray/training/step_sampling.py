@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from ldm_ray.noise import uniform, uniform_integers
-from ldm_ray.training.workers import sum_over_workers
+from ldm_ray.training.reduce import sum_over_workers
 
 BINS = 50
 DECAY = 0.95

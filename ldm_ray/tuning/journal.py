@@ -11,8 +11,8 @@ import optuna
 from optuna.storages import JournalStorage
 from optuna.storages.journal import BaseJournalBackend
 
-from ldm_ray.data.store import Store
 from ldm_ray.errors import DataError
+from ldm_ray.storage.store import Store
 from ldm_ray.tuning.trials import Objective
 
 JOURNAL, DRIVER = "journal", "driver.json"

@@ -6,9 +6,9 @@ from collections import Counter
 
 from matplotlib.figure import Figure as Drawing
 
-from ldm_ray.data.store import Store
-from ldm_ray.evaluation.page import LIBRARIES, Figure, Page
-from ldm_ray.evaluation.report import PAGE, png_of
+from ldm_ray.evaluation.report.folder import PAGE, png_of
+from ldm_ray.pages.page import LIBRARIES, Figure, Page
+from ldm_ray.storage.store import Store
 from ldm_ray.tuning import plots, settings_plots
 from ldm_ray.tuning.analysis import (
     FEWEST_TRIALS,

@@ -6,9 +6,9 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from ldm_ray.config import Config, config_from_dict, deciding, dump_config
-from ldm_ray.data.filesystem import StorageOptions
-from ldm_ray.data.store import Store
 from ldm_ray.errors import DataError
+from ldm_ray.storage.filesystem import StorageOptions
+from ldm_ray.storage.store import Store
 from ldm_ray.tuning.journal import is_begun, open_storage, open_study
 from ldm_ray.tuning.space import distributions, objectives
 from ldm_ray.tuning.trials import Search, State, Trial

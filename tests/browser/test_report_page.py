@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ldm_ray.evaluation.report import METRICS, PAGE, write_report
+from ldm_ray.evaluation.report.folder import METRICS, PAGE, write_report
 from ldm_ray.evaluation.suite import evaluate
 from ldm_ray.settings import EvaluateSettings
 from tests.browser.probe import look_at, needs_chromium

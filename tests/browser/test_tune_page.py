@@ -3,7 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
-from ldm_ray.data.store import Store
+from ldm_ray.storage.store import Store
 from ldm_ray.tuning.report import write_tune_report
 from tests.browser.probe import look_at, needs_chromium
 from tests.searches import DELTA, ENERGY, RMSE, SPACE, planted_search

@@ -11,12 +11,12 @@ import pytest
 import ray
 from ray import serve
 
-from ldm_ray.client import Client
+from ldm_ray.bundle.bundle import save_bundle
+from ldm_ray.cluster.serve.app import ServeArguments, application
+from ldm_ray.cluster.serve.start import NAME, deploy
 from ldm_ray.config import Config
-from ldm_ray.predictor import Predictor, Query
-from ldm_ray.ray_serve import ServeArguments, application
-from ldm_ray.ray_serve_start import NAME, deploy
-from ldm_ray.training.bundle import save_bundle
+from ldm_ray.prediction.predictor import Predictor, Query
+from ldm_ray.serving.client import Client
 from tests.conftest import World
 from tests.s3_server import free_port
 from tests.unit.test_predictor import SMILES, random_bundle

@@ -12,9 +12,9 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from ldm_ray.bulk_run import MANIFEST, part_name
-from ldm_ray.data.store import Store
-from ldm_ray.training.bundle import save_bundle
+from ldm_ray.bundle.bundle import save_bundle
+from ldm_ray.prediction.bulk.run import MANIFEST, part_name
+from ldm_ray.storage.store import Store
 from tests.conftest import World
 from tests.processes import kill_driver
 from tests.s3_server import BUCKET, S3Server

@@ -20,16 +20,16 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from ldm_ray.client import Client
+from ldm_ray.bundle.bundle import load_bundle, save_bundle
+from ldm_ray.cluster.train.worker import STATE
 from ldm_ray.config import Config, dump_config
 from ldm_ray.data.dataset import PairedDataset, open_dataset
 from ldm_ray.data.l1000 import read_l1000
 from ldm_ray.data.prepare import prepare
 from ldm_ray.data.simulate import ReleaseFiles, simulate_release
-from ldm_ray.predictor import Predictor, Query
-from ldm_ray.ray_worker import STATE
+from ldm_ray.prediction.predictor import Predictor, Query
 from ldm_ray.schema import profiles_schema
-from ldm_ray.training.bundle import load_bundle, save_bundle
+from ldm_ray.serving.client import Client
 from tests.conftest import World, small_config
 from tests.head import Head
 from tests.processes import name_of, tree

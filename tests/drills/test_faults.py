@@ -14,15 +14,15 @@ from typing import Any
 import pytest
 import s3fs
 
+from ldm_ray.bundle.bundle import Bundle
+from ldm_ray.cluster.train.run import train_vae
 from ldm_ray.config import Config, dump_config
 from ldm_ray.data.dataset import PairedDataset, open_dataset
 from ldm_ray.data.l1000 import read_l1000
 from ldm_ray.data.prepare import prepare
 from ldm_ray.data.simulate import ReleaseFiles, simulate_release
 from ldm_ray.errors import LdmRayError
-from ldm_ray.ray_train import train_vae
 from ldm_ray.schema import profiles_schema
-from ldm_ray.training.bundle import Bundle
 from tests.conftest import small_config
 from tests.processes import kill_tree
 from tests.s3_server import BUCKET, S3Server, free_port

@@ -14,8 +14,8 @@ pytestmark = pytest.mark.full
 
 POOL = """
 import json, time, ray, ray.data
-from ldm_ray.ray_cluster import connect
-from ldm_ray.ray_pool import placed_pool
+from ldm_ray.cluster.connect import connect
+from ldm_ray.cluster.pool import placed_pool
 from ldm_ray.settings import RaySettings
 
 
@@ -39,8 +39,8 @@ print(json.dumps([before, len({row["node"] for row in rows}), len(rows)]))
 EMPTY = """
 import json, ray
 from ray._private.state import state
-from ldm_ray.ray_cluster import connect, cpus_and_gpus
-from ldm_ray.ray_pool import placed_pool
+from ldm_ray.cluster.connect import connect, cpus_and_gpus
+from ldm_ray.cluster.pool import placed_pool
 from ldm_ray.settings import RaySettings
 
 connect(RaySettings())
@@ -51,8 +51,8 @@ print(json.dumps([before, actors, state.get_max_resources_from_cluster_config()]
 
 ROOM = """
 import json, ray
-from ldm_ray.ray_cluster import connect
-from ldm_ray.ray_placement import wait_for_room
+from ldm_ray.cluster.connect import connect
+from ldm_ray.cluster.placement import wait_for_room
 from ldm_ray.settings import RaySettings
 
 connect(RaySettings())

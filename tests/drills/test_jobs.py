@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 import torch
 
+from ldm_ray.bundle.bundle import load_bundle
+from ldm_ray.cluster.train.run import train_ldm
+from ldm_ray.cluster.train.worker import STATE as CHECKPOINT
 from ldm_ray.config import Config, dump_config
 from ldm_ray.data.dataset import open_dataset
-from ldm_ray.data.store import Store
-from ldm_ray.pipeline import read_steps
-from ldm_ray.ray_train import train_ldm
-from ldm_ray.ray_worker import STATE as CHECKPOINT
-from ldm_ray.training.bundle import load_bundle
+from ldm_ray.storage.store import Store
+from ldm_ray.workflows.pipeline_state import read_steps
 from tests.conftest import World, small_config
 from tests.head import Head, last_line
 from tests.s3_server import BUCKET, S3Server

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from ldm_ray.cli import main
+from ldm_ray.cli.app import main
 from ldm_ray.config import dump_config
 from tests.conftest import World, small_config
 

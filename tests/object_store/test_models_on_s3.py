@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ldm_ray.cli import app
-from ldm_ray.data.store import Store
-from ldm_ray.predictor import Predictor, Query
-from ldm_ray.training.bundle import save_bundle
+from ldm_ray.bundle.bundle import save_bundle
+from ldm_ray.cli.app import app
+from ldm_ray.prediction.predictor import Predictor, Query
+from ldm_ray.storage.store import Store
 from tests.conftest import World
 from tests.s3_server import BUCKET, S3Server
 from tests.unit.test_predictor import SMILES, random_bundle

@@ -18,9 +18,9 @@ from ldm_ray.data.h5ad import read_h5ad
 from ldm_ray.data.l1000 import read_l1000
 from ldm_ray.data.prepare import prepare
 from ldm_ray.data.source import source_file
-from ldm_ray.data.store import Store
 from ldm_ray.data.validate import validate
 from ldm_ray.errors import NonFiniteError, StoreError
+from ldm_ray.storage.store import Store
 from tests.conftest import small_config
 from tests.s3_server import BUCKET, S3Server
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import httpx
 import ray
 
-from ldm_ray.ray_metrics import PREFIX
+from ldm_ray.cluster.metrics import PREFIX
 
 AT_MOST_S = 60.0
 """Ray tells its figures every 10 s, and those of a process that ends at once."""

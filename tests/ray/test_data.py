@@ -10,15 +10,15 @@ import ray.data
 import torch
 
 from ldm_ray.chem.embedding import build_encoder, load_embeddings, save_embeddings
+from ldm_ray.cluster.batch.embed import embed
+from ldm_ray.cluster.train.ingest import open_source
+from ldm_ray.cluster.train.stream import sorted_keys
 from ldm_ray.data.dataset import PairedDataset, open_dataset
 from ldm_ray.data.l1000 import read_l1000
 from ldm_ray.data.prepare import prepare
 from ldm_ray.data.slices import profile_files
-from ldm_ray.data.store import matrix, parquet_bytes
 from ldm_ray.errors import DataError, StoreError
-from ldm_ray.ray_data import sorted_keys
-from ldm_ray.ray_embed import embed
-from ldm_ray.ray_ingest import open_source
+from ldm_ray.storage.store import matrix, parquet_bytes
 from ldm_ray.training.source import WellSource
 from tests.conftest import World, small_config
 from tests.molformer_checkpoint import SMALL, write_checkpoint
@@ -113,8 +113,8 @@ def test_only_missing_embeddings_are_computed(world: World, tmp_path: Path, monk
 
     More calls than actors: once, an operator that cut the blocks waited for a CPU that the pool held.
     """
-    monkeypatch.setattr("ldm_ray.ray_embed.ROWS_PER_CALL", 7)
-    monkeypatch.setattr("ldm_ray.ray_embed.ROWS_PER_SAVE", 20)
+    monkeypatch.setattr("ldm_ray.cluster.batch.embed.ROWS_PER_CALL", 7)
+    monkeypatch.setattr("ldm_ray.cluster.batch.embed.ROWS_PER_SAVE", 20)
     shutil.copytree(world.dataset.url, tmp_path / "data")
     dataset = open_dataset(str(tmp_path / "data"))
     config = small_config("encoder.kind=fcfp")

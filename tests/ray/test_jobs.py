@@ -10,7 +10,7 @@ import pytest
 
 from ldm_ray.config import dump_config
 from ldm_ray.data.dataset import open_dataset
-from ldm_ray.data.store import Store
+from ldm_ray.storage.store import Store
 from tests.conftest import World
 from tests.head import Head, last_line
 from tests.s3_server import BUCKET, S3Server
@@ -32,7 +32,7 @@ def test_a_job_runs_the_package_of_the_working_directory(head: Head) -> None:
 
 
 def test_a_command_joins_the_cluster_of_this_machine(head: Head) -> None:
-    code = "from ldm_ray.ray_cluster import connect; from ldm_ray.settings import RaySettings; import ray"
+    code = "from ldm_ray.cluster.connect import connect; from ldm_ray.settings import RaySettings; import ray"
     code += "; connect(RaySettings()); print(ray.get_runtime_context().gcs_address)"
     environment = {name: value for name, value in head.environment.items() if name != "RAY_ADDRESS"}
     run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)

@@ -7,11 +7,12 @@ import time
 
 import pytest
 
-from ldm_ray import ray_placement, ray_pool
+from ldm_ray.cluster import placement
+from ldm_ray.cluster import pool as pools
+from ldm_ray.cluster.placement import Placement, count_workers, place
+from ldm_ray.cluster.pool import Pool, placed_pool, pool
 from ldm_ray.config import load_config
 from ldm_ray.errors import SettingsError
-from ldm_ray.ray_placement import Placement, count_workers, place
-from ldm_ray.ray_pool import Pool, placed_pool, pool
 from ldm_ray.settings import RaySettings
 from tests.s3_server import free_port
 
@@ -31,7 +32,7 @@ from tests.s3_server import free_port
 def test_workers_follow_the_cluster_and_the_batch(
     cpus: int, gpus: int, batch: int, wanted: tuple[int, bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ray_placement, "cpus_and_gpus", lambda: (cpus, gpus))
+    monkeypatch.setattr(placement, "cpus_and_gpus", lambda: (cpus, gpus))
     workers, use_gpu, why = count_workers(RaySettings(), batch)
     assert (workers, use_gpu) == wanted
     assert f"{cpus} CPUs and {gpus} GPUs" in why
@@ -39,14 +40,14 @@ def test_workers_follow_the_cluster_and_the_batch(
 
 
 def test_what_is_set_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ray_placement, "cpus_and_gpus", lambda: (512, 64))
+    monkeypatch.setattr(placement, "cpus_and_gpus", lambda: (512, 64))
     assert count_workers(RaySettings(num_workers=16), 256) == (16, True, "ray.num_workers")
     assert count_workers(RaySettings(use_gpu=False), 256)[:2] == (2, False)
-    monkeypatch.setattr(ray_placement, "cpus_and_gpus", lambda: (8, 0))  # a cluster that has yet to start its GPUs
+    monkeypatch.setattr(placement, "cpus_and_gpus", lambda: (8, 0))  # a cluster that has yet to start its GPUs
     assert count_workers(RaySettings(num_workers=4, use_gpu=True), 256)[:2] == (4, True)
     with pytest.raises(SettingsError, match="ray.num_workers is 64; the cluster has 8 CPUs"):
         count_workers(RaySettings(num_workers=64), 256)
-    monkeypatch.setattr(ray_placement, "cpus_and_gpus", lambda: (32, 2))  # never on CPUs beside GPUs without a word
+    monkeypatch.setattr(placement, "cpus_and_gpus", lambda: (32, 2))  # never on CPUs beside GPUs without a word
     with pytest.raises(SettingsError, match=r"num_workers is 4; the cluster has 2 GPUs; ray.use_gpu=true waits"):
         count_workers(RaySettings(num_workers=4), 256)
     assert count_workers(RaySettings(num_workers=4, use_gpu=False), 256)[:2] == (4, False)
@@ -82,7 +83,9 @@ def test_a_cluster_that_is_not_there_is_one_line_at_once(address: str, reason: s
     """Ray itself tries for minutes to reach the first, and a cluster of this machine is never joined instead."""
     address = address.format(port=free_port())
     environment = os.environ | {"RAY_ADDRESS": address}
-    code = "from ldm_ray.ray_cluster import connect; from ldm_ray.settings import RaySettings; connect(RaySettings())"
+    code = (
+        "from ldm_ray.cluster.connect import connect; from ldm_ray.settings import RaySettings; connect(RaySettings())"
+    )
     began = time.monotonic()
     run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert run.returncode != 0
@@ -109,7 +112,7 @@ def test_a_cluster_that_is_not_there_is_one_line_at_once(address: str, reason: s
 def test_pools_follow_the_cluster_and_what_is_set(
     cpus: int, gpus: int, settings: RaySettings, wanted: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ray_pool, "cpus_and_gpus", lambda: (cpus, gpus))
+    monkeypatch.setattr(pools, "cpus_and_gpus", lambda: (cpus, gpus))
     assert pool(settings, 8, 0.5) == wanted
     assert pool(settings, 1, 0.5, can_use_gpus=False) == Pool(1, 0.5, 0)
 

@@ -12,12 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from ldm_ray.bulk_run import CONDITIONS
-from ldm_ray.cli import app
-from ldm_ray.data.store import Store
+from ldm_ray.bundle.bundle import save_bundle
+from ldm_ray.cli.app import app
 from ldm_ray.errors import LdmRayError, QueryError, StoreError
-from ldm_ray.predictor import Predictor, Query
-from ldm_ray.training.bundle import save_bundle
+from ldm_ray.prediction.bulk.run import CONDITIONS
+from ldm_ray.prediction.predictor import Predictor, Query
+from ldm_ray.storage.store import Store
 from tests.conftest import World
 from tests.processes import kill_driver
 from tests.ray.prometheus import exported

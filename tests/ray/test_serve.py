@@ -17,14 +17,14 @@ from ray import serve
 from ray.serve.context import _get_global_client
 from ray.serve.schema import ServeDeploySchema
 
-from ldm_ray.client import Client, ServerError
+from ldm_ray.bundle.bundle import save_bundle
+from ldm_ray.cluster.serve.app import Sampler, ServeArguments, application
+from ldm_ray.cluster.serve.start import deploy as start
 from ldm_ray.config import Config
 from ldm_ray.errors import LdmRayError
-from ldm_ray.predictor import Predictor, Query
-from ldm_ray.ray_serve import Sampler, ServeArguments, application
-from ldm_ray.ray_serve_start import deploy as start
+from ldm_ray.prediction.predictor import Predictor, Query
+from ldm_ray.serving.client import Client, ServerError
 from ldm_ray.serving.served import ServedModel
-from ldm_ray.training.bundle import save_bundle
 from tests.conftest import World
 from tests.processes import name_of, tree
 from tests.s3_server import free_port

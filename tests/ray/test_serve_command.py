@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ldm_ray.client import Client
-from ldm_ray.predictor import Predictor, Query
-from ldm_ray.training.bundle import save_bundle
+from ldm_ray.bundle.bundle import save_bundle
+from ldm_ray.prediction.predictor import Predictor, Query
+from ldm_ray.serving.client import Client
 from tests.conftest import World
 from tests.processes import kill_tree, tree
 from tests.s3_server import free_port

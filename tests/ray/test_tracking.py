@@ -10,10 +10,10 @@ import pytest
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
+from ldm_ray.cluster.train.run import train_vae
 from ldm_ray.config import Config
-from ldm_ray.data.store import Store
 from ldm_ray.errors import LdmRayError, NonFiniteError, SettingsError
-from ldm_ray.ray_train import train_vae
+from ldm_ray.storage.store import Store
 from ldm_ray.tracking.record import RunRecord, read_record
 from ldm_ray.tracking.revision import source_revision
 from tests.conftest import World, small_config

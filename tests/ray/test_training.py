@@ -13,18 +13,18 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from ldm_ray.bundle.bundle import Bundle, load_bundle
+from ldm_ray.cluster.batch.evaluate import block_runner
+from ldm_ray.cluster.train.run import _as_begun, train_ldm, train_vae
 from ldm_ray.config import Config, dump_config
 from ldm_ray.data.dataset import open_dataset
 from ldm_ray.data.l1000 import read_l1000
 from ldm_ray.data.prepare import prepare
-from ldm_ray.data.store import Store
 from ldm_ray.errors import BundleError, DataError, LdmRayError, SettingsError
 from ldm_ray.evaluation.suite import evaluate
-from ldm_ray.predictor import Predictor, Query
-from ldm_ray.ray_campaign import train_rival
-from ldm_ray.ray_evaluate import block_runner
-from ldm_ray.ray_train import _as_begun, train_ldm, train_vae
-from ldm_ray.training.bundle import Bundle, load_bundle
+from ldm_ray.prediction.predictor import Predictor, Query
+from ldm_ray.storage.store import Store
+from ldm_ray.workflows.table1 import train_rival
 from tests.conftest import World, small_config
 from tests.processes import name_of, tree
 
@@ -111,7 +111,7 @@ def test_a_killed_driver_is_resumed(world: World, undisturbed: Bundle, tmp_path:
 def test_the_diffusion_model_trains_to_a_bundle_that_predicts(
     world: World, undisturbed: Bundle, tmp_path: Path
 ) -> None:
-    from ldm_ray.predictor import Predictor, Query
+    from ldm_ray.prediction.predictor import Predictor, Query
 
     config = small_config("train_ldm.epochs=4", "ray.num_workers=2")
     bundle = train_ldm(world.dataset, undisturbed, str(tmp_path / "ldm"), config)
@@ -220,7 +220,7 @@ def test_a_dataset_without_validation_wells_is_said(world: World, tmp_path: Path
 @pytest.mark.usefixtures("cluster")
 def test_what_is_there_already_is_kept(world: World, undisturbed: Bundle, tmp_path: Path) -> None:
     config: Config = small_config()
-    from ldm_ray.training.bundle import save_bundle
+    from ldm_ray.bundle.bundle import save_bundle
 
     out = str(tmp_path / "vae")
     with pytest.raises(BundleError, match="holds no unfinished run to resume"):

@@ -9,17 +9,17 @@ from pathlib import Path
 
 import pytest
 
+from ldm_ray.bundle.bundle import load_bundle
+from ldm_ray.cluster.connect import check_cleaning
 from ldm_ray.config import Config, dump_config
 from ldm_ray.data.dataset import open_dataset
 from ldm_ray.data.folds import fold_dataset
 from ldm_ray.data.l1000 import read_l1000
 from ldm_ray.data.prepare import prepare
-from ldm_ray.data.store import Store
 from ldm_ray.errors import SettingsError
 from ldm_ray.evaluation.reconstruction import score_reconstruction
-from ldm_ray.ray_cluster import check_cleaning
+from ldm_ray.storage.store import Store
 from ldm_ray.tracking.record import read_record
-from ldm_ray.training.bundle import load_bundle
 from ldm_ray.tuning.state import load_search
 from tests.conftest import World, small_config
 from tests.processes import kill_driver

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from ldm_ray.bundle.target_base import fit_target_base
 from ldm_ray.chem.embedding import build_encoder, load_embeddings
 from ldm_ray.config import Config, config_from_dict
 from ldm_ray.data.controls import basal_input
@@ -20,7 +21,6 @@ from ldm_ray.data.dataset import open_dataset
 from ldm_ray.data.slices import profile_files
 from ldm_ray.models.ldm import LatentDiffusion
 from ldm_ray.models.vae import Vae
-from ldm_ray.training.base import fit_target_base
 from ldm_ray.training.loop import run_fit, start_fit
 from ldm_ray.training.rows import Tables
 from ldm_ray.training.steps import Latents, LdmTask, VaeTask

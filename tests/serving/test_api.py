@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 from fastapi import FastAPI
 
-from ldm_ray.predictor import Predictor, Query
+from ldm_ray.prediction.predictor import Predictor, Query
 from ldm_ray.serving.app import create_app
 from ldm_ray.serving.gate import Gate, Observe
 from ldm_ray.serving.local import LocalBackend

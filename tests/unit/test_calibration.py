@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from scipy import integrate, stats
 
-from ldm_ray.evaluation.calibration_scores import covered, crps_gaussian, fit_sd_scale
-from ldm_ray.evaluation.conditions import average, discrimination, strong_gene_scores
+from ldm_ray.data.wells import load_wells
+from ldm_ray.evaluation.baselines.truth import open_truth
+from ldm_ray.evaluation.scores.conditions import average, discrimination, strong_gene_scores
+from ldm_ray.evaluation.scores.spread import covered, crps_gaussian, fit_sd_scale
 from ldm_ray.evaluation.suite import Evaluation, evaluate
-from ldm_ray.evaluation.truth import open_truth
-from ldm_ray.evaluation.wells import load_wells
 from ldm_ray.settings import EvaluateSettings
 from tests.conftest import World
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ldm_ray.training.bundle import save_bundle, update_metadata
+from ldm_ray.bundle.bundle import save_bundle, update_metadata
 from tests.conftest import World
 from tests.unit.test_predictor import random_bundle
 

@@ -19,10 +19,10 @@ from ldm_ray.data.migrate import migrate
 from ldm_ray.data.parts import write_wells
 from ldm_ray.data.pictures import draw_pictures
 from ldm_ray.data.prepare import prepare
-from ldm_ray.data.store import Store, list_column, matrix
 from ldm_ray.data.validate import CHECKS, validate
 from ldm_ray.errors import DataError
 from ldm_ray.schema import profiles_schema
+from ldm_ray.storage.store import Store, list_column, matrix
 from tests.conftest import World, small_config
 
 

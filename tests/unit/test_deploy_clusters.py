@@ -14,7 +14,7 @@ from botocore.model import ServiceModel, Shape
 from ray.autoscaler._private.providers import _get_default_config
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from ldm_ray.ray_spot import on_demand
+from ldm_ray.cluster.spot import on_demand
 from tests.deploy_files import (
     CLUSTERS,
     CONSTRAINTS,

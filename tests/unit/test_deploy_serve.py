@@ -7,7 +7,7 @@ import pytest
 import yaml
 from ray.serve.schema import ServeDeploySchema
 
-from ldm_ray.ray_serve import ServeArguments
+from ldm_ray.cluster.serve.app import ServeArguments
 from tests.deploy_files import (
     changed,
     keys,

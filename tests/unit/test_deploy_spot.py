@@ -1,4 +1,4 @@
-"""`ldm_ray.ray_spot` starts an on-demand machine where a spot machine is refused, which Ray itself does not."""
+"""`ldm_ray.cluster.spot` starts an on-demand machine where a spot machine is refused, which Ray itself does not."""
 
 import sys
 import time
@@ -26,7 +26,7 @@ from ray.core.generated.autoscaler_pb2 import (  # type: ignore[attr-defined]  #
 )
 from ray.core.generated.instance_manager_pb2 import NodeKind  # type: ignore[attr-defined]  # likewise
 
-from ldm_ray import ray_spot
+from ldm_ray.cluster import spot
 from tests.deploy_files import CLUSTERS, read
 
 AWS_SPOT = {"InstanceType": "g6.2xlarge", "SubnetIds": ["a", "b"], "InstanceMarketOptions": {"MarketType": "spot"}}
@@ -68,9 +68,9 @@ def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         module = types.ModuleType(name)
         vars(module).update(contents)
         monkeypatch.setitem(sys.modules, name, module)
-    ray_spot._provider.cache_clear()
-    yield ray_spot.AwsSpotFirst({"region": "us-west-2", "cache_stopped_nodes": False}, "ldm-ray")
-    ray_spot._provider.cache_clear()
+    spot._provider.cache_clear()
+    yield spot.AwsSpotFirst({"region": "us-west-2", "cache_stopped_nodes": False}, "ldm-ray")
+    spot._provider.cache_clear()
     for name in set(sys.modules) - before:
         if ".aws" in name:
             del sys.modules[name]
@@ -114,7 +114,7 @@ class Google:
         return {str(len(self.started)): {}}
 
 
-class GoogleSpotFirst(ray_spot.SpotFirst, Google):
+class GoogleSpotFirst(spot.SpotFirst, Google):
     pass
 
 
@@ -130,12 +130,12 @@ def test_googles_machines_stay_what_they_are_but_for_spot(name: str) -> None:
 
 def test_the_files_name_what_is_there(aws: Any) -> None:
     modules = [read(path)["provider"]["module"] for path in CLUSTERS]
-    assert modules == ["ldm_ray.ray_spot.AwsSpotFirst", "ldm_ray.ray_spot.GcpSpotFirst"]
+    assert modules == ["ldm_ray.cluster.spot.AwsSpotFirst", "ldm_ray.cluster.spot.GcpSpotFirst"]
     from ray.autoscaler._private.providers import _get_node_provider_cls
 
     assert type(aws) is _get_node_provider_cls(read("cluster.yaml")["provider"])
     with pytest.raises(AttributeError, match="got Azure"):
-        ray_spot.Azure  # noqa: B018
+        spot.Azure  # noqa: B018
 
 
 # Why it is needed.
@@ -167,7 +167,7 @@ def autoscaling() -> AutoscalingConfig:
 
 
 def test_ray_itself_asks_again_for_a_machine_that_was_refused() -> None:
-    """When this fails, Ray has learned it: two types of node with priorities may then do without `ldm_ray.ray_spot`."""
+    """When this fails, Ray has learned it: two types of node with priorities may then do without `cluster/spot.py`."""
     cloud, monitor = NoSpot(), CloudResourceMonitor()
     instances = InstanceManager(
         InstanceStorage("session", InMemoryStorage()),

@@ -10,7 +10,7 @@ import pytest
 import typer
 import yaml
 
-from ldm_ray.cli import app
+from ldm_ray.cli.app import app
 from ldm_ray.config import Config, setting_keys
 from tests.docs_pages import LANGUAGES, ROOT, commands, ending, fences, headings, links, pages, simple_commands
 from tests.docs_reader import COPIED, MAKERS, NEEDS, SMALLER, TAKES, small_settings

@@ -10,7 +10,7 @@ import torch
 
 from ldm_ray.errors import BundleError
 from ldm_ray.models.generate import Samples
-from ldm_ray.predictor import Predictions, Predictor, Query
+from ldm_ray.prediction.predictor import Predictions, Predictor, Query
 from ldm_ray.serving.engine import SamplerEngine
 from ldm_ray.serving.errors import OverloadedError
 from tests.conftest import World

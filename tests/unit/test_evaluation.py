@@ -8,15 +8,17 @@ import pytest
 from scipy import stats
 from scipy.spatial.distance import pdist
 
-from ldm_ray.baselines.fit import fit_baselines
-from ldm_ray.baselines.linear import Features, NormalEquations, fit_ridge
-from ldm_ray.baselines.trivial import GroupMeans, cell, cell_time, everywhere
 from ldm_ray.chem.fingerprint import MorganEncoder
+from ldm_ray.data.wells import Wells, load_wells, open_wells
 from ldm_ray.errors import DataError, NonFiniteError, ShapeError
-from ldm_ray.evaluation.bootstrap import by_compound
-from ldm_ray.evaluation.ceiling import measure_ceiling
-from ldm_ray.evaluation.correlation import compare_correlations, top_genes
-from ldm_ray.evaluation.metrics import (
+from ldm_ray.evaluation.baselines.fit import fit_baselines
+from ldm_ray.evaluation.baselines.linear import Features, NormalEquations, fit_ridge
+from ldm_ray.evaluation.baselines.trivial import GroupMeans, cell, cell_time, everywhere
+from ldm_ray.evaluation.predictions import Prediction
+from ldm_ray.evaluation.scores.bootstrap import by_compound
+from ldm_ray.evaluation.scores.ceiling import measure_ceiling
+from ldm_ray.evaluation.scores.correlation import compare_correlations, top_genes
+from ldm_ray.evaluation.scores.metrics import (
     distances,
     explained_share,
     pearson_per_profile,
@@ -25,12 +27,10 @@ from ldm_ray.evaluation.metrics import (
     r2_per_profile,
     squared_error_per_profile,
 )
-from ldm_ray.evaluation.moments import GeneMoments
-from ldm_ray.evaluation.predictions import Prediction
+from ldm_ray.evaluation.scores.moments import GeneMoments
 from ldm_ray.evaluation.scoring import Scoring
 from ldm_ray.evaluation.suite import conclude, prepare_scoring
 from ldm_ray.evaluation.tally import merge
-from ldm_ray.evaluation.wells import Wells, load_wells, open_wells
 from ldm_ray.settings import EvaluateSettings
 from tests.conftest import World
 

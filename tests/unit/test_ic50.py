@@ -20,7 +20,7 @@ from ldm_ray.data.simulate_ic50 import simulate_ic50, true_ln_ic50_um, write_csv
 from ldm_ray.data.world import World as Planted
 from ldm_ray.data.world import build_world
 from ldm_ray.errors import DataError, NonFiniteError, ShapeError, StoreError
-from ldm_ray.evaluation.ic50 import (
+from ldm_ray.evaluation.ic50.benchmark import (
     BASAL_AND_EMBEDDING,
     BASELINES,
     TWO_WAY,
@@ -30,8 +30,8 @@ from ldm_ray.evaluation.ic50 import (
     held_out_predictions,
     scores_from_sums,
 )
-from ldm_ray.evaluation.ic50_report import ic50_figure, ic50_table
-from ldm_ray.evaluation.ic50_rows import IC50_SPLITS, Ic50Rows, load_ic50, split_rows
+from ldm_ray.evaluation.ic50.report import ic50_figure, ic50_table
+from ldm_ray.evaluation.ic50.rows import IC50_SPLITS, Ic50Rows, load_ic50, split_rows
 from tests.conftest import World, small_config
 
 ENCODER = MorganEncoder("ecfp", 2, 256)

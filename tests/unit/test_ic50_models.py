@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ldm_ray.errors import NonFiniteError, ShapeError
-from ldm_ray.evaluation.ic50_means import fit_two_way_means
+from ldm_ray.evaluation.ic50.means import fit_two_way_means
 from ldm_ray.models.ic50 import fit_ic50
 
 

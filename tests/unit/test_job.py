@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from ldm_ray import job
+from ldm_ray.cli import job
 from ldm_ray.errors import DataError
 
 Run = Callable[..., tuple[int, dict[str, object], str]]

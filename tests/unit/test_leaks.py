@@ -5,18 +5,18 @@ import pyarrow as pa
 import pytest
 import torch
 
-from ldm_ray.baselines.fit import Baselines, fit_baselines
+from ldm_ray.bundle.domain import training_domain
 from ldm_ray.chem.fingerprint import MorganEncoder
 from ldm_ray.data.controls import mean_controls
 from ldm_ray.data.dataset import PairedDataset, open_dataset
 from ldm_ray.data.parts import write_wells
 from ldm_ray.data.slices import profile_files
-from ldm_ray.data.store import Store, list_column, matrix
-from ldm_ray.domain import training_domain
-from ldm_ray.evaluation.truth import open_truth
-from ldm_ray.evaluation.wells import load_wells, open_wells
+from ldm_ray.data.wells import load_wells, open_wells
+from ldm_ray.evaluation.baselines.fit import Baselines, fit_baselines
+from ldm_ray.evaluation.baselines.truth import open_truth
 from ldm_ray.models.vae import Vae
 from ldm_ray.schema import BASAL, CELLS, COMPOUNDS, MANIFEST, TRUTH
+from ldm_ray.storage.store import Store, list_column, matrix
 from ldm_ray.training.loop import run_fit, start_fit
 from ldm_ray.training.moments import fit_observation_noise, target_moments
 from ldm_ray.training.rows import Tables

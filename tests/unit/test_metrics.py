@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from ldm_ray.ray_metrics import COUNTERS, GAUGES, HISTOGRAMS, PREFIX
-from ldm_ray.ray_serve import GAUGES as SAMPLER_GAUGES
+from ldm_ray.cluster.metrics import COUNTERS, GAUGES, HISTOGRAMS, PREFIX
+from ldm_ray.cluster.serve.app import GAUGES as SAMPLER_GAUGES
 from ldm_ray.training.pace import LATEST, Pace, PacedSource
 from ldm_ray.training.rows import Rows
 

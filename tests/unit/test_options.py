@@ -7,18 +7,18 @@ import numpy as np
 import pytest
 import torch
 
+from ldm_ray.bundle.target_base import TargetBase, fit_target_base
 from ldm_ray.config import Config, load_config
 from ldm_ray.data.dataset import PairedDataset
+from ldm_ray.data.wells import load_wells
 from ldm_ray.diffusion.samplers import SamplerChoice
-from ldm_ray.evaluation.wells import load_wells
 from ldm_ray.models.condition import Condition
 from ldm_ray.models.denoiser import AdaLnDenoiser, sines
 from ldm_ray.models.generate import ObservationNoise, ProfileGenerator, Sampling
 from ldm_ray.models.ldm import LatentDiffusion
 from ldm_ray.models.vae import Vae, vae_loss
 from ldm_ray.noise import mix
-from ldm_ray.predictor import Predictor, Query
-from ldm_ray.training.base import TargetBase, fit_target_base
+from ldm_ray.prediction.predictor import Predictor, Query
 from ldm_ray.training.monitor import pearson
 from ldm_ray.training.step_sampling import ROWS_BEFORE_USE, StepSampler
 from ldm_ray.training.steps import DiffusionBatch, LdmLossModule, VaeBatch, VaeLossModule

@@ -5,15 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from ldm_ray.conditions import COLUMNS
 from ldm_ray.config import read_settings
 from ldm_ray.data.prepare import PLAN
 from ldm_ray.data.releases import ReleasePaths
-from ldm_ray.data.store import Store
 from ldm_ray.errors import DataError
-from ldm_ray.evaluation.report import METRICS
-from ldm_ray.pipeline import STATE, PipelineState, read_steps
-from ldm_ray.ray_pipeline import DATA, FOLDERS, REPORT, SETTINGS, Pipeline, held_out_conditions
+from ldm_ray.evaluation.report.folder import METRICS
+from ldm_ray.prediction.bulk.conditions import COLUMNS
+from ldm_ray.storage.store import Store
+from ldm_ray.workflows.pipeline import DATA, FOLDERS, REPORT, SETTINGS, Pipeline, held_out_conditions
+from ldm_ray.workflows.pipeline_state import STATE, PipelineState, read_steps
 from tests.conftest import World, small_config
 
 STEPS = [("prepare", "data"), ("embed", "data"), ("train vae", "vae")]

@@ -13,19 +13,19 @@ import torch
 from rdkit import Chem, DataStructs
 from rdkit.Chem import rdFingerprintGenerator
 
-from ldm_ray.bulk import read_queries, write_predictions
+from ldm_ray.bundle.bundle import Bundle, check_splits, load_bundle, prefixed, save_bundle
+from ldm_ray.bundle.metadata import answering_parts, base_parts, dataset_metadata
+from ldm_ray.bundle.target_base import fit_target_base
+from ldm_ray.data.wells import Wells, load_wells
 from ldm_ray.diffusion.samplers import SamplerChoice
 from ldm_ray.errors import BundleError, DataError, QueryError
 from ldm_ray.evaluation.calibration import calibrate
 from ldm_ray.evaluation.predictions import Model, model_inputs
-from ldm_ray.evaluation.wells import Wells, load_wells
 from ldm_ray.models.generate import Sampling
 from ldm_ray.models.ldm import LatentDiffusion
 from ldm_ray.models.vae import Vae
-from ldm_ray.predictor import Predictor, Query
-from ldm_ray.training.base import fit_target_base
-from ldm_ray.training.bundle import Bundle, check_splits, load_bundle, prefixed, save_bundle
-from ldm_ray.training.metadata import answering_parts, base_parts, dataset_metadata
+from ldm_ray.prediction.bulk.tables import read_queries, write_predictions
+from ldm_ray.prediction.predictor import Predictor, Query
 from tests.conftest import World, small_config
 
 SMILES = "CC(=O)Oc1ccccc1C(=O)O"

@@ -17,10 +17,10 @@ from ldm_ray.data.l1000 import read_l1000
 from ldm_ray.data.pairing import batch_of, pair
 from ldm_ray.data.prepare import prepare
 from ldm_ray.data.splits import split_of
-from ldm_ray.data.store import Store, matrix
 from ldm_ray.errors import DataError, LdmRayError, StoreError
 from ldm_ray.schema import profiles_schema
 from ldm_ray.settings import PairingSettings, SplitSettings
+from ldm_ray.storage.store import Store, matrix
 from tests.conftest import World, small_config
 
 

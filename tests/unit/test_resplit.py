@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ldm_ray.bundle.bundle import Bundle, check_splits
 from ldm_ray.data.dataset import PairedDataset
 from ldm_ray.data.resplit import held_out, resplit
-from ldm_ray.data.store import Store
 from ldm_ray.data.validate import validate
 from ldm_ray.errors import BundleError, DataError
-from ldm_ray.training.bundle import Bundle, check_splits
+from ldm_ray.storage.store import Store
 from tests.conftest import World, small_config
 
 IDS = ["profile_id", "compound_id", "cell_id", "plate", "split", "fold"]

@@ -8,15 +8,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from ldm_ray.baselines import BASELINE_KINDS, build_baseline
-from ldm_ray.baselines.generate import PertditGenerator, PrnetGenerator
-from ldm_ray.baselines.prnet import Prnet
 from ldm_ray.config import load_config
 from ldm_ray.diffusion.samplers import SamplerChoice
 from ldm_ray.diffusion.schedule import scaled_linear_schedule
 from ldm_ray.errors import SettingsError
 from ldm_ray.models.condition import Condition
 from ldm_ray.models.generate import ProfileSampler, Sampling
+from ldm_ray.models.rivals import BASELINE_KINDS, build_baseline
+from ldm_ray.models.rivals.generate import PertditGenerator, PrnetGenerator
+from ldm_ray.models.rivals.prnet import Prnet
 from ldm_ray.settings import OptimiserSettings, PertditSettings
 from ldm_ray.training.loop import learning_rate_at, plateaus, run_fit, start_fit
 from ldm_ray.training.rival_steps import RivalTask

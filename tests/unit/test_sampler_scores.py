@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from ldm_ray.cli import app
+from ldm_ray.bundle.bundle import save_bundle
+from ldm_ray.cli.app import app
 from ldm_ray.diffusion.samplers import SamplerChoice
 from ldm_ray.errors import BundleError
 from ldm_ray.evaluation.samplers import SamplerScore, candidates, recommended, score_samplers
-from ldm_ray.predictor import Predictor, Query
-from ldm_ray.training.bundle import save_bundle
+from ldm_ray.prediction.predictor import Predictor, Query
 from tests.conftest import World
 from tests.unit.test_predictor import SMILES, random_bundle
 

@@ -9,10 +9,10 @@ from ldm_ray.chem.smiles import parse_compound
 from ldm_ray.data.dataset import PairedDataset
 from ldm_ray.data.molecules import choose_molecules
 from ldm_ray.data.simulate import simulate_release
-from ldm_ray.data.store import matrix
 from ldm_ray.data.world import World as Planted
 from ldm_ray.data.world import build_world
 from ldm_ray.errors import DataError, QueryError
+from ldm_ray.storage.store import matrix
 from tests.conftest import World, small_config
 
 

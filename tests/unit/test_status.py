@@ -12,24 +12,25 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from ldm_ray import cli_status, status
-from ldm_ray.bulk_parts import PartPredictor
-from ldm_ray.bulk_run import CONDITIONS, MANIFEST, BulkRun, described_run
-from ldm_ray.cli import main
-from ldm_ray.conditions import SCHEMA, stage
+from ldm_ray.bundle.bundle import METADATA, save_bundle
+from ldm_ray.cli import status as status_command
+from ldm_ray.cli.app import main
 from ldm_ray.data.l1000 import read_l1000
 from ldm_ray.data.parts import Part, PartWriter
 from ldm_ray.data.prepare import prepare
-from ldm_ray.data.store import Store, written_at
 from ldm_ray.errors import DataError, LdmRayError, StoreError
-from ldm_ray.evaluation.report import PAGE
-from ldm_ray.pipeline import PipelineState
-from ldm_ray.ray_pipeline import REPORT
-from ldm_ray.status import SILENT_S, Status, read_status
+from ldm_ray.evaluation.report.folder import PAGE
+from ldm_ray.prediction.bulk.conditions import SCHEMA, stage
+from ldm_ray.prediction.bulk.parts import PartPredictor
+from ldm_ray.prediction.bulk.run import CONDITIONS, MANIFEST, BulkRun, described_run
+from ldm_ray.storage.store import Store, written_at
 from ldm_ray.tracking.record import with_epoch, write_record
-from ldm_ray.training.bundle import METADATA, save_bundle
 from ldm_ray.tuning.journal import DRIVER
 from ldm_ray.tuning.state import RECORD, begin_search
+from ldm_ray.workflows import status
+from ldm_ray.workflows.pipeline import REPORT
+from ldm_ray.workflows.pipeline_state import PipelineState
+from ldm_ray.workflows.status import SILENT_S, Status, read_status
 from tests.conftest import World, small_config
 from tests.s3_server import BUCKET, S3Server
 from tests.unit.test_predictor import random_bundle
@@ -291,7 +292,7 @@ def test_watching_ends_with_the_run(
         looks.append(seconds)
         write_record(store, with_epoch(a_run(status="finished" if len(looks) == 3 else "running"), len(looks), EPOCH))
 
-    monkeypatch.setattr(cli_status.time, "sleep", sleep)
+    monkeypatch.setattr(status_command.time, "sleep", sleep)
     assert command(monkeypatch, store.url, "--watch", "--every-s", "7", *form) == "0"
     assert looks == [7.0, 7.0, 7.0]
     out, err = capsys.readouterr()
@@ -302,7 +303,7 @@ def test_watching_ends_with_the_run(
 
 
 def test_ages() -> None:
-    assert [cli_status.age(seconds) for seconds in (0, 119, 120, 7199, 7200, 86400, 200_000)] == [
+    assert [status_command.age(seconds) for seconds in (0, 119, 120, 7199, 7200, 86400, 200_000)] == [
         *("0 s", "119 s", "2 min", "120 min", "2 h", "24 h", "2 d"),
     ]
 

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
-from ldm_ray.cli import main
+from ldm_ray.cli.app import main
 from ldm_ray.config import dump_config
-from ldm_ray.data.store import Store
 from ldm_ray.errors import DataError, SettingsError
 from ldm_ray.settings import TrackSettings
+from ldm_ray.storage.store import Store
 from ldm_ray.tracking import trackers
 from ldm_ray.tracking.mlflow import absolute_uri
 from ldm_ray.tracking.record import (

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState
 
-from ldm_ray.data.store import Store
 from ldm_ray.errors import DataError
+from ldm_ray.storage.store import Store
 from ldm_ray.tuning.analysis import best_trial, importance, pareto_front, wins
 from ldm_ray.tuning.report import in_short, write_tune_report
 from ldm_ray.tuning.study import study_of

@@ -11,11 +11,11 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
+from ldm_ray.cluster.tune.search import ContinuedAsha, StoredSearch
+from ldm_ray.cluster.tune.trial import watched
 from ldm_ray.config import Config, load_config
-from ldm_ray.data.store import Store
 from ldm_ray.errors import DataError, SettingsError
-from ldm_ray.ray_trial import watched
-from ldm_ray.ray_tune import ContinuedAsha, StoredSearch
+from ldm_ray.storage.store import Store
 from ldm_ray.tuning.journal import JOURNAL, LOGS_A_FILE, StoreJournal, open_storage, open_study
 from ldm_ray.tuning.space import distributions, objectives, trial_config
 from ldm_ray.tuning.state import begin_search, load_search, search_of

@@ -1,5 +1,0 @@
-"""What every model must beat, from copying the control to the published rivals."""
-
-from ldm_ray.baselines.build import BASELINE_KINDS, build_baseline
-
-__all__ = ["BASELINE_KINDS", "build_baseline"]

@@ -1,0 +1,1 @@
+"""A trained model on disk: its files, its card, and what it keeps of its data."""

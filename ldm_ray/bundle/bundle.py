@@ -1,0 +1,210 @@
+"""Model bundles: one folder with settings, weights and metadata, at any URL, loaded without unpickling."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from ldm_ray import __version__
+from ldm_ray.bundle.card import model_card
+from ldm_ray.bundle.target_base import TargetBase
+from ldm_ray.config import Config, config_from_dict
+from ldm_ray.diffusion.samplers import SamplerChoice
+from ldm_ray.errors import BundleError
+from ldm_ray.models.generate import ObservationNoise
+from ldm_ray.models.ldm import LatentDiffusion
+from ldm_ray.models.rivals.build import BASELINE_KINDS, BaselineKind, build_baseline
+from ldm_ray.models.rivals.pertdit import PertDit
+from ldm_ray.models.rivals.prnet import Prnet
+from ldm_ray.models.vae import Vae
+from ldm_ray.settings import BasalInput
+from ldm_ray.storage.filesystem import StorageOptions
+from ldm_ray.storage.store import Store
+
+CONFIG, WEIGHTS, METADATA, CARD = "config.json", "weights.safetensors", "metadata.json", "README.md"
+FORMAT_VERSION = 2
+Kind = Literal["vae", "ldm"] | BaselineKind
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A trained model and everything that using it needs.
+
+    Attributes:
+        kind: `vae`, `ldm` (which holds its autoencoder too), or a rival's name.
+        config: The settings that built it.
+        metadata: Genes, encoder, cell table, training data, metrics.
+        tensors: Weights by name; the prefix says whose.
+    """
+
+    kind: Kind
+    config: Config
+    metadata: dict[str, Any]
+    tensors: dict[str, Tensor]
+
+    @property
+    def gene_symbols(self) -> list[str]:
+        """Gene symbols in the order of every profile."""
+        return [gene["symbol"] for gene in self.metadata["genes"]]
+
+    @property
+    def n_genes(self) -> int:
+        """Length of a profile."""
+        return len(self.metadata["genes"])
+
+    def build_vae(self) -> Vae:
+        """Rebuild the autoencoder, in eval mode."""
+        vae = Vae(self.n_genes, self.config.vae)
+        self._load(vae, "vae.")
+        return vae.eval()
+
+    def build_ldm(self) -> LatentDiffusion:
+        """Rebuild the diffusion model, in eval mode."""
+        model = LatentDiffusion(self.n_genes, int(self.metadata["encoder"]["dim"]), self.config)
+        self._load(model, "ldm.")
+        return model.eval()
+
+    def build_baseline(self) -> Prnet | PertDit:
+        """Rebuild a rival's network, in eval mode."""
+        model = build_baseline(self.kind, self.n_genes, int(self.metadata["encoder"]["dim"]), self.config.pertdit)
+        self._load(model, "net.")
+        return model.eval()
+
+    @property
+    def basal_input(self) -> BasalInput:
+        """Which control the model is conditioned on; the rivals see the matched one."""
+        return "matched" if self.kind in BASELINE_KINDS else self.config.denoiser.basal_input
+
+    def sampler_choice(self) -> SamplerChoice:
+        """Return the sampler that predictions are made with: the one measured best, or else the settings' own."""
+        return SamplerChoice(**self.metadata["recommended_sampler"])
+
+    def target_base(self) -> TargetBase:
+        """Return what the model's target is measured from."""
+        described = self.metadata.get("base", {"factor": 0.0, "groups": []})
+        none = torch.zeros(1, self.n_genes)
+        *shifts, everywhere = self.tensors.get("base.shift", none).numpy()
+        groups = [(cell, time_h) for cell, time_h in described["groups"]]
+        shift = dict(zip(groups, shifts, strict=True))
+        return TargetBase(self.config.target, described["factor"], shift, everywhere)
+
+    def observation_noise(self) -> ObservationNoise:
+        """Return the noise that a draw adds to the decoder's mean."""
+        return ObservationNoise(self.tensors["noise.factor"], self.tensors["noise.sd"])
+
+    def check_genes(self, genes: list[dict[str, Any]], where: str) -> None:
+        """Refuse data whose genes are others, or in another order.
+
+        Raises:
+            BundleError: Naming the first difference.
+        """
+        own = self.metadata["genes"]
+        for position, (mine, theirs) in enumerate(zip(own, genes, strict=False)):
+            same = mine["entrez_id"] == theirs["entrez_id"] and (
+                mine["entrez_id"] or mine["symbol"] == theirs["symbol"]
+            )
+            if not same:
+                raise BundleError(
+                    f"gene {position} of {where} must be {mine['symbol']} ({mine['entrez_id']}), as in the bundle;"
+                    f" got {theirs['symbol']} ({theirs['entrez_id']})"
+                )
+        if len(own) != len(genes):
+            raise BundleError(f"{where} must have the bundle's {len(own)} genes; got {len(genes)}")
+
+    def _load(self, module: torch.nn.Module, prefix: str) -> None:
+        part = {name.removeprefix(prefix): v for name, v in self.tensors.items() if name.startswith(prefix)}
+        try:
+            module.load_state_dict(part)
+        except RuntimeError as error:
+            raise BundleError(
+                f"the bundle's weights do not fit its settings: {' '.join(str(error).split())[:200]}"
+            ) from None
+
+
+def check_splits(bundle: Bundle, dataset_splits: dict[str, Any], where: str) -> None:
+    """Refuse data split otherwise than the bundle's: its test compounds may have been trained on.
+
+    Raises:
+        BundleError: Naming both splits.
+    """
+    keys = ("seed", "test_fraction", "valid_fraction")
+    trained, given = (
+        {key: splits[key] for key in keys} | {"by": splits.get("by", "compound")}
+        for splits in (bundle.metadata["trained_on"]["splits"], dataset_splits)
+    )
+    if trained != given:
+        raise BundleError(f"the bundle was trained with splits {trained}; {where} has {given}: its test compounds leak")
+
+
+def save_bundle(bundle: Bundle, url: str, storage_options: StorageOptions | None = None) -> None:
+    """Write a bundle; its metadata comes last, so that half a bundle is never taken for one."""
+    store = Store(url, storage_options or {})
+    store.remove(METADATA)
+    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in bundle.tensors.items()}
+    store.write_json(CONFIG, bundle.config.model_dump(mode="json"))
+    store.write_bytes(WEIGHTS, safetensors.torch.save(tensors))
+    header = {"format_version": FORMAT_VERSION, "kind": bundle.kind, "ldm_ray_version": __version__}
+    store.write_bytes(CARD, model_card(bundle.kind, header | bundle.metadata).encode())
+    store.write_json(METADATA, header | bundle.metadata)
+
+
+def checksum(metadata: Mapping[str, Any]) -> str:
+    """Name a state of a bundle by its metadata, which says when, from what and how well it was trained."""
+    return hashlib.sha256(json.dumps(metadata, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def update_metadata(url: str, changes: dict[str, Any], storage_options: StorageOptions | None = None) -> None:
+    """Change entries of a bundle's metadata in place, and what its card says of them; its weights stay as they are."""
+    store = Store(url, storage_options or {})
+    metadata = store.read_json(METADATA) | changes
+    store.write_bytes(CARD, model_card(metadata["kind"], metadata).encode())
+    store.write_json(METADATA, metadata)
+
+
+def bundle_exists(url: str, storage_options: StorageOptions | None = None) -> bool:
+    """Tell whether a complete bundle is at the URL."""
+    return Store(url, storage_options or {}).exists(METADATA)
+
+
+def load_bundle(url: str, kind: str | None = None, storage_options: StorageOptions | None = None) -> Bundle:
+    """Read a bundle.
+
+    Raises:
+        BundleError: If there is none, it is damaged, of another format, or not of the wanted kind.
+    """
+    store = Store(url, storage_options or {})
+    if not store.exists(METADATA):
+        raise BundleError(f"{url} is not a model bundle (no {METADATA})")
+    metadata = store.read_json(METADATA)
+    if metadata.get("format_version") != FORMAT_VERSION:
+        raise BundleError(f"{url} must have bundle format {FORMAT_VERSION}; got {metadata.get('format_version')}")
+    if kind is not None and metadata.get("kind") != kind:
+        raise BundleError(f"{url} must be a bundle of kind {kind!r}; got {metadata.get('kind')!r}")
+    try:
+        tensors = safetensors.torch.load(store.read_bytes(WEIGHTS))
+    except safetensors.SafetensorError as error:
+        raise BundleError(f"{url}/{WEIGHTS} is damaged: {error}") from None
+    noise = ("noise.factor", "noise.sd")
+    names, weights = {
+        "vae": (("genes",), noise),
+        "ldm": (ANSWERING, (*noise, *ANSWERING_TENSORS)),
+    }.get(metadata["kind"], (ANSWERING, ANSWERING_TENSORS))
+    missing = [name for name in names if name not in metadata] + [name for name in weights if name not in tensors]
+    if missing:
+        raise BundleError(f"{url} is damaged: it lacks {missing[0]!r}")
+    return Bundle(metadata["kind"], config_from_dict(store.read_json(CONFIG)), metadata, tensors)
+
+
+ANSWERING = ("genes", "encoder", "cells", "domain")
+ANSWERING_TENSORS = ("cells.basal", "train.fingerprints", "sd_scale")
+"""What a bundle that answers queries holds beside its weights."""
+
+
+def prefixed(prefix: str, module: torch.nn.Module) -> dict[str, Tensor]:
+    """Return a module's state under names with a prefix."""
+    return {prefix + name: value for name, value in module.state_dict().items()}

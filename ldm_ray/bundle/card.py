@@ -1,0 +1,91 @@
+"""The model card that is written into each bundle as README.md."""
+
+from collections.abc import Mapping
+from typing import Any
+
+WHAT = {
+    "vae": "Autoencoder of 978-gene L1000 expression profiles; the first half of a latent diffusion model.",
+    "ldm": "Latent diffusion model of drug-induced gene expression: a cell line, a compound, a dose and a time in,"
+    " the expression of 978 landmark genes (log2) and its uncertainty out.",
+}
+RIVAL = "Our implementation of the published model {kind}, trained on the same wells, to be compared with."
+USAGE = """\
+```python
+from ldm_ray.prediction.predictor import Predictor, Query
+
+predictor = Predictor.from_bundle("URL-OF-THIS-FOLDER")
+predictions = predictor.predict([Query("CC(=O)Oc1ccccc1C(=O)O", dose_um=10, time_h=24, cell=predictor.cell_lines[0])])
+predictions.mean, predictions.std, predictions.notes
+```
+"""
+USES = """\
+For ranking hypotheses: which compounds to measure, at which dose, in which cell line. A prediction says how expression
+in a well would differ from its control, as far as bulk L1000 profiles of cultured cells tell. It is no evidence of
+efficacy or safety, and decides nothing about a patient.
+
+Look at `out_of_domain` and `note` before a prediction is used: compounds unlike the training compounds, other cell
+lines, and doses or times outside of the ranges below are answered as well, but were never measured against.
+"""
+LIMITS = """\
+- The effect of most compounds is small beside the noise between replicate wells; see the ceilings in the report.
+- Landmark genes only, measured by L1000; what the platform cannot see, the model cannot either.
+- Held-out compounds are new to the model, its cell lines are not; new cell lines are harder.
+- Its standard deviations were calibrated on validation wells of the training data, and hold for data like these.
+"""
+
+
+def model_card(kind: str, metadata: Mapping[str, Any]) -> str:
+    """Write the card of a bundle.
+
+    Args:
+        kind: Of the bundle.
+        metadata: As `metadata.json` holds it.
+    """
+    trained = metadata.get("trained_on", {})
+    head = "---\nlibrary_name: ldm_ray\ntags: [gene-expression, L1000, drug-response, diffusion]\n---\n\n"
+    parts = [f"# {kind}\n", WHAT.get(kind, RIVAL.format(kind=kind)) + "\n"]
+    if trained.get("simulated"):
+        parts.append("**Trained on simulated data: its genes are made up, and what it predicts is no biology.**\n")
+    parts += ["## Use\n", USAGE, USES] if kind != "vae" else []
+    parts += ["## Trained on\n", _table(_training_rows(metadata))]
+    if history := metadata.get("history"):
+        parts += ["## On validation wells\n", _table(_scores(history, int(metadata.get("best_epoch", -1))))]
+        parts.append("How it does on test wells beside baselines and ceilings: `ldm-ray evaluate`.\n")
+    parts += ["## Limits\n", LIMITS] if kind != "vae" else []
+    return head + "\n".join(parts)
+
+
+def _training_rows(metadata: Mapping[str, Any]) -> dict[str, str]:
+    trained, domain = metadata.get("trained_on", {}), metadata.get("domain", {})
+    rows = {}
+    if trained:
+        splits = trained["splits"]
+        rows["treated wells in the dataset"] = f"{trained['n_profiles']:,}"
+        rows["files"] = ", ".join(source["name"] for source in trained["sources"])
+        rows["held out"] = (
+            f"{splits['test_fraction']:.0%} test by {splits.get('by', 'compound')}, seed {splits['seed']}"
+        )
+        rows["dataset (sha256 of its manifest)"] = trained["manifest_sha256"]
+    if domain:
+        rows["cell lines"] = f"{len(domain['cells'])}: {', '.join(domain['cells'][:12])}" + (
+            ", ..." if len(domain["cells"]) > 12 else ""
+        )
+        rows["doses (um)"] = " to ".join(f"{dose:.3g}" for dose in domain["dose_um"])
+        rows["times (h)"] = " to ".join(f"{time:g}" for time in domain["time_h"])
+    if encoder := metadata.get("encoder"):
+        rows["compounds are seen as"] = f"{encoder['name']} ({encoder['revision']})"
+    if sampler := metadata.get("recommended_sampler"):
+        rows["sampled by"] = f"{sampler['kind']}, {sampler['steps']} steps"
+    rows["ldm_ray"] = str(metadata.get("ldm_ray_version", ""))
+    return rows
+
+
+def _scores(history: list[Mapping[str, float]], best: int) -> dict[str, str]:
+    kept = history[best]
+    scores = {name: f"{value:.4g}" for name, value in sorted(kept.items()) if name.startswith("valid")}
+    return {"epochs": f"{len(history)}, of which {int(kept['epoch']) + 1} was kept"} | scores
+
+
+def _table(rows: Mapping[str, str]) -> str:
+    lines = [f"| {name} | {value} |" for name, value in rows.items()]
+    return "\n".join(["| | |", "| --- | --- |", *lines, ""])

@@ -1,0 +1,107 @@
+"""What the target is measured from: nothing, the matched control, or the control plus a shrunk mean change.
+
+    base = x_b + f * mean change of the cell line and time        (target `residual`)
+
+What a cell line's treated wells have in common is then given and not learnt. The factor f is what predicts wells of a
+plate best by least squares from the *other* plates' mean change: a mean change over few plates holds their own
+shifts, which other plates do not share.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ldm_ray.data.dataset import PairedDataset
+from ldm_ray.data.wells import open_wells
+from ldm_ray.settings import Target
+
+Group = tuple[str, float]
+"""Cell line and time in hours."""
+ROWS_PER_BLOCK = 4096
+
+
+@dataclass(frozen=True)
+class TargetBase:
+    """What to add to the matched control.
+
+    Attributes:
+        target: What the models see is expression less the base.
+        factor: f, between 0 and 1.
+        shift: f times the mean training change by cell line and time, log2, (n_genes,) each.
+        everywhere: The same over all training wells, for cell lines and times that training has none of.
+    """
+
+    target: Target
+    factor: float
+    shift: dict[Group, NDArray[np.float32]]
+    everywhere: NDArray[np.float32]
+
+    def of_controls(self, dataset: PairedDataset) -> NDArray[np.float32]:
+        """Return the base of each control profile of a dataset, (n_basal, n_genes), log2."""
+        if self.target == "absolute":
+            return np.zeros_like(dataset.basal_expression)
+        if self.target == "delta":
+            return dataset.basal_expression
+        table = dataset.basal.select(["cell_id", "time_h"]).to_pandas()
+        groups = zip(table["cell_id"], table["time_h"], strict=True)
+        shifts = [self.of_group(dataset.cells[int(cell)], float(time_h)) for cell, time_h in groups]
+        return dataset.basal_expression + np.asarray(shifts, dtype=np.float32)
+
+    def of_group(self, cell: str, time_h: float) -> NDArray[np.float32]:
+        """Return the shift of a cell line at the nearest time that training has, (n_genes,)."""
+        times = [time for name, time in self.shift if name == cell]
+        if not times:
+            return self.everywhere
+        return self.shift[cell, min(times, key=lambda time: (abs(time - time_h), time))]
+
+
+def fit_target_base(dataset: PairedDataset, target: Target) -> TargetBase:
+    """Fit the base of a target on training wells, block by block; only `residual` reads any.
+
+    Source: leave-one-out least squares of one factor,
+    f = sum_p <D_-p, S_p> / sum_p n_p |D_-p|^2, S_p and n_p being sum and number of the changes of plate p, and D_-p
+    the mean change of its cell line and time without the plate; kept within [0, 1].
+    """
+    none = np.zeros(dataset.n_genes, np.float32)
+    if target != "residual":
+        return TargetBase(target, 0.0, {}, none)
+    sums: dict[tuple[Group, str], NDArray[np.float64]] = {}
+    counts: dict[tuple[Group, str], int] = {}
+    for wells in open_wells(dataset, "train").stream(ROWS_PER_BLOCK):
+        delta = (wells.y - wells.basal).astype(np.float64)
+        for (cell, time_h, plate), rows in wells.frame.groupby(["cell_id", "time_h", "plate"]).indices.items():
+            key = ((dataset.cells[int(cell)], float(time_h)), str(plate))
+            sums[key] = sums.get(key, 0.0) + delta[rows].sum(axis=0)
+            counts[key] = counts.get(key, 0) + len(rows)
+    total, number = _by_group(sums), _by_group(counts)
+    factor = _leave_plate_out(sums, counts, total, number)
+    shift = {group: (factor * total[group] / number[group]).astype(np.float32) for group in sorted(total)}
+    everywhere = factor * sum(total.values()) / sum(number.values())
+    return TargetBase(target, factor, shift, np.asarray(everywhere, np.float32))
+
+
+def _by_group(values: dict) -> dict:  # type: ignore[type-arg]
+    """Add up over plates."""
+    out: dict = {}  # type: ignore[type-arg]
+    for (group, _), value in values.items():
+        out[group] = out[group] + value if group in out else value
+    return out
+
+
+def _leave_plate_out(
+    sums: dict[tuple[Group, str], NDArray[np.float64]],
+    counts: dict[tuple[Group, str], int],
+    total: dict[Group, NDArray[np.float64]],
+    number: dict[Group, int],
+) -> float:
+    """Return f; 0 where no cell line and time has two plates."""
+    above = below = 0.0
+    for (group, plate), own in sums.items():
+        own_count = counts[group, plate]
+        if number[group] == own_count:
+            continue
+        others = (total[group] - own) / (number[group] - own_count)
+        above += float(others @ own)
+        below += own_count * float(others @ others)
+    return min(1.0, max(0.0, above / below)) if below else 0.0

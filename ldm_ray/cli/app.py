@@ -1,0 +1,191 @@
+"""The command line, `ldm-ray`. Each command parses, calls one function and shows what came out."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ldm_ray import __version__
+from ldm_ray.cli.bench import bench_app
+from ldm_ray.cli.data import data_app
+from ldm_ray.cli.evaluate import EPILOG, evaluate
+from ldm_ray.cli.options import (
+    AllowMissingGenes,
+    ConfigFile,
+    Data,
+    Gctx,
+    GeneInfo,
+    H5ad,
+    InstInfo,
+    Json,
+    Overrides,
+    Overwrite,
+    PertInfo,
+    Resume,
+    Seed,
+    settings,
+)
+from ldm_ray.cli.pipeline import EPILOG as PIPELINE_EPILOG
+from ldm_ray.cli.pipeline import pipeline
+from ldm_ray.cli.predict import EPILOG as PREDICT_EPILOG
+from ldm_ray.cli.predict import predict
+from ldm_ray.cli.runs import EPILOG as RUNS_EPILOG
+from ldm_ray.cli.runs import runs
+from ldm_ray.cli.serve import EPILOG as SERVE_EPILOG
+from ldm_ray.cli.serve import serve
+from ldm_ray.cli.status import EPILOG as STATUS_EPILOG
+from ldm_ray.cli.status import status
+from ldm_ray.cli.train import train_app
+from ldm_ray.cli.tune import tune_app
+from ldm_ray.console import counting, print_json, say, say_error, spinning
+from ldm_ray.errors import LdmRayError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="Train and query a latent diffusion model of drug-induced gene expression, on Ray.",
+)
+app.add_typer(data_app, name="data")
+app.add_typer(train_app, name="train")
+app.add_typer(tune_app, name="tune")
+app.add_typer(bench_app, name="bench")
+
+
+@app.command(epilog="Example: `ldm-ray simulate --out runs/release --profiles 12000`")
+def simulate(
+    out: Annotated[Path, typer.Option(help="Local folder of the release.")],
+    profiles: Annotated[int | None, typer.Option(help="Treated wells that survive cleaning.")] = None,
+    gene_info: Annotated[Path | None, typer.Option(help="Use this table's genes, not made-up ones.")] = None,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    seed: Seed = None,
+    json: Json = False,
+) -> None:
+    """Write a simulated release in the layout of GSE92742, with planted truth."""
+    from ldm_ray.data.simulate import simulate_release
+
+    more = [] if profiles is None else [f"simulate.n_profiles={profiles}"]
+    resolved = settings(config, overrides, seed, *more)
+    with counting("simulating plates") as progress:
+        files = simulate_release(resolved.simulate, out, resolved.seed, gene_info, progress)
+    paths = {name: str(getattr(files, name)) for name in ("gctx", "inst_info", "pert_info", "gene_info", "truth")}
+    if json:
+        print_json(paths)
+    say(f"release of {resolved.simulate.n_profiles:,} treated wells in {out}")
+
+
+@app.command(
+    epilog="Example: `ldm-ray prepare --gctx L3.gctx --inst-info inst.txt --pert-info pert.txt"
+    " --gene-info gene.txt --out runs/data`, or `ldm-ray prepare --h5ad Lincs_L1000.h5ad --out runs/data`"
+)
+def prepare(
+    out: Annotated[str, typer.Option(help="Folder URL of the dataset.")],
+    gctx: Gctx = None,
+    inst_info: InstInfo = None,
+    pert_info: PertInfo = None,
+    gene_info: GeneInfo = None,
+    h5ad: H5ad = None,
+    allow_missing_genes: AllowMissingGenes = False,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    seed: Seed = None,
+    json: Json = False,
+) -> None:
+    """Clean, pair and split a release into a paired dataset; reads and writes any URL."""
+    from ldm_ray.cluster.batch.prepare import part_runner
+    from ldm_ray.data.dataset import open_dataset
+    from ldm_ray.data.describe import describe_json
+    from ldm_ray.data.prepare import prepare as write_dataset
+    from ldm_ray.data.releases import ReleasePaths
+
+    resolved = settings(config, overrides, None, *([] if seed is None else [f"splits.seed={seed}"]))
+    paths = ReleasePaths(gctx, inst_info, pert_info, gene_info, h5ad, allow_missing_genes)
+    with spinning("reading tables"):
+        release = paths.open(resolved.storage_options)
+    with counting("writing treated wells") as progress:
+        manifest = write_dataset(release, out, resolved, overwrite, progress, resume, part_runner(resolved))
+    dataset = open_dataset(out, resolved.storage_options)
+    if json:
+        print_json(describe_json(dataset))
+    for step in manifest["cleaning"]:
+        say(f"{step['removed']:>9,} wells removed, {step['wells_after']:>9,} left: {step['rule']}")
+    say(f"{manifest['n_profiles']:,} treated wells in {out}; look with: ldm-ray data describe {out}")
+
+
+@app.command(epilog="Example: `ldm-ray embed --data runs/data`")
+def embed(
+    data: Data,
+    overwrite: Overwrite = False,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    seed: Seed = None,
+    json: Json = False,
+) -> None:
+    """Encode a dataset's compounds and keep the embedding table with it; only those it lacks are computed."""
+    from ldm_ray.cluster.batch.embed import embed as embed_dataset
+    from ldm_ray.data.dataset import open_dataset
+
+    resolved = settings(config, overrides, seed)
+    with counting("encoding compounds") as progress:
+        url = embed_dataset(open_dataset(data, resolved.storage_options), resolved, overwrite, progress)
+    if json:
+        print_json({"embeddings": url})
+    say(f"embeddings in {url}")
+
+
+app.command("evaluate", epilog=EPILOG)(evaluate)
+app.command("pipeline", epilog=PIPELINE_EPILOG)(pipeline)
+app.command("runs", epilog=RUNS_EPILOG)(runs)
+app.command("serve", epilog=SERVE_EPILOG)(serve)
+app.command("status", epilog=STATUS_EPILOG)(status)
+app.command("predict", epilog=PREDICT_EPILOG)(predict)
+
+
+@app.command(epilog="Example: `ldm-ray demo --out demo --config jobs/configs/demo.yaml`")
+def demo(
+    out: Annotated[Path, typer.Option(help="Local folder for everything.")] = Path("demo"),
+    overwrite: Overwrite = False,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    seed: Seed = None,
+    json: Json = False,
+) -> None:
+    """Run the whole chain on a simulated release: simulate, prepare, embed, train, evaluate, predict."""
+    from ldm_ray.workflows.demo import run_demo
+
+    metrics = run_demo(out, settings(config, overrides, seed), overwrite)
+    if json:
+        print_json(metrics)
+
+
+@app.callback(invoke_without_command=True)
+def version(show: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    """Show the version if asked."""
+    if show:
+        sys.stdout.write(f"ldm-ray {__version__}\n")
+        raise typer.Exit()
+
+
+def main() -> None:
+    """Run the command line: what a user did wrong is one line and exit code 2."""
+    # Ray's node prints its warnings on standard output, where `--json` promises one object and nothing else;
+    # that two cores run many small processes, or that Serve's controller has ended as it was told, is not worth one.
+    skipped = "." if "--json" in sys.argv else "worker processes have been started on node|graceful_shutdown failed"
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", skipped)
+    try:
+        app()
+    except LdmRayError as error:
+        say_error(" ".join(str(error).split()))
+        sys.exit(2)
+    except OSError as error:
+        say_error(" ".join(str(error).split()))
+        sys.exit(2)
+    except KeyboardInterrupt:
+        say_error("interrupted")
+        sys.exit(130)

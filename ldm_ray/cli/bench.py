@@ -1,0 +1,81 @@
+"""`ldm-ray bench`: measurements of a bundle on this machine."""
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ldm_ray.cli.options import ConfigFile, Data, Json, Overrides, Seed, settings
+from ldm_ray.console import counting, print_json, say, show_table
+
+if TYPE_CHECKING:
+    from ldm_ray.diffusion.samplers import SamplerChoice
+
+bench_app = typer.Typer(help="Measure a bundle on this machine.", no_args_is_help=True)
+
+
+@bench_app.callback()
+def bench() -> None:
+    """Measure a bundle on this machine."""
+
+
+@bench_app.command(epilog="Example: `ldm-ray bench samplers --bundle demo/ldm --data demo/data`")
+def samplers(
+    bundle: Annotated[str, typer.Option(help="Folder URL of a diffusion model.")],
+    data: Data,
+    wells: Annotated[int, typer.Option(help="Validation wells.", min=8)] = 48,
+    samples: Annotated[int, typer.Option(help="Latent samples a well.", min=8)] = 48,
+    store: Annotated[bool, typer.Option(help="Keep the recommended sampler in the bundle.")] = True,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    seed: Seed = None,
+    json: Json = False,
+) -> None:
+    """Compare fast samplers with the full chain; the cheapest that nothing tells from it becomes the bundle's own."""
+    from ldm_ray.bundle.bundle import check_splits, load_bundle, update_metadata
+    from ldm_ray.data.dataset import open_dataset
+    from ldm_ray.evaluation.samplers import as_rows, recommended, score_samplers
+
+    asked = settings(config, overrides, seed)
+    dataset = open_dataset(data, asked.storage_options)
+    loaded = load_bundle(bundle, "ldm", asked.storage_options)
+    loaded.check_genes(dataset.manifest["genes"], data)
+    check_splits(loaded, dataset.manifest["splits"], data)
+    with counting("samplers") as progress:
+        scores = score_samplers(loaded, dataset, "valid", wells, samples, progress=progress)
+    best = recommended(scores)
+    columns = ["sampler", "steps", "spacing", "profiles/s", "energy ratio", "mean RMSE", "spread", "90% coverage"]
+    show_table(
+        "samplers, beside the full chain",
+        columns,
+        [
+            [
+                ("> " if score is best else "  ") + _named(score.choice),
+                str(score.choice.steps),
+                score.choice.spacing,
+                f"{score.profiles_per_s:,.0f}",
+                f"{score.energy_ratio:.3f}",
+                f"{score.mean_rmse_ratio:.4f}",
+                f"{score.spread_ratio:.4f}",
+                f"{score.coverage:.3f}",
+            ]
+            for score in scores
+        ],
+        "ratios to the full chain with learned variance; energy: to that of another run of it",
+    )
+    if best is None:
+        say("no sampler is within tolerance of the full chain; the bundle's own stays")
+    else:
+        said = "kept in the bundle" if store else "not kept"
+        say(f"recommended: {_named(best.choice)}, {best.choice.steps} steps, {best.choice.spacing} ({said})")
+        if store:
+            changes = {"recommended_sampler": asdict(best.choice), "samplers": as_rows(scores)}
+            update_metadata(bundle, changes, asked.storage_options)
+    if json:
+        print_json({"recommended": asdict(best.choice) if best else None, "samplers": as_rows(scores)})
+
+
+def _named(choice: "SamplerChoice") -> str:
+    """Name a sampler with what else it takes."""
+    more = f" eta {choice.eta:g}" if choice.eta else f" correction {choice.correction:g}" if choice.correction else ""
+    return choice.kind + more

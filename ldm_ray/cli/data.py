@@ -1,0 +1,125 @@
+"""The commands under `ldm-ray data`: describe, validate, migrate, resplit, gdsc."""
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from ldm_ray.cli.options import ConfigFile, Json, Overrides, Root, settings
+from ldm_ray.console import counting, print_json, say, show_table
+from ldm_ray.errors import DataError
+
+data_app = typer.Typer(no_args_is_help=True, help="Look at a paired dataset, check it, bring it up to date.")
+
+
+@data_app.command(
+    epilog="Examples: `ldm-ray data describe runs/data`; `ldm-ray data describe s3://bucket/data --out runs/pictures`"
+)
+def describe(
+    root: Root,
+    out: Annotated[str | None, typer.Option(help="Folder URL for pictures: cell lines, doses, expression.")] = None,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    json: Json = False,
+) -> None:
+    """Print cells, compounds, doses, times, controls, splits, and what was dropped and why; draw pictures."""
+    from ldm_ray.data.dataset import open_dataset
+    from ldm_ray.data.describe import describe as sections
+    from ldm_ray.data.describe import describe_json
+    from ldm_ray.data.pictures import draw_pictures
+    from ldm_ray.storage.store import Store
+
+    options = settings(config, overrides, None).storage_options
+    dataset = open_dataset(root, options)
+    pictures = draw_pictures(dataset, Store(out, options)) if out else []
+    if json:
+        print_json(describe_json(dataset) | {"pictures": pictures})
+        return
+    for section in sections(dataset):
+        show_table(section.title, section.columns, section.rows)
+    if pictures:
+        say("pictures: " + ", ".join(pictures))
+
+
+@data_app.command(epilog="Example: `ldm-ray data validate runs/data`")
+def validate(root: Root, config: ConfigFile = None, overrides: Overrides = None, json: Json = False) -> None:
+    """Check a dataset from its files: schema, ids, ranges, NaN, split leakage, checksums. Exit code 2 if one fails."""
+    from ldm_ray.data.dataset import open_dataset
+    from ldm_ray.data.validate import validate as check
+
+    dataset = open_dataset(root, settings(config, overrides, None).storage_options)
+    with counting("reading files") as progress:
+        findings = check(dataset, progress)
+    failed = [finding for finding in findings if finding.problems]
+    if json:
+        print_json({"valid": not failed, "findings": [asdict(finding) for finding in findings]})
+    rows = [[finding.check, "; ".join(finding.problems) or "ok"] for finding in findings]
+    show_table(root, ["check", "result"], rows)
+    if failed:
+        raise DataError(f"{root} fails {len(failed)} of {len(findings)} checks: {failed[0].problems[0]}")
+    say(f"{root}: {dataset.manifest['n_profiles']:,} treated wells, every check passed")
+
+
+@data_app.command(epilog="Example: `ldm-ray data migrate runs/data`")
+def migrate(root: Root, config: ConfigFile = None, overrides: Overrides = None, json: Json = False) -> None:
+    """Bring a dataset that an older version wrote to the present schema, in place."""
+    from ldm_ray.data.migrate import migrate as bring
+    from ldm_ray.schema import SCHEMA_VERSION
+
+    with counting("writing files") as progress:
+        changed = bring(root, settings(config, overrides, None).storage_options, progress)
+    if json:
+        print_json({"migrated": changed, "schema_version": SCHEMA_VERSION})
+    say(f"{root} {'now has' if changed else 'has'} schema version {SCHEMA_VERSION}")
+
+
+@data_app.command(epilog="Example: `ldm-ray data resplit runs/data --unseen cell --out runs/data-cell`")
+def resplit(
+    root: Root,
+    unseen: Annotated[str, typer.Option(help="What the test side has that training has not: cell, plate or both.")],
+    out: Annotated[str, typer.Option(help="Folder URL of the new dataset.")],
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    json: Json = False,
+) -> None:
+    """Write the same wells with cell lines, batches of plates, or compounds and cell lines held out."""
+    from ldm_ray.data.dataset import open_dataset
+    from ldm_ray.data.resplit import UNSEEN
+    from ldm_ray.data.resplit import resplit as write
+    from ldm_ray.storage.store import Store
+
+    options = settings(config, overrides, None).storage_options
+    asked = next((name for name in UNSEEN[1:] if name == unseen), None)
+    if asked is None:
+        raise DataError(f"--unseen must be one of {', '.join(UNSEEN[1:])}; got {unseen!r}")
+    with counting("writing files") as progress:
+        dataset = write(open_dataset(root, options), asked, Store(out, options), progress)
+    sides = dataset.manifest["splits"]["split"]
+    if json:
+        print_json({"dataset": out, "unseen": unseen} | sides)
+    say(f"{out}: " + ", ".join(f"{count:,} wells {side}" for side, count in sides.items()))
+
+
+@data_app.command(epilog="Example: `ldm-ray data gdsc runs/data --table GDSC2_fitted_dose_response.csv`")
+def gdsc(
+    root: Root,
+    table: Annotated[str, typer.Option(help="GDSC2's fitted dose-response table: .csv, .csv.gz or .xlsx.")],
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    json: Json = False,
+) -> None:
+    """Join GDSC2's drug sensitivities to a dataset's cell lines and compounds, as a table beside it."""
+    from ldm_ray.data.dataset import open_dataset
+    from ldm_ray.data.gdsc import GDSC, join_gdsc, read_gdsc
+    from ldm_ray.data.source import source_file
+
+    options = settings(config, overrides, None).storage_options
+    dataset = open_dataset(root, options)
+    joined, counts = join_gdsc(read_gdsc(source_file(table, options)), dataset)
+    dataset.store.write_table(GDSC, joined)
+    url = dataset.store.path(GDSC)
+    if json:
+        print_json({"table": url} | asdict(counts))
+    say(f"{counts.rows:,} values in {url}, {counts.rows_joined:,} of them of a cell line and a compound of the dataset")
+    cells, drugs = (counts.cell_lines_joined, counts.cell_lines), (counts.drugs_joined, counts.drugs)
+    say(f"cell lines: {cells[0]:,} of {cells[1]:,}; drugs: {drugs[0]:,} of {drugs[1]:,}")

@@ -1,0 +1,116 @@
+"""The command `ldm-ray evaluate`: Table 1, Fig. 3, Table 2."""
+
+from typing import Annotated
+
+import typer
+
+from ldm_ray.cli.options import ConfigFile, Json, Overrides, Seed, settings
+from ldm_ray.config import Config
+from ldm_ray.console import print_json, say, show_table, spinning, staged
+from ldm_ray.errors import SettingsError
+
+EPILOG = (
+    "Examples: `ldm-ray evaluate --data runs/data --bundle runs/ldm --bundle runs/prnet --out runs/report`;"
+    " `ldm-ray evaluate --table1 --data runs/data --out runs/table1 --set 'table1.seeds=[0,1,2]'`;"
+    " `ldm-ray evaluate --ic50 --bundle runs/ldm --gdsc GDSC2.csv.gz --basal-profiles basal.csv.gz --out runs/ic50`"
+)
+
+
+def evaluate(
+    out: Annotated[str, typer.Option(help="Folder URL of the report.")],
+    data: Annotated[str | None, typer.Option("--data", help="Folder URL of a paired dataset.")] = None,
+    bundle: Annotated[list[str] | None, typer.Option(help="Bundle of a trained model or rival; repeatable.")] = None,
+    table1: Annotated[
+        bool,
+        typer.Option(
+            "--table1",
+            help="Train and judge the model and its rivals, for every side and seed of the setting `table1`.",
+        ),
+    ] = False,
+    fig3: Annotated[bool, typer.Option("--fig3", help="Only Fig. 3: gene-gene correlations.")] = False,
+    ic50: Annotated[bool, typer.Option("--ic50", help="Table 2: drug sensitivity from predicted profiles.")] = False,
+    gdsc: Annotated[str | None, typer.Option(help="With --ic50: GDSC2 table, .csv or .csv.gz, with SMILES.")] = None,
+    basal_profiles: Annotated[
+        str | None, typer.Option(help="With --ic50: untreated profiles of cell lines by Entrez id, .csv or .csv.gz.")
+    ] = None,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    seed: Seed = None,
+    json: Json = False,
+) -> None:
+    """Judge models beside baselines, ablations and ceilings, with intervals, pictures and a page to read."""
+    resolved = settings(config, overrides, seed)
+    bundles = bundle or []
+    if sum((table1, fig3, ic50)) > 1:
+        raise SettingsError("give one of --table1, --fig3 and --ic50")
+    if ic50:
+        if not (bundles and gdsc and basal_profiles):
+            raise SettingsError("--ic50 wants --bundle, --gdsc and --basal-profiles")
+        _ic50(bundles, gdsc, basal_profiles, out, resolved, json)
+        return
+    if data is None or not (bundles or table1):
+        raise SettingsError("give --data, and --bundle or --table1")
+    if table1 and bundles:
+        raise SettingsError("--table1 trains its own models (setting `table1`); leave --bundle out")
+    if table1:
+        from ldm_ray.workflows.table1 import run_table1
+
+        result = run_table1(data, out, resolved)
+        if json:
+            print_json(result)
+        return
+    _judge(data, bundles, out, resolved, json, fig3)
+
+
+def _judge(data: str, urls: list[str], out: str, config: Config, json: bool, only_fig3: bool) -> None:
+    from ldm_ray.bundle.bundle import load_bundle
+    from ldm_ray.cluster.batch.evaluate import block_runner
+    from ldm_ray.data.dataset import open_dataset
+    from ldm_ray.evaluation.report.folder import write_figure_3, write_report
+    from ldm_ray.evaluation.suite import evaluate as judge
+    from ldm_ray.workflows.demo import show_scores
+
+    dataset = open_dataset(data, config.storage_options)
+    bundles = [load_bundle(url, storage_options=config.storage_options) for url in urls]
+    with staged() as progress:
+        evaluation = judge(dataset, bundles, config.evaluate, config.seed, progress, block_runner(config))
+    with spinning("writing the report"):
+        written = (
+            write_figure_3(out, evaluation, dataset, config)
+            if only_fig3
+            else write_report(out, evaluation, bundles, dataset, config)
+        )
+    if json:
+        print_json(evaluation.metrics)
+    show_scores(evaluation.metrics)
+    say("written: " + ", ".join(written))
+
+
+def _ic50(urls: list[str], gdsc: str, basal: str, out: str, config: Config, json: bool) -> None:
+    from ldm_ray.bundle.bundle import load_bundle
+    from ldm_ray.data.source import source_file
+    from ldm_ray.evaluation.ic50.benchmark import evaluate_ic50
+    from ldm_ray.evaluation.ic50.profiles import profile_models
+    from ldm_ray.evaluation.ic50.report import ic50_tables, write_ic50_report
+    from ldm_ray.evaluation.ic50.rows import load_ic50
+
+    options, asked = config.storage_options, config.ic50
+    bundles = [load_bundle(url, storage_options=options) for url in urls]
+    with spinning("reading drug sensitivities"):
+        files = (source_file(gdsc, options), source_file(basal, options))
+        rows = load_ic50(*files, bundles[0].metadata["genes"])
+        encoder, models = profile_models(bundles, config.seed)
+    with spinning("fitting") as progress:
+        metrics = evaluate_ic50(rows, encoder, models, asked.seeds, asked.dose_um, asked.time_h, progress)
+    written = write_ic50_report(out, metrics, config)
+    if json:
+        print_json(metrics)
+    narrow = ("PCC", "rows")  # they stand in the files; the terminal has no room for them
+    for table in ic50_tables(metrics):
+        kept = [i for i, head in enumerate(table.head) if head not in narrow]
+        show_table(
+            f"LN_IC50, {table.title}", [table.head[i] for i in kept], [[row[i] for i in kept] for row in table.body]
+        )
+    for note in metrics["notes"]:
+        say(note)
+    say("written: " + ", ".join(written))

@@ -1,0 +1,60 @@
+"""The command `ldm-ray pipeline`: from a release to predictions, in one folder on any URL."""
+
+from typing import Annotated
+
+import typer
+
+from ldm_ray.cli.options import (
+    AllowMissingGenes,
+    ConfigFile,
+    Gctx,
+    GeneInfo,
+    H5ad,
+    InstInfo,
+    Json,
+    Overrides,
+    Overwrite,
+    PertInfo,
+    Seed,
+    settings,
+)
+from ldm_ray.console import print_json, say, show_table
+
+EPILOG = (
+    "Examples: `ldm-ray pipeline --out s3://bucket/run --config jobs/configs/demo.yaml` (simulated data);"
+    " `ldm-ray pipeline --h5ad s3://bucket/Lincs_L1000.h5ad --out s3://bucket/run`. Interrupted, the same command goes"
+    " on; how far it is: `ldm-ray status s3://bucket/run`"
+)
+
+
+def pipeline(
+    out: Annotated[str, typer.Option(help="Folder URL for everything.")],
+    gctx: Gctx = None,
+    inst_info: InstInfo = None,
+    pert_info: PertInfo = None,
+    gene_info: GeneInfo = None,
+    h5ad: H5ad = None,
+    allow_missing_genes: AllowMissingGenes = False,
+    conditions: Annotated[
+        str | None, typer.Option(help="Table to predict: smiles, cell, dose_um, time_h; default: what is held out.")
+    ] = None,
+    overwrite: Overwrite = False,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    seed: Seed = None,
+    json: Json = False,
+) -> None:
+    """Prepare, embed, train, evaluate and predict; without files of a release on a simulated one.
+
+    Steps that are done are not repeated, and one that was interrupted goes on where it was.
+    """
+    from ldm_ray.data.releases import ReleasePaths
+    from ldm_ray.workflows.pipeline import Pipeline
+
+    paths = ReleasePaths(gctx, inst_info, pert_info, gene_info, h5ad, allow_missing_genes)
+    done = Pipeline(out, settings(config, overrides, seed), paths, conditions).run(overwrite)
+    if json:
+        print_json(done)
+    rows = [[step["name"], step["state"], f"{step['seconds']:.0f}", step["out"]] for step in done["steps"]]
+    show_table(f"pipeline in {out}", ["step", "state", "seconds", "result"], rows)
+    say(f"look at {out.rstrip('/')}/report/report.html")

@@ -1,0 +1,126 @@
+"""The commands that train: `ldm-ray train vae`, `train ldm` and `train baseline`."""
+
+from typing import Annotated
+
+import typer
+
+from ldm_ray.cli.options import ConfigFile, Data, Json, Overrides, Overwrite, Resume, Seed, settings
+from ldm_ray.config import Config
+from ldm_ray.console import counting, print_json, say, show_table, staged, training
+from ldm_ray.errors import SettingsError
+
+train_app = typer.Typer(no_args_is_help=True, help="Train the autoencoder, then the diffusion model.")
+
+
+@train_app.command(
+    "vae",
+    epilog="Examples: `ldm-ray train vae --data runs/data --out runs/vae`;"
+    " `ldm-ray train vae --data runs/data --out runs/folds --folds all`",
+)
+def train_vae(
+    data: Data,
+    out: Annotated[str, typer.Option(help="Folder URL of the bundle; with --folds, of one a fold.")],
+    cross_validate: Annotated[str | None, typer.Option("--folds", help="all: train and score one a fold.")] = None,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    seed: Seed = None,
+    json: Json = False,
+) -> None:
+    """Train the autoencoder, or cross-validate it."""
+    from ldm_ray.cluster.train.run import train_vae as run
+    from ldm_ray.data.dataset import open_dataset
+
+    resolved = settings(config, overrides, seed)
+    if cross_validate is not None:
+        _cross_validate(cross_validate, data, out, resolved, overwrite, json)
+        return
+    with training("autoencoder") as progress:
+        bundle = run(open_dataset(data, resolved.storage_options), out, resolved, resume, overwrite, progress)
+    _show_training(out, bundle.metadata, json)
+
+
+@train_app.command("ldm", epilog="Example: `ldm-ray train ldm --data runs/data --vae runs/vae --out runs/ldm`")
+def train_ldm(
+    data: Data,
+    vae: Annotated[str, typer.Option(help="Bundle of a trained autoencoder.")],
+    out: Annotated[str, typer.Option(help="Folder URL of the bundle.")],
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    seed: Seed = None,
+    json: Json = False,
+) -> None:
+    """Train the diffusion model on an autoencoder's latents; encodes compounds first if need be."""
+    from ldm_ray.bundle.bundle import load_bundle
+    from ldm_ray.cluster.batch.embed import embed as embed_dataset
+    from ldm_ray.cluster.train.run import train_ldm as run
+    from ldm_ray.data.dataset import open_dataset
+
+    resolved = settings(config, overrides, seed)
+    dataset = open_dataset(data, resolved.storage_options)
+    autoencoder = load_bundle(vae, "vae", resolved.storage_options)
+    with counting("encoding compounds") as progress:
+        embed_dataset(dataset, resolved, on_progress=progress)
+    with training("latent diffusion") as progress:
+        bundle = run(dataset, autoencoder, out, resolved, resume, overwrite, progress)
+    _show_training(out, bundle.metadata, json)
+
+
+@train_app.command(
+    "baseline", epilog="Example: `ldm-ray train baseline --kind prnet --data runs/data --out runs/prnet`"
+)
+def train_baseline(
+    kind: Annotated[str, typer.Option(help="prnet, pertdit-cross, pertdit-catcross or pertdit-ada.")],
+    data: Data,
+    out: Annotated[str, typer.Option(help="Folder URL of the bundle.")],
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    seed: Seed = None,
+    json: Json = False,
+) -> None:
+    """Train a published rival on the same wells; its bundle works wherever a model's does."""
+    from ldm_ray.data.dataset import open_dataset
+    from ldm_ray.workflows.table1 import train_rival
+
+    resolved = settings(config, overrides, seed)
+    bundle = train_rival(open_dataset(data, resolved.storage_options), kind, out, resolved, resume, overwrite)
+    _show_training(out, bundle.metadata, json)
+
+
+def _cross_validate(which: str, data: str, out: str, config: Config, overwrite: bool, json: bool) -> None:
+    from ldm_ray.cluster.train.folds import SCORES, run_folds
+    from ldm_ray.data.dataset import open_dataset
+
+    if which != "all":
+        raise SettingsError(f"--folds must be all; got {which!r}")
+    with staged() as bar:
+
+        def hear(status: dict[str, dict[str, float]]) -> None:
+            for name, own in sorted(status.items()):
+                if "step" in own:
+                    bar(name, int(own["step"]), int(own["total"]))
+
+        table = run_folds(open_dataset(data, config.storage_options), out, config, overwrite, hear)
+    if json:
+        print_json(table)
+    body = [[str(row["fold"]), *(f"{row[key]:.4f}" for key in SCORES), str(row["epochs"])] for row in table["folds"]]
+    body += [[what, *(f"{table[what][key]:.4f}" for key in SCORES), ""] for what in ("mean", "sd")]
+    n = int(table["folds"][0]["n"])
+    show_table(
+        f"reconstruction of {n:,} test wells, {table['at_once']} folds at once",
+        ["fold", "PCC", "R2", "RMSE", "epochs"],
+        body,
+    )
+    say(f"bundles and folds.json in {out}")
+
+
+def _show_training(out: str, metadata: dict[str, list[dict[str, float]]], json: bool) -> None:
+    kept = metadata["history"][int(metadata["best_epoch"])]  # type: ignore[call-overload]
+    if json:
+        print_json({"bundle": out, "epochs": len(metadata["history"]), "best": kept})
+    say(f"bundle in {out}: epoch {kept['epoch'] + 1:.0f} kept, validation loss {kept['valid_loss']:.4f}")

@@ -1,0 +1,114 @@
+"""The commands of a search: `ldm-ray tune`, `tune report` and `tune export`."""
+
+from typing import Annotated
+
+import typer
+
+from ldm_ray.cli.options import ConfigFile, Json, Overrides, Overwrite, Seed, settings
+from ldm_ray.console import print_json, say, searching, show_table, spinning, training
+from ldm_ray.errors import SettingsError
+
+tune_app = typer.Typer(
+    help="Search settings with Ray Tune and Optuna; a killed search goes on when the same command is started again.",
+    epilog="Examples: `ldm-ray tune --data demo/data --vae demo/vae --out runs/search --config"
+    " jobs/configs/tune_demo.yaml`; `ldm-ray tune report runs/search`;"
+    " `ldm-ray tune export runs/search --out runs/best`",
+)
+
+
+@tune_app.callback(invoke_without_command=True)
+def tune(
+    context: typer.Context,
+    data: Annotated[str, typer.Option(help="Folder URL of the dataset.")] = "",
+    out: Annotated[str, typer.Option(help="Folder URL of the search.")] = "",
+    vae: Annotated[str, typer.Option(help="Autoencoder under all trials, unless the space varies it.")] = "",
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    seed: Seed = None,
+    json: Json = False,
+) -> None:
+    """Search settings with Ray Tune and Optuna; a killed search goes on when the same command is started again."""
+    if context.invoked_subcommand:
+        return
+    if not data or not out:
+        raise SettingsError("tune wants --data and --out; see ldm-ray tune --help")
+    from ldm_ray.cluster.tune.search import run_search
+    from ldm_ray.storage.store import Store
+    from ldm_ray.tuning.report import write_tune_report
+    from ldm_ray.tuning.tables import summary
+
+    resolved = settings(config, overrides, seed)
+    with searching() as progress:
+        search = run_search(data, vae, out, resolved, lambda search: progress(*summary(search)))
+    with spinning("writing the report"):
+        store = Store(out, resolved.storage_options)
+        written = write_tune_report(store, search)
+    _show(search)
+    say(f"written: {', '.join(store.path(name) for name in written[:2])}")
+    say(f"next: ldm-ray tune export {out} --out BUNDLE")
+    if json:
+        print_json(_as_json(search))
+
+
+@tune_app.command(epilog="Example: `ldm-ray tune report runs/search`")
+def report(
+    search: Annotated[str, typer.Argument(help="Folder URL of a search, running or ended.")],
+    overrides: Overrides = None,
+    json: Json = False,
+) -> None:
+    """Write the page of a search: trials, which settings matter, curves, Pareto front."""
+    from ldm_ray.storage.store import Store
+    from ldm_ray.tuning.report import write_tune_report
+    from ldm_ray.tuning.state import load_search
+
+    options = settings(None, overrides, None).storage_options
+    with spinning("writing the report"):
+        loaded = load_search(search, options)
+        store = Store(search, options)
+        written = [store.path(name) for name in write_tune_report(store, loaded)]
+    _show(loaded)
+    say("written: " + ", ".join(written))
+    if json:
+        print_json(_as_json(loaded) | {"written": written})
+
+
+@tune_app.command(
+    epilog="Examples: `ldm-ray tune export runs/search --out best`; `ldm-ray tune export runs/search --out best"
+    " --retrain 101 --retrain 102 --retrain 103`"
+)
+def export(
+    search: Annotated[str, typer.Argument(help="Folder URL of a search.")],
+    out: Annotated[str, typer.Option(help="Folder URL of the bundle; with --retrain, of one a seed.")],
+    trial: Annotated[int | None, typer.Option(help="Another trial than the best.", min=0)] = None,
+    retrain: Annotated[list[int] | None, typer.Option(help="Seed to train anew with; repeatable.")] = None,
+    overwrite: Overwrite = False,
+    overrides: Overrides = None,
+    json: Json = False,
+) -> None:
+    """Turn a search's best trial into a bundle: the trial's own model, or models trained anew with other seeds."""
+    from ldm_ray.workflows.export_trial import export_trial
+
+    options = settings(None, overrides, None).storage_options
+    with training("latent diffusion") as status:
+        written = export_trial(search, out, trial, tuple(retrain or ()), overwrite, options, status)
+    say("written: " + ", ".join(written))
+    if json:
+        print_json({"bundles": written})
+
+
+def _show(search: "object") -> None:
+    from ldm_ray.tuning.tables import terminal_table
+    from ldm_ray.tuning.trials import Search
+
+    assert isinstance(search, Search)
+    title, head, body = terminal_table(search)
+    show_table(title, head, body)
+
+
+def _as_json(search: "object") -> dict[str, object]:
+    from dataclasses import asdict
+
+    from ldm_ray.tuning.trials import Search
+
+    assert isinstance(search, Search)
+    return {"name": search.name, "wanted": search.wanted, "trials": [asdict(trial) for trial in search.trials]}

@@ -1,0 +1,1 @@
+"""The Ray edge, and all of it: nothing outside this folder imports Ray."""

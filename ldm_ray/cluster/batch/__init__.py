@@ -1,0 +1,1 @@
+"""Pools of tasks and actors for prepare, embed, evaluate and predict."""

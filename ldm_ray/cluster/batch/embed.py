@@ -1,0 +1,114 @@
+"""Encodes a dataset's compounds in a pool of Ray actors, only those that its table does not have yet."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+import ray.data
+
+from ldm_ray.chem.embedding import (
+    CompoundEncoder,
+    build_encoder,
+    encode_table,
+    read_embeddings,
+    save_embeddings,
+    table_name,
+)
+from ldm_ray.cluster.connect import connect
+from ldm_ray.cluster.pool import placed_pool
+from ldm_ray.cluster.train.stream import raise_reported, reported
+from ldm_ray.config import Config
+from ldm_ray.data.dataset import PairedDataset
+from ldm_ray.errors import DataError, LdmRayError
+from ldm_ray.settings import EncoderSettings
+from ldm_ray.storage.store import matrix
+
+ROWS_PER_CALL = 256
+ROWS_PER_SAVE = 8192
+CPUS_PER_ACTOR = 0.5
+PRETRAINED = ("molformer", "hub")
+
+
+def embed(
+    dataset: PairedDataset,
+    config: Config,
+    overwrite: bool = False,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> str:
+    """Encode the compounds that the dataset's embedding table lacks; return the table's URL.
+
+    The table is saved every 8,192 compounds, so that a long run that was stopped goes on there.
+
+    Args:
+        dataset: Its parent structures are encoded.
+        config: Settings `encoder` and `ray`.
+        overwrite: Forget what the table holds.
+        on_progress: Called with compounds done and in all.
+
+    Raises:
+        DataError: If the table was made by another revision of the encoder and `overwrite` is false.
+        SettingsError: If a pretrained encoder cannot be loaded.
+    """
+    encoder = build_encoder(config.encoder)
+    if overwrite:
+        dataset.store.remove(table_name(encoder))
+    table = read_embeddings(dataset.store, encoder)
+    known = table.position()
+    missing = [text for text in dataset.parent_smiles.tolist() if text not in known]
+    smiles, vectors = table.smiles.tolist(), [table.vectors]
+    total = len(missing)
+    if not total:
+        on_progress(len(smiles), len(smiles))
+    else:
+        connect(config.ray)
+    for start in range(0, total, ROWS_PER_SAVE):
+        part = missing[start : start + ROWS_PER_SAVE]
+        vectors.append(encode_on_ray(part, encoder, config))
+        smiles += part
+        save_embeddings(dataset.store, encoder, smiles, np.concatenate(vectors))
+        on_progress(len(smiles) - len(known), total)
+    return dataset.store.path(table_name(encoder))
+
+
+def encode_on_ray(smiles: list[str], encoder: CompoundEncoder, config: Config) -> np.ndarray:
+    """Encode molecules in parallel, one actor a GPU or CPU; (len(smiles), dim), float32, in their order.
+
+    Raises:
+        DataError: If not every molecule came out.
+    """
+    # The blocks are cut here: with every CPU taken by the pool, an operator that cuts them would wait for ever.
+    blocks = [pa.table({"smiles": smiles[i : i + ROWS_PER_CALL]}) for i in range(0, len(smiles), ROWS_PER_CALL)]
+    actors = placed_pool(config.ray, len(blocks), CPUS_PER_ACTOR, can_use_gpus=config.encoder.kind in PRETRAINED)
+    data = ray.data.from_arrow(blocks).map_batches(
+        _Encode,
+        fn_constructor_args=(config.encoder,),
+        batch_format="pyarrow",
+        batch_size=None,
+        **actors.options,
+    )
+    place = {text: i for i, text in enumerate(smiles)}
+    vectors, seen = np.empty((len(smiles), encoder.dim), dtype=np.float32), set()
+    tables: Iterable[pa.Table] = data.iter_batches(batch_format="pyarrow", batch_size=None)
+    for table in tables:
+        raise_reported(table)
+        rows = [place[text] for text in table["smiles"].to_pylist()]
+        vectors[rows] = matrix(table["embedding"])
+        seen.update(rows)
+    if len(seen) != len(smiles):
+        raise DataError(f"{len(smiles)} compounds went into {encoder.name}; {len(seen)} came out")
+    return vectors
+
+
+class _Encode:
+    """An actor of the pool; a pretrained encoder is loaded once."""
+
+    def __init__(self, settings: EncoderSettings) -> None:
+        self._encoder = build_encoder(settings)
+
+    def __call__(self, batch: pa.Table) -> Any:
+        try:
+            return encode_table(batch, self._encoder)
+        except LdmRayError as error:
+            return reported(error)

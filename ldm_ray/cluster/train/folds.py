@@ -1,0 +1,113 @@
+"""Cross-validates the autoencoder: one run a fold, as many at once as fit, all scored on the same test wells."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import ray
+
+from ldm_ray.bundle.bundle import bundle_exists, load_bundle
+from ldm_ray.cluster.connect import connect
+from ldm_ray.cluster.placement import Placement, share_cluster
+from ldm_ray.cluster.progress import start_board, watching
+from ldm_ray.cluster.train.run import RUN, train_vae
+from ldm_ray.config import Config
+from ldm_ray.data.dataset import PairedDataset, open_dataset
+from ldm_ray.data.folds import fold_dataset, folds
+from ldm_ray.errors import BundleError, DataError, LdmRayError
+from ldm_ray.evaluation.reconstruction import score_reconstruction
+from ldm_ray.storage.store import Store
+
+TABLE = "folds.json"
+SCORES = ("pcc", "r2", "rmse")
+CPUS_OF_A_FOLD = 0.01
+"""Its workers have their own; this is its driver."""
+
+
+def run_folds(
+    dataset: PairedDataset,
+    out: str,
+    config: Config,
+    overwrite: bool = False,
+    on_progress: Callable[[dict[str, Any]], None] = lambda status: None,
+) -> dict[str, Any]:
+    """Train an autoencoder a fold and score each on the fixed test set; folds that are done are not done again.
+
+    Args:
+        dataset: As `prepare` wrote it.
+        out: Folder URL; the bundle of a fold goes to `fold0`, ..., the table to `folds.json`.
+        config: Settings of the autoencoder; `ray.num_workers` is that of one fold.
+        overwrite: Start anew.
+        on_progress: Told of the status of all folds, by `fold0`, ....
+
+    Returns:
+        What `folds.json` holds: the scores of each fold, their mean and standard deviation (n - 1).
+
+    Raises:
+        DataError: If the dataset has no test wells, or a fold would be empty.
+    """
+    store = Store(out, config.storage_options)
+    if not dataset.manifest["splits"]["split"]["test"]:
+        raise DataError(f"{dataset.url} has no test wells to score folds on")
+    if overwrite:
+        for name in ("data", TABLE, *(f"fold{fold}" for fold in folds(dataset))):
+            store.remove(name)
+    connect(config.ray)
+    concurrent, placement = share_cluster(config.ray, 0)
+    board = start_board()
+    waiting, scores = folds(dataset), {}
+    running: dict[Any, int] = {}
+    with watching(board, on_progress):
+        while waiting or running:
+            while waiting and len(running) < concurrent:
+                fold = waiting.pop(0)
+                task = _fold.options(num_cpus=CPUS_OF_A_FOLD).remote(
+                    dataset.url, store.url, fold, config, placement, board
+                )
+                running[task] = fold
+            (done,), _ = ray.wait(list(running), num_returns=1)
+            fold = running.pop(done)
+            result = ray.get(done)
+            if "error" in result:
+                raise LdmRayError(f"fold {fold}: {result['error']}")
+            scores[fold] = result
+    return _write(store, [scores[fold] for fold in sorted(scores)], concurrent)
+
+
+@ray.remote
+def _fold(data: str, out: str, fold: int, config: Config, placement: Placement, board: Any) -> dict[str, Any]:
+    """Train and score one fold; what went wrong comes back as text, since Ray would wrap it in a traceback."""
+    try:
+        store, options = Store(out, config.storage_options), config.storage_options
+        folder, url = f"data/fold{fold}", store.path(f"fold{fold}")
+        if not bundle_exists(url, options):
+            part = Store(store.path(folder), options)
+            own = fold_dataset(open_dataset(data, options), fold, part)
+
+            def hear(status: dict[str, Any]) -> None:
+                board.put.remote({f"fold{fold}": status})
+
+            resume = store.exists(f"fold{fold}/{RUN}")
+            train_vae(own, url, config, resume, False, hear, placement)
+            store.remove(folder)
+        bundle = load_bundle(url, "vae", options)
+        wanted = (config.target, config.vae, config.train_vae, config.seed)
+        if (bundle.config.target, bundle.config.vae, bundle.config.train_vae, bundle.config.seed) != wanted:
+            raise BundleError(f"{url} was trained with other settings; --overwrite trains all folds anew")
+        scored = score_reconstruction(bundle, open_dataset(data, options))
+    except LdmRayError as error:
+        return {"error": str(error)}
+    kept = bundle.metadata["best_epoch"]
+    return {"fold": fold, **scored, "epochs": kept + 1, "valid_loss": bundle.metadata["history"][kept]["valid_loss"]}
+
+
+def _write(store: Store, rows: list[dict[str, Any]], concurrent: int) -> dict[str, Any]:
+    values = {name: np.array([row[name] for row in rows]) for name in SCORES}
+    table = {
+        "folds": rows,
+        "mean": {name: float(value.mean()) for name, value in values.items()},
+        "sd": {name: float(value.std(ddof=1)) for name, value in values.items()},
+        "at_once": concurrent,
+    }
+    store.write_json(TABLE, table)
+    return table

@@ -1,0 +1,158 @@
+"""Follows a Ray Train run: its record and its trackers, told by callbacks in Train's controller."""
+
+import logging
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import ray.train
+
+from ldm_ray.config import Config
+from ldm_ray.data.dataset import PairedDataset
+from ldm_ray.errors import LdmRayError, NonFiniteError
+from ldm_ray.settings import TrackSettings
+from ldm_ray.storage.store import Store
+from ldm_ray.tracking.record import (
+    RUN_RECORD,
+    RunRecord,
+    Status,
+    begin_record,
+    now,
+    read_record,
+    resumed_record,
+    with_epoch,
+    write_record,
+)
+from ldm_ray.tracking.tensorboard import TENSORBOARD
+from ldm_ray.tracking.trackers import Guarded, build_trackers
+
+log = logging.getLogger(__name__)
+
+
+def start_run(
+    store: Store, kind: str, dataset: PairedDataset, config: Config, num_workers: int, resume: bool
+) -> RunRecord:
+    """Write the record of a run that begins or goes on, and begin it with each tracker.
+
+    Args:
+        store: The run's folder.
+        kind: What is trained.
+        dataset: The paired dataset.
+        config: All settings.
+        num_workers: Of Ray Train.
+        resume: Go on with the record that is there, if one is.
+    """
+    run = begin_record(store.url, kind, dataset, config, num_workers)
+    if resume and (old := _recorded(store)):
+        run = resumed_record(old, run)
+    else:
+        store.remove(TENSORBOARD)
+    trackers = build_trackers(config.track, store, run)
+    for tracker in trackers:
+        tracker.start()
+    run = _heard(run, trackers)
+    write_record(store, run)
+    return run
+
+
+def finish_run(run: RunRecord, store: Store, track: TrackSettings, status: Status, seconds: float) -> None:
+    """Write how a run ended, and tell each tracker; never an error, since the run's own end is what counts.
+
+    Args:
+        run: As `start_run` returned it.
+        store: The run's folder.
+        track: Settings.
+        status: How it ended.
+        seconds: Of this attempt.
+    """
+    latest = _recorded(store) or run
+    trackers = build_trackers(track, store, latest)
+    for tracker in trackers:
+        tracker.finish(status)
+    done = replace(latest, status=status, finished=now(), seconds=round(run.seconds + seconds, 3))
+    _keep(store, _heard(done, trackers))
+    for warning in latest.warnings:
+        if warning not in run.warnings:  # those the driver itself has said already
+            log.warning(warning)
+
+
+@contextmanager
+def finishing(run: RunRecord, store: Store, track: TrackSettings) -> Iterator[None]:
+    """Record how the block ended: Ctrl-C too is a failure, a kill leaves the run `running`."""
+    began = time.monotonic()
+    status: Status = "failed"
+    try:
+        yield
+        status = "finished"
+    except NonFiniteError:
+        status = "diverged"
+        raise
+    finally:
+        finish_run(run, store, track, status, time.monotonic() - began)
+
+
+class TrackingCallback(ray.train.UserCallback):
+    """Tells the record and the trackers of each epoch; built on the driver, called in Train's controller.
+
+    Epochs that have been told already are not told again: after a restart they come a second time, with the same
+    losses.
+    """
+
+    def __init__(self, run: RunRecord, store: Store, track: TrackSettings) -> None:
+        self._run, self._store = run, store
+        self._trackers = build_trackers(track, store, run)
+        self._began, self._seconds_before = time.time(), run.seconds
+
+    def after_report(
+        self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: ray.train.Checkpoint | None
+    ) -> None:
+        """Take what all workers have reported; only the end of an epoch is news."""
+        row = metrics[0]
+        if "epoch" in row and int(row["epoch"]) >= self._run.epochs:
+            values = {name: float(value) for name, value in row.items() if _is_finite(value) and name != "epoch"}
+            self._run = with_epoch(self._run, int(row["epoch"]) + 1, values)
+            for tracker in self._trackers:
+                tracker.log(self._run.epochs, values)
+            self._record()
+        if row.get("finished"):
+            for tracker in self._trackers:
+                tracker.finish("finished")
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        """Count a failure of workers; whether training goes on is Ray Train's decision."""
+        self._run = replace(self._run, failures=self._run.failures + 1)
+        self._record()
+
+    def _record(self) -> None:
+        seconds = round(self._seconds_before + time.time() - self._began, 3)
+        self._run = _heard(replace(self._run, seconds=seconds), self._trackers)
+        _keep(self._store, self._run)
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _heard(run: RunRecord, trackers: list[Guarded]) -> RunRecord:
+    """Return the record with the trackers' ids and warnings."""
+    ids = {tracker.name: tracker.run_id for tracker in trackers if tracker.run_id}
+    warnings = [tracker.warning for tracker in trackers if tracker.warning]
+    return replace(run, trackers=run.trackers | ids, warnings=tuple(dict.fromkeys([*run.warnings, *warnings])))
+
+
+def _recorded(store: Store) -> RunRecord | None:
+    try:
+        return read_record(store)
+    except LdmRayError:
+        return None
+
+
+def _keep(store: Store, run: RunRecord) -> None:
+    """Write a record where a failure to do so must not end the run."""
+    try:
+        write_record(store, run)
+    except LdmRayError as error:
+        log.warning("%s was not written: %s", RUN_RECORD, error)

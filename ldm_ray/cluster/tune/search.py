@@ -1,0 +1,287 @@
+"""Searches over settings with Ray Tune; killed at any moment, the same command goes on.
+
+Optuna's study, kept in the search's folder, is the one state: a trial's number, settings, curve and result. Tune is
+started afresh each time, with the trials that are still wanted; the early stops of its scheduler go on from the
+curves of past trials. A trial that was running is suggested again under its own number, and its Ray Train run goes
+on from its last checkpoint.
+"""
+
+import logging
+import math
+import os
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import optuna
+from optuna.trial import TrialState
+from ray import tune
+from ray.tune.schedulers import AsyncHyperBandScheduler
+from ray.tune.search.optuna import OptunaSearch
+
+from ldm_ray.bundle.bundle import load_bundle
+from ldm_ray.cluster.batch.embed import embed
+from ldm_ray.cluster.connect import check_cleaning, connect, wait_for_train_runs
+from ldm_ray.cluster.placement import share_cluster
+from ldm_ray.cluster.train.run import RUN, check_autoencoder
+from ldm_ray.cluster.tune.trial import ERROR, FINAL, Claims, TrialSpec, run_trial, trial_folder
+from ldm_ray.config import Config
+from ldm_ray.data.dataset import PairedDataset, open_dataset
+from ldm_ray.errors import DataError, LdmRayError
+from ldm_ray.storage.store import Store
+from ldm_ray.tracking.record import RUN_RECORD, read_record, write_record
+from ldm_ray.tuning.journal import STUDY, open_storage, open_study
+from ldm_ray.tuning.report import write_trials
+from ldm_ray.tuning.space import distributions, objectives, searches_autoencoder
+from ldm_ray.tuning.state import begin_search, search_of
+from ldm_ray.tuning.trials import Objective, Search
+
+ATTEMPTS = 3
+CPUS_OF_A_TRIAL = 0.01
+"""Its workers have their own; this is its driver."""
+Told = Callable[[Search], None]
+
+
+def run_search(data: str, vae: str, out: str, config: Config, on_progress: Told = lambda search: None) -> Search:
+    """Search the settings that `tune.space` names, or go on with the search that is there.
+
+    Args:
+        data: URL of the dataset.
+        vae: Bundle of the autoencoder under all trials; empty if the space varies the autoencoder too.
+        out: Folder URL of the search.
+        config: What every trial starts from, and the search's own settings.
+        on_progress: Told of the search whenever a trial has news.
+
+    Raises:
+        SettingsError: If the space or the objectives make no sense.
+        DataError: If `out` holds another search.
+    """
+    wanted, space = objectives(config), distributions(config)
+    data, vae, out = (_absolute(url) for url in (data, vae, out))
+    store = Store(out, config.storage_options)
+    _check_autoencoder(open_dataset(data, config.storage_options), vae, config)
+    begin_search(store, data, vae, config)
+    storage = open_storage(store, driver=True)
+    study = open_study(storage, wanted)
+
+    def told() -> None:
+        search = search_of(study.get_trials(deepcopy=False), out, config)
+        write_trials(store, search)
+        on_progress(search)
+
+    left = config.tune.trials - sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False))
+    if left > 0:
+        connect(config.ray, dashboard=True)
+        check_cleaning()
+        embed(open_dataset(data, config.storage_options), config)
+        concurrent, placement = share_cluster(config.ray, config.tune.concurrent, config.tune.gpus_per_trial)
+        spec = TrialSpec(data, vae, out, config, wanted, placement, Claims.remote())  # type: ignore[attr-defined]
+        _run_tune(spec, StoredSearch(study, storage, space, wanted, config, told), study, left, concurrent)
+        wait_for_train_runs()  # what they still write would stand over what is written here
+    _clear(store, study)
+    told()
+    ended = sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False))
+    if ended < config.tune.trials:
+        raise LdmRayError(f"interrupted with {ended} of {config.tune.trials} trials ended; the same command goes on")
+    return search_of(study.get_trials(deepcopy=False), out, config)
+
+
+def _run_tune(spec: TrialSpec, searcher: "StoredSearch", study: optuna.Study, left: int, concurrent: int) -> None:
+    """Let Tune run the trials that are left."""
+    trainable = tune.with_resources(tune.with_parameters(run_trial, spec=spec), {"CPU": CPUS_OF_A_TRIAL})
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new one prints a table of its own even at verbose=0
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")
+    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    with tempfile.TemporaryDirectory() as folder:
+        tune.Tuner(
+            trainable,
+            tune_config=tune.TuneConfig(
+                search_alg=searcher,
+                scheduler=ContinuedAsha(study, spec.config, spec.objectives[0]),
+                num_samples=left,
+                max_concurrent_trials=concurrent,
+                reuse_actors=False,
+            ),
+            run_config=tune.RunConfig(
+                name="search",
+                storage_path=folder,
+                verbose=0,
+                failure_config=tune.FailureConfig(max_failures=ATTEMPTS - 1),
+            ),
+        ).fit()
+
+
+class StoredSearch(OptunaSearch):
+    """OptunaSearch on a study that outlives the driver.
+
+    Trials that were running when the last driver ended are suggested first. A trial that the scheduler stopped is
+    told to Optuna as pruned, with its curve; Ray's own class would tell it as complete.
+    """
+
+    def __init__(
+        self,
+        study: optuna.Study,
+        storage: optuna.storages.BaseStorage,
+        space: Mapping[str, Any],
+        wanted: Sequence[Objective],
+        config: Config,
+        told: Callable[[], None],
+    ) -> None:
+        trials = study.get_trials(deepcopy=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            # A sampler that began anew with the same seed would suggest its first points again.
+            seed = config.seed + 7919 * len(trials)
+            sampler = optuna.samplers.TPESampler(
+                seed=seed, multivariate=True, constant_liar=True, n_startup_trials=config.tune.random_trials
+            )
+        super().__init__(
+            dict(space),
+            metric=[objective.name for objective in wanted],
+            mode=["min" if objective.direction == "minimize" else "max" for objective in wanted],
+            sampler=sampler,
+            storage=storage,
+            study_name=STUDY,
+        )
+        self._study, self._searched = study, dict(space)
+        self._unfinished = [t for t in trials if t.state == TrialState.RUNNING]
+        self._first, self._names, self._told = wanted[0].name, [objective.name for objective in wanted], told
+        self._curves: dict[str, dict[int, float]] = {}
+        self._since: dict[str, float] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Tune saves its searcher now and then, and the study is saved already."""
+        return {}
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing, as `__getstate__`."""
+
+    def suggest(self, trial_id: str) -> dict[str, Any]:
+        """Return a trial's number and settings."""
+        if self._unfinished:
+            frozen = self._unfinished.pop(0)
+            suggesting: Any = self._ot_study  # the study with the sampler; Ray declares it None
+            self._ot_trials[trial_id] = optuna.trial.Trial(suggesting, frozen._trial_id)
+        super().suggest(trial_id)
+        trial = self._ot_trials[trial_id]
+        for key, distribution in self._searched.items():
+            trial._suggest(key, distribution)  # one that was killed while it was suggested lacks some
+        self._curves[trial_id] = {int(epoch): value for epoch, value in trial.user_attrs.get("curve", [])}
+        self._since[trial_id] = time.monotonic() - trial.user_attrs.get("seconds", 0.0)
+        return {"number": trial.number, "params": dict(trial.params)}
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Keep an epoch's value."""
+        if self._take(trial_id, result):
+            self._keep(trial_id)
+            self._told()
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Tell Optuna how a trial ended, once."""
+        result = result or {}
+        # Of the epoch at which the scheduler stops a trial, Tune tells here and nowhere else.
+        self._take(trial_id, result)
+        self._keep(trial_id)
+        trial = self._ot_trials.pop(trial_id)
+        values: list[Any] = [result.get(name) for name in self._names]
+        if error or ERROR in result:
+            trial.set_user_attr("error", str(result.get(ERROR, "its process died, and again when started anew")))
+            self._study.tell(trial.number, state=TrialState.FAIL)
+        elif FINAL in result and not all(map(_is_number, values)):
+            trial.set_user_attr("error", f"no finite value of {', '.join(self._names)}")
+            self._study.tell(trial.number, state=TrialState.FAIL)
+        elif FINAL in result:
+            known = {key: float(value) for key, value in result.items() if _is_measure(key, value)}
+            trial.set_user_attr("metrics", known)
+            self._study.tell(trial.number, values)
+        else:
+            self._tell_stopped(trial, self._curves[trial_id])
+        self._told()
+
+    def _tell_stopped(self, trial: optuna.Trial, curve: Mapping[int, float]) -> None:
+        if len(self._names) == 1:
+            for epoch, value in curve.items():
+                trial.report(value, epoch)
+        self._study.tell(trial.number, state=TrialState.PRUNED)
+
+    def _take(self, trial_id: str, result: Mapping[str, Any]) -> bool:
+        """Put an epoch's value into the curve; False if the result is not that of an epoch."""
+        if FINAL in result or not _is_number(result.get(self._first)):
+            return False
+        self._curves[trial_id][int(result["epoch"])] = float(result[self._first])
+        return True
+
+    def _keep(self, trial_id: str) -> None:
+        trial = self._ot_trials[trial_id]
+        trial.set_user_attr("curve", sorted(self._curves[trial_id].items()))
+        trial.set_user_attr("seconds", round(time.monotonic() - self._since[trial_id], 1))
+
+
+class ContinuedAsha(AsyncHyperBandScheduler):
+    """Asynchronous successive halving that knows the trials of earlier drivers.
+
+    Source: Li et al. 2020 (arXiv:1810.05934), algorithm 2.
+    """
+
+    def __init__(self, study: optuna.Study, config: Config, objective: Objective) -> None:
+        asked = config.tune
+        longest = config.train_ldm.epochs + 1  # a trial ends by itself, and reports its scores after its last epoch
+        super().__init__(
+            time_attr="epoch",
+            metric=objective.name,
+            mode="min" if objective.direction == "minimize" else "max",
+            max_t=longest,
+            grace_period=min(asked.grace_epochs, longest),
+            reduction_factor=asked.reduction_factor,
+            stop_last_trials=False,
+        )
+        bracket = self._brackets[0]
+        # Whoever has come to the last epoch has been paid for.
+        bracket._rungs = [(epoch, rung) for epoch, rung in bracket._rungs if epoch < config.train_ldm.epochs]
+        sign = 1.0 if objective.direction == "maximize" else -1.0
+        for trial in study.get_trials(deepcopy=False):
+            if not trial.state.is_finished():
+                continue  # it comes again, and speaks for itself
+            past: Any = SimpleNamespace(trial_id=f"past-{trial.number}")
+            for epoch, value in trial.user_attrs.get("curve", []):
+                bracket.on_result(past, epoch, sign * value)
+
+
+def _check_autoencoder(dataset: PairedDataset, vae: str, config: Config) -> None:
+    """Refuse an autoencoder that does not fit the space or the data: each trial would fail with it."""
+    if vae and searches_autoencoder(config):
+        raise DataError("tune.space varies the autoencoder; leave --vae out, each trial trains its own")
+    if not vae and not searches_autoencoder(config):
+        raise DataError("--vae is wanted: tune.space varies nothing of the autoencoder")
+    if vae:
+        check_autoencoder(load_bundle(vae, "vae", config.storage_options), dataset, config)
+
+
+def _clear(store: Store, study: optuna.Study) -> None:
+    """Remove the checkpoints of trials that have ended, and say of those that were stopped that they were."""
+    for trial in study.get_trials(deepcopy=False):
+        folder = Store(store.path(trial_folder(trial.number)), store.storage_options)
+        if trial.state.is_finished():
+            folder.remove(RUN)
+        if trial.state == TrialState.PRUNED and folder.exists(RUN_RECORD):
+            write_record(folder, replace(read_record(folder), status="stopped"))
+
+
+def _absolute(url: str) -> str:
+    """Trials run in folders of their own."""
+    return os.path.abspath(url) if url and "://" not in url else url
+
+
+def _is_measure(key: str, value: Any) -> bool:
+    """Tell our measures from what Tune adds to a result."""
+    own = ("loss", "vlb", "mse", "delta_pcc", "x0_mse", "mean_mse", "energy_distance", "sampling_cost", "epoch")
+    return key in own and _is_number(value)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)

@@ -1,0 +1,195 @@
+"""One trial of a search: a Ray Train run inside a Tune trial, which goes on where an earlier attempt stopped."""
+
+import hashlib
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+import ray.tune
+from ray.tune.integration.ray_train import TuneReportCallback
+
+from ldm_ray.bundle.bundle import Bundle, bundle_exists, load_bundle
+from ldm_ray.cluster.placement import Placement
+from ldm_ray.cluster.train.run import RUN, train_ldm, train_vae
+from ldm_ray.config import Config
+from ldm_ray.data.dataset import PairedDataset, open_dataset
+from ldm_ray.errors import DataError, NonFiniteError, SettingsError
+from ldm_ray.evaluation.trial_scores import score_trial
+from ldm_ray.storage.store import Store
+from ldm_ray.tuning.space import searches_autoencoder, trial_config
+from ldm_ray.tuning.trials import Objective
+
+FINAL, ERROR = "final", "error"
+"""Keys of a trial's last result."""
+CLAIM_S = 120.0
+
+
+@dataclass(frozen=True)
+class TrialSpec:
+    """What all trials of a search share.
+
+    Attributes:
+        data: URL of the dataset.
+        vae: URL of the autoencoder; empty where trials train their own.
+        out: URL of the search.
+        config: Its settings.
+        objectives: What is searched for.
+        placement: Where a trial's workers go.
+        claims: Keeps two trials from training the same autoencoder at once.
+    """
+
+    data: str
+    vae: str
+    out: str
+    config: Config
+    objectives: tuple[Objective, ...]
+    placement: Placement
+    claims: Any
+
+
+def trial_folder(number: int) -> str:
+    """Return where a trial's model is, below the search's folder."""
+    return f"trials/{number:05d}"
+
+
+def run_trial(point: dict[str, Any], spec: TrialSpec) -> None:
+    """Train and score one point; the entry point of a Tune trial.
+
+    What is wrong with the point itself (it diverged, its settings do not fit) is its result, and is not tried again;
+    anything else ends the attempt, and Tune starts another.
+    """
+    with watched(spec.config.tune.silence_s) as beat:
+        try:
+            bundle, dataset = _trained(point, spec, beat)
+            beat()
+            result = score_trial(bundle, dataset)
+        except (NonFiniteError, SettingsError, DataError) as error:
+            ray.tune.report({FINAL: True, ERROR: " ".join(str(error).split())})
+            return
+        ray.tune.report(result | {FINAL: True, "epoch": float(len(bundle.metadata["history"]))})
+
+
+def _trained(point: dict[str, Any], spec: TrialSpec, beat: Callable[[], None]) -> tuple[Bundle, PairedDataset]:
+    config = trial_config(spec.config, point["params"])
+    options = spec.config.storage_options
+    dataset, store = open_dataset(spec.data, options), Store(spec.out, options)
+    folder = trial_folder(point["number"])
+    url = store.path(folder)
+    if not bundle_exists(url, options):
+        vae = (
+            load_bundle(spec.vae, "vae", options)
+            if spec.vae
+            else _autoencoder(dataset, store, config, spec, point["number"], beat)
+        )
+        resume = store.exists(f"{folder}/{RUN}")
+        told = [EpochReport()]  # type: ignore[no-untyped-call]
+        train_ldm(dataset, vae, url, config, resume, False, _beating(beat), spec.placement, told)
+    return load_bundle(url, "ldm", options), dataset
+
+
+class EpochReport(TuneReportCallback):
+    """Passes on to Tune what an epoch has shown, and nothing of what is reported between epochs."""
+
+    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
+        """Report the epoch, counted from 1, and its validation measures."""
+        row = metrics[0]
+        if "valid_loss" not in row:
+            return
+        measures = {name.removeprefix("valid_"): value for name, value in row.items() if name.startswith("valid_")}
+        super().after_report(run_context, [measures | {"epoch": row["epoch"] + 1}], None)
+
+
+def _autoencoder(
+    dataset: PairedDataset, store: Store, config: Config, spec: TrialSpec, number: int, beat: Callable[[], None]
+) -> Bundle:
+    """Load the autoencoder of a trial's settings; the first trial that wants it trains it."""
+    assert searches_autoencoder(spec.config)
+    text = config.vae.model_dump_json() + config.train_vae.model_dump_json() + config.target + str(config.seed)
+    name = hashlib.sha256(text.encode()).hexdigest()[:16]
+    folder, options = f"vaes/{name}", spec.config.storage_options
+    url = store.path(folder)
+    while not bundle_exists(url, options):
+        beat()  # who waits is alive; the one who trains is watched
+        if ray.get(spec.claims.claim.remote(name, number)):
+            resume = store.exists(f"{folder}/{RUN}")
+            with _holding(spec.claims, name, number):
+                train_vae(dataset, url, _of_the_autoencoder(config), resume, False, _beating(beat), spec.placement)
+        time.sleep(1.0)
+    return load_bundle(url, "vae", options)
+
+
+def _of_the_autoencoder(config: Config) -> Config:
+    """Return settings in which nothing differs between trials that share an autoencoder."""
+    plain = Config()
+    return config.model_copy(
+        update={name: getattr(plain, name) for name in ("denoiser", "schedule", "train_ldm", "predict")}
+    )
+
+
+@contextmanager
+def _holding(claims: Any, name: str, number: int) -> Iterator[None]:
+    """Renew a claim while the block runs; it lapses when this process dies."""
+    done = threading.Event()
+
+    def renew() -> None:
+        while not done.wait(CLAIM_S / 6):
+            claims.claim.remote(name, number)
+
+    threading.Thread(target=renew, daemon=True).start()
+    try:
+        yield
+    finally:
+        done.set()
+
+
+@ray.remote(num_cpus=0)
+class Claims:
+    """Who is training what; a claim that is not renewed for two minutes is free again."""
+
+    def __init__(self) -> None:
+        self._held: dict[str, tuple[int, float]] = {}
+
+    def claim(self, name: str, who: int) -> bool:
+        """Take or renew a claim; False if another holds it."""
+        holder, since = self._held.get(name, (who, 0.0))
+        if holder != who and time.monotonic() - since < CLAIM_S:
+            return False
+        self._held[name] = (who, time.monotonic())
+        return True
+
+
+@contextmanager
+def watched(silence_s: float) -> Iterator[Callable[[], None]]:
+    """End this process when the yielded function has not been called for a while; Tune then starts the trial again."""
+    last, done = [time.monotonic()], threading.Event()
+
+    def look() -> None:
+        while not done.wait(min(5.0, silence_s / 4)):
+            if time.monotonic() - last[0] > silence_s:
+                os._exit(1)
+
+    def beat() -> None:
+        last[0] = time.monotonic()
+
+    threading.Thread(target=look, daemon=True).start()
+    try:
+        yield beat
+    finally:
+        done.set()
+
+
+def _beating(beat: Callable[[], None]) -> Callable[[dict[str, Any]], None]:
+    """Return a listener that takes a status for a sign of life only if it is new."""
+    seen: list[dict[str, Any]] = [{}]
+
+    def hear(status: dict[str, Any]) -> None:
+        if status != seen[0]:
+            seen[0] = dict(status)
+            beat()
+
+    return hear

@@ -1,0 +1,93 @@
+"""Honest rivals of any generative model: simulated wells without a model, drawn from training wells."""
+
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+
+import numpy as np
+import scipy.linalg
+
+from ldm_ray.data.wells import Wells
+from ldm_ray.evaluation.baselines.trivial import cell, cell_time, everywhere, rows_by_label
+
+KEPT_WELLS = 64
+RANK = 16
+LEVELS = (cell_time, cell, everywhere)
+
+
+@dataclass
+class Reservoir:
+    """A seeded sub-sample of training profiles, or changes, of each cell line and time.
+
+    Attributes:
+        seed: Of the draw.
+        kept: Rank and values of up to `KEPT_WELLS` wells of each group, at each level of coarseness.
+    """
+
+    seed: int
+    kept: list[dict[Hashable, tuple[np.ndarray, np.ndarray]]] = field(default_factory=lambda: [{} for _ in LEVELS])
+
+    def add(self, wells: Wells, values: np.ndarray) -> None:
+        """Add training wells' values, (n, n_genes); those with the lowest ranks stay."""
+        rank = _ranks(wells.keys, self.seed)
+        for labels_of, kept in zip(LEVELS, self.kept, strict=True):
+            for label, rows in rows_by_label(labels_of(wells)).items():
+                ranks, profiles = rank[rows], values[rows]
+                if label in kept:
+                    ranks = np.concatenate([kept[label][0], ranks])
+                    profiles = np.concatenate([kept[label][1], profiles])
+                best = np.argsort(ranks, kind="stable")[:KEPT_WELLS]
+                kept[label] = (ranks[best], profiles[best])
+
+    def draw(self, wells: Wells) -> np.ndarray:
+        """Draw a kept value of each well's cell line and time (or coarser), keyed by well, (n, n_genes)."""
+        choice = _ranks(wells.keys, self.seed + 1)
+        out = np.empty((len(wells), wells.y.shape[1]), np.float32)
+        found = np.zeros(len(wells), dtype=bool)
+        for labels_of, kept in zip(LEVELS, self.kept, strict=True):
+            for label, members in rows_by_label(labels_of(wells)).items():
+                rows = members[~found[members]]
+                if len(rows) and label in kept:
+                    profiles = kept[label][1]
+                    out[rows] = profiles[(choice[rows] % np.uint64(len(profiles))).astype(int)]
+                    found[rows] = True
+        return out
+
+
+@dataclass(frozen=True)
+class LowRankGaussian:
+    """A zero-mean Gaussian of covariance factor factor^T + diag(sd^2): what a training residual looks like."""
+
+    factor: np.ndarray
+    sd: np.ndarray
+
+    @staticmethod
+    def of(covariance: np.ndarray, rank: int = RANK) -> "LowRankGaussian":
+        """Keep the strongest factors of a covariance, (n_genes, n_genes), and every gene's variance."""
+        n = len(covariance)
+        values, vectors = scipy.linalg.eigh(covariance, subset_by_index=[max(0, n - rank), n - 1])
+        factor = vectors * np.sqrt(np.maximum(values, 0.0))
+        own = np.maximum(covariance.diagonal() - (factor**2).sum(axis=1), 0.0)
+        return LowRankGaussian(factor, np.sqrt(own))
+
+    @property
+    def total_sd(self) -> np.ndarray:
+        """Standard deviation of each gene, (n_genes,)."""
+        return np.asarray(np.sqrt((self.factor**2).sum(axis=1) + self.sd**2))
+
+    def draw(self, keys: np.ndarray, seed: int) -> np.ndarray:
+        """Draw for each key, (n, n_genes), float32; the same whatever is drawn beside it."""
+        out = np.empty((len(keys), len(self.sd)), np.float32)
+        for row, key in enumerate(_ranks(keys, seed).tolist()):
+            rng = np.random.default_rng(key)
+            out[row] = self.factor @ rng.standard_normal(self.factor.shape[1]) + self.sd * rng.standard_normal(
+                len(self.sd)
+            )
+        return out
+
+
+def _ranks(keys: np.ndarray, seed: int) -> np.ndarray:
+    """Mix keys with a seed, (n,), uint64 (SplitMix64's last step)."""
+    z = keys.astype(np.uint64) + np.uint64((0x9E3779B97F4A7C15 * (seed + 1)) % 2**64)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return np.asarray(z ^ (z >> np.uint64(31)))

@@ -1,0 +1,110 @@
+"""Fits every baseline without a network in one pass over training wells and one over validation wells."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from ldm_ray.data.wells import WellReader, Wells
+from ldm_ray.evaluation.baselines.clouds import LowRankGaussian, Reservoir
+from ldm_ray.evaluation.baselines.linear import NormalEquations, Ridge, control_features, fit_ridge
+from ldm_ray.evaluation.baselines.neighbours import Neighbours
+from ldm_ray.evaluation.baselines.trivial import GroupMeans, cell, cell_time, everywhere, plate
+from ldm_ray.evaluation.baselines.truth import Truth
+from ldm_ray.evaluation.scores.moments import GeneMoments
+
+TRIVIAL = ("control", "train_mean", "mean_delta", "plate_mean")
+
+
+@dataclass(frozen=True)
+class BaselineRow:
+    """A baseline's prediction: its name, whether mean or draw, profiles (n, n_genes), and their sd if it has one."""
+
+    name: str
+    kind: str
+    y_hat: np.ndarray
+    sd: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Baselines:
+    """What was fitted on the training side only (ridge's penalty and k on the validation side)."""
+
+    train_mean: GroupMeans
+    mean_delta: GroupMeans
+    plate_mean: GroupMeans
+    ridge: Ridge
+    neighbours: Neighbours
+    profiles: Reservoir
+    deltas: Reservoir
+    residual: LowRankGaussian
+    seed: int
+
+    def predict(self, wells: Wells) -> Iterator[BaselineRow]:
+        """Yield the rows of all baselines."""
+        mean_delta = wells.basal + self.mean_delta.predict(wells)
+        sd = np.broadcast_to(self.residual.total_sd, wells.y.shape)
+        yield BaselineRow("control", "mean", wells.basal)
+        yield BaselineRow("train_mean", "mean", self.train_mean.predict(wells))
+        yield BaselineRow("mean_delta", "mean", mean_delta, sd)
+        yield BaselineRow("plate_mean", "mean", self.plate_mean.predict(wells))
+        yield BaselineRow("ridge", "mean", self.ridge.predict(wells))
+        yield BaselineRow("knn", "mean", self.neighbours.predict(wells))
+        yield BaselineRow("random_train_well", "one_draw", self.profiles.draw(wells))
+        yield BaselineRow("random_train_delta", "one_draw", wells.basal + self.deltas.draw(wells))
+        yield BaselineRow("gaussian_residual", "one_draw", mean_delta + self.residual.draw(wells.keys, self.seed + 10))
+
+
+def fit_baselines(
+    train: WellReader,
+    valid: WellReader,
+    fingerprints: np.ndarray,
+    truth: Truth | None,
+    seed: int,
+    rows_per_block: int,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Baselines:
+    """Fit.
+
+    Args:
+        train: Training wells.
+        valid: Validation wells.
+        fingerprints: ECFP4 bits of each compound of the dataset, (n_compounds, n_bits).
+        truth: Of simulated data; its training mean is filled.
+        seed: Of the training wells that are kept to draw from.
+        rows_per_block: Wells in memory at once.
+        on_progress: Told how many wells are done.
+    """
+    n_genes = train.controls.shape[1]
+    coarse = (cell_time, cell, everywhere)
+    train_mean, mean_delta = GroupMeans(coarse, n_genes), GroupMeans(coarse, n_genes)
+    plate_mean = GroupMeans((plate, *coarse), n_genes)
+    features = control_features(fingerprints, train.controls[np.unique(train.index["basal_id"])])
+    neighbours = Neighbours(np.packbits(fingerprints.astype(bool), axis=1))
+    profiles, deltas = Reservoir(seed), Reservoir(seed)
+    groups = {key: i for i, key in enumerate(train.index.groupby(["cell_id", "time_h"]).indices)}
+    moments = GeneMoments(len(groups), n_genes)
+    solving, choosing = (NormalEquations(features.width, n_genes) for _ in range(2))
+    done, total = 0, len(train) + len(valid)
+    for wells in train.stream(rows_per_block):
+        delta = wells.y - wells.basal
+        for fitted, values in ((train_mean, wells.y), (plate_mean, wells.y), (mean_delta, delta)):
+            fitted.add(wells, values)
+        if truth:
+            truth.train_mean.add(wells, truth.delta(wells))
+        solving.add(features.of(wells), delta.astype(np.float64))
+        neighbours.add(wells, delta)
+        profiles.add(wells, wells.y)
+        deltas.add(wells, delta)
+        moments.add(delta, np.array([groups[key] for key in cell_time(wells)]))
+        done += len(wells)
+        on_progress(done, total)
+    neighbours.finish()
+    for wells in valid.stream(rows_per_block):
+        choosing.add(features.of(wells), wells.y.astype(np.float64) - wells.basal)
+        neighbours.validate(wells)
+        done += len(wells)
+        on_progress(done, total)
+    residual = LowRankGaussian.of(moments.covariance(within=True))
+    ridge = fit_ridge(features, solving, choosing)
+    return Baselines(train_mean, mean_delta, plate_mean, ridge, neighbours, profiles, deltas, residual, seed)

@@ -1,0 +1,91 @@
+"""k nearest neighbours: the mean change that structurally similar training compounds made in the same cell line."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ldm_ray.bundle.domain import tanimoto
+from ldm_ray.data.wells import Wells
+
+NEIGHBOURS = (3, 10, 30)
+ANY_CELL = -1
+Effects = dict[tuple[int, int], tuple[np.ndarray, int]]
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Training compounds of a cell line: their ids (n,), summed changes (n, n_genes), float32, and wells (n,)."""
+
+    compounds: np.ndarray
+    sums: np.ndarray
+    counts: np.ndarray
+
+
+@dataclass
+class Neighbours:
+    """Training changes by cell line and compound, and how many neighbours to take.
+
+    Attributes:
+        fingerprints: Packed bits of each compound of the dataset, (n_compounds, n_bytes), uint8.
+        k: Neighbours taken.
+        effects: Sum of changes and wells of each (cell line, compound), while training wells are added.
+        pools: The same by cell line, from `finish` on.
+        errors: Squared error on validation wells for each number of neighbours.
+    """
+
+    fingerprints: np.ndarray
+    k: int = NEIGHBOURS[0]
+    effects: Effects = field(default_factory=dict)
+    pools: dict[int, Pool] = field(default_factory=dict)
+    errors: dict[int, float] = field(default_factory=dict)
+
+    def add(self, wells: Wells, delta: np.ndarray) -> None:
+        """Add training wells and their changes, (n, n_genes)."""
+        for key, rows in _pairs(wells).items():
+            before, count = self.effects.get(key, (np.float32(0), 0))
+            self.effects[key] = (np.asarray(before + delta[rows].sum(axis=0), dtype=np.float32), count + len(rows))
+
+    def finish(self) -> None:
+        """Gather what was added by cell line, and over all cell lines for those that training does not have."""
+        everywhere: dict[int, tuple[np.ndarray, int]] = {}
+        cells: dict[int, dict[int, tuple[np.ndarray, int]]] = {}
+        for (cell, compound), (total, count) in self.effects.items():
+            cells.setdefault(cell, {})[compound] = (total, count)
+            before, n = everywhere.get(compound, (np.float32(0), 0))
+            everywhere[compound] = (np.asarray(before + total), n + count)
+        self.pools = {cell: _pool(own) for cell, own in cells.items()}
+        self.pools[ANY_CELL] = _pool(everywhere)
+        self.effects = {}
+
+    def validate(self, wells: Wells) -> None:
+        """Add the squared error on validation wells for each number of neighbours, and keep the best number."""
+        for k, predicted in zip(NEIGHBOURS, self._predict(wells, NEIGHBOURS), strict=True):
+            self.errors[k] = self.errors.get(k, 0.0) + float(((predicted - wells.y) ** 2).sum(dtype=np.float64))
+        self.k = min(self.errors, key=lambda k: self.errors[k])
+
+    def predict(self, wells: Wells) -> np.ndarray:
+        """Return the control plus the neighbours' mean change, (n, n_genes), float32."""
+        return self._predict(wells, (self.k,))[0]
+
+    def _predict(self, wells: Wells, numbers: Sequence[int]) -> list[np.ndarray]:
+        out = [wells.basal.copy() for _ in numbers]
+        for (cell, compound), rows in _pairs(wells).items():
+            pool = self.pools.get(cell, self.pools[ANY_CELL])
+            near = tanimoto(self.fingerprints[compound], self.fingerprints[pool.compounds])
+            nearest = np.argsort(-near, kind="stable")
+            for values, k in zip(out, numbers, strict=True):
+                values[rows] += pool.sums[nearest[:k]].sum(axis=0) / pool.counts[nearest[:k]].sum()
+        return out
+
+
+def _pool(effects: dict[int, tuple[np.ndarray, int]]) -> Pool:
+    compounds = np.array(sorted(effects))
+    sums = np.stack([effects[compound][0] for compound in compounds])
+    return Pool(compounds, sums, np.array([effects[compound][1] for compound in compounds]))
+
+
+def _pairs(wells: Wells) -> dict[tuple[int, int], np.ndarray]:
+    """Rows of each cell line and compound."""
+    grouped = wells.frame.groupby(["cell_id", "compound_id"], sort=True).indices
+    return {(int(cell), int(compound)): rows for (cell, compound), rows in grouped.items()}

@@ -1,0 +1,1 @@
+"""Drug sensitivity (Table 2)."""

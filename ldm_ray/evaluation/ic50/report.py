@@ -1,0 +1,132 @@
+"""The IC50 benchmark as a table and as a picture."""
+
+import csv
+import io
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Drawing
+
+from ldm_ray.config import Config, dump_config
+from ldm_ray.evaluation.ic50.benchmark import SCORES
+from ldm_ray.evaluation.report.folder import png_of
+from ldm_ray.evaluation.report.plots import ACCENT, INK
+from ldm_ray.evaluation.report.tables import ScoreTable
+from ldm_ray.pages.page import Figure, Page
+from ldm_ray.storage.store import Store
+
+HEAD = {"rmse": "RMSE (ln uM)", "r2": "R2", "pcc": "PCC"}
+PICTURE = "Points are means over seeds, bars 95% intervals over drugs; the dotted line is the best row without a model."
+TABLE = (
+    "A network predicts LN_IC50 from the named input. What expression a drug is predicted to cause is worth"
+    " something only if its row beats the rows without a model, above all basal + embedding, which has the same"
+    " compound and cell line."
+)
+SPLIT_TITLES = {"random": "random rows (the paper's)", "drug": "unseen drugs", "cell": "unseen cell lines"}
+
+
+def ic50_table(metrics: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Return the head and the body of the table, published rows last.
+
+    Args:
+        metrics: From `evaluate_ic50`.
+    """
+    head = ["split", "input", *HEAD.values(), "sd over seeds", "MSE gain", "rows"]
+    body = []
+    for split, found in metrics["splits"].items():
+        for row in found["rows"]:
+            mark = " (best baseline)" if row["model"] == found["best_baseline"] else ""
+            scores = [_with_interval(row, key) for key in SCORES]
+            gain = _with_interval(row, "mse_gain_over_best_baseline", percent=True)
+            body.append([split, row["model"] + mark, *scores, _number(row["rmse_sd"]), gain, f"{row['n_rows']:,}"])
+    for row in metrics["published"]:
+        body.append(
+            ["random", f"{row['model']} (published, other rows)", _number(row["rmse"]), _number(row["r2"]), *"----"]
+        )
+    return head, body
+
+
+def ic50_tables(metrics: dict[str, Any]) -> list[ScoreTable]:
+    """Return one table a split."""
+    head, body = ic50_table(metrics)
+    return [
+        ScoreTable(title, head[1:], [row[1:] for row in body if row[0] == split], TABLE)
+        for split, title in SPLIT_TITLES.items()
+    ]
+
+
+def ic50_figure(metrics: dict[str, Any]) -> Drawing:
+    """RMSE of every row with its 95% interval over drugs, one panel per split; models in another colour."""
+    splits = metrics["splits"]
+    n_rows = len(next(iter(splits.values()))["rows"])
+    figure = Drawing(figsize=(3.6 * len(splits) + 1.5, 0.3 * n_rows + 1.6), layout="constrained")
+    grid = figure.subplots(1, len(splits), sharey=True, squeeze=False)[0]
+    for axes, (split, found) in zip(grid, splits.items(), strict=True):
+        _panel(axes, found["rows"])
+        best = next(row for row in found["rows"] if row["model"] == found["best_baseline"])
+        axes.axvline(best["rmse"], color="0.5", linestyle=":")
+        axes.set_title(f"{SPLIT_TITLES.get(split, split)}\nRMSE (ln uM), lower is better", fontsize=9)
+        axes.set_xlabel("dotted: best baseline", fontsize=7)
+    grid[0].set_yticks(range(n_rows), [row["model"] for row in next(iter(splits.values()))["rows"]])
+    grid[0].invert_yaxis()
+    return figure
+
+
+def _panel(axes: Axes, rows: list[dict[str, Any]]) -> None:
+    for place, row in enumerate(rows):
+        color = INK if row["baseline"] else ACCENT
+        axes.plot(row["rmse_interval"], [place, place], color=color, linewidth=2)
+        axes.plot(row["rmse"], place, "o", color=color, markersize=4)
+    axes.grid(axis="x", alpha=0.3)
+
+
+def _with_interval(row: dict[str, Any], key: str, percent: bool = False) -> str:
+    if row[key] is None:
+        return "undefined"
+    low, high = row[f"{key}_interval"]
+    if percent:
+        return f"{100 * row[key]:+.1f}% [{100 * low:+.1f}, {100 * high:+.1f}]"
+    return f"{row[key]:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def write_ic50_report(url: str, metrics: dict[str, Any], config: Config) -> list[str]:
+    """Write page, picture and table of the benchmark; `ic50.json` comes last.
+
+    Returns:
+        URLs of what was written.
+    """
+    store = Store(url, config.storage_options)
+    head, body = ic50_table(metrics)
+    picture = Figure("Table 2 as a picture", PICTURE, png_of(ic50_figure(metrics)))
+    counts = metrics["counts"]
+    page = Page(
+        title="Does predicted expression help to predict drug sensitivity? LN_IC50 of GDSC2",
+        subtitle=f"{counts['rows_used']:,} rows, {counts['cell_lines']:,} cell lines, {counts['drugs']:,} drugs;"
+        f" profiles at {metrics['dose_um']:g} um, {metrics['time_h']:g} h; {len(metrics['seeds'])} seeds",
+        tables=ic50_tables(metrics),
+        figures=[picture],
+        summary=[_verdict(split, found) for split, found in metrics["splits"].items()],
+        notes=list(metrics["notes"]),
+        settings=dump_config(config),
+        models=tuple(row["model"] for row in next(iter(metrics["splits"].values()))["rows"] if not row["baseline"]),
+    )
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerows([head, *body])
+    store.write_bytes("ic50.html", page.render().encode())
+    store.write_bytes("ic50.png", picture.png)
+    store.write_bytes("ic50.csv", buffer.getvalue().encode())
+    store.write_bytes("settings.yaml", dump_config(config).encode())
+    store.write_json("ic50.json", metrics)
+    return [store.path(name) for name in ("ic50.html", "ic50.png", "ic50.csv", "ic50.json")]
+
+
+def _verdict(split: str, found: dict[str, Any]) -> str:
+    best = min((row for row in found["rows"] if not row["baseline"]), key=lambda row: row["rmse"], default=None)
+    if best is None:
+        return f"{SPLIT_TITLES[split]}: no model was given"
+    gain = _with_interval(best, "mse_gain_over_best_baseline", percent=True)
+    return f"{SPLIT_TITLES[split]}: {best['model']} saves {gain} of the squared error of {found['best_baseline']}."

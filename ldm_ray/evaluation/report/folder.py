@@ -1,0 +1,177 @@
+"""The report folder: scores as JSON and CSV, a page to read, pictures, and the wells themselves."""
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+from matplotlib.figure import Figure as Drawing
+
+from ldm_ray.bundle.bundle import Bundle
+from ldm_ray.config import Config, dump_config
+from ldm_ray.data.dataset import PairedDataset
+from ldm_ray.evaluation.predictions import row_name
+from ldm_ray.evaluation.report import plots
+from ldm_ray.evaluation.report.export import write_exports
+from ldm_ray.evaluation.report.tables import ScoreTable, caption, csv_text, describe_wells, score_tables
+from ldm_ray.evaluation.suite import Evaluation
+from ldm_ray.pages.page import Figure, Page
+from ldm_ray.storage.store import Store
+
+METRICS = "metrics.json"
+PAGE = "report.html"
+PAPER = ScoreTable(
+    "published numbers, measured on other data",
+    ["model", "RMSE", "PCC", "R2", "top-30"],
+    [
+        ["PRnet", "1.726", "0.751", "0.437", "3"],
+        ["PertDiT", "1.370", "0.830", "0.665", "2"],
+        ["the paper", "1.340", "0.832", "0.669", "12"],
+    ],
+    "As Kim & Yoo report them, on 836,841 profiles of GSE92742, one draw each. They are not comparable with the rows"
+    " above, which are of other wells; they stand here so that nobody has to look them up.",
+)
+FEWEST_COMPOUNDS = 10
+SIMULATED = "Simulated data: the genes are made up, and nothing on this page is biology."
+
+
+def write_report(
+    url: str, evaluation: Evaluation, bundles: Sequence[Bundle], dataset: PairedDataset, config: Config
+) -> list[str]:
+    """Write the report folder; `metrics.json` comes last.
+
+    Returns:
+        URLs of the page and the pictures.
+    """
+    store, metrics = Store(url, config.storage_options), evaluation.metrics
+    store.remove(METRICS)
+    figures = draw_figures(evaluation, bundles, dataset)
+    pictures = {name: Figure(title, meaning, png_of(drawing)) for name, title, meaning, drawing in figures}
+    for name, figure in pictures.items():
+        store.write_bytes(name, figure.png)
+    page = Page(
+        title=f"How well is drug-induced expression predicted? {describe_wells(metrics)}",
+        subtitle=f"{metrics['dataset']}, split {metrics['split']}, seed {metrics['seed']}; {dataset_summary(dataset)}",
+        tables=[*score_tables(metrics), PAPER],
+        figures=list(pictures.values()),
+        summary=in_short(metrics),
+        notes=caption(metrics),
+        settings=dump_config(config),
+        banner=SIMULATED if metrics["simulated"] else "",
+        models=tuple(model["name"] for model in metrics["models"]),
+    )
+    store.write_bytes(PAGE, page.render().encode())
+    store.write_bytes("settings.yaml", dump_config(config).encode())
+    store.write_bytes("table.csv", csv_text(metrics).encode())
+    write_exports(store, dataset, evaluation.wells, evaluation.predictions)
+    store.write_json(METRICS, metrics)
+    return [store.path(name) for name in (PAGE, *pictures)]
+
+
+def draw_figures(
+    evaluation: Evaluation, bundles: Sequence[Bundle], dataset: PairedDataset
+) -> list[tuple[str, str, str, Drawing]]:
+    """Return file name, title, meaning and drawing of every picture."""
+    metrics = evaluation.metrics
+    drawn = [
+        (
+            "scores.png",
+            "Scores of all rows",
+            "Points are scores, bars their 95% intervals over compounds, the dotted line what a perfect mean reaches.",
+            plots.scores_by_model(metrics["rows"], metrics["ceiling"], [model["name"] for model in metrics["models"]]),
+        ),
+        figure_3(evaluation, dataset),
+    ]
+    if any(bundle.kind == "ldm" for bundle in bundles):
+        drawn += [
+            (
+                "predicted_against_measured.png",
+                "Predicted against measured",
+                "Each point is a gene of a well, above as expression and below as change from the control. Expression"
+                " looks good for anything that knows the gene's level; the change is what a prediction is for.",
+                plots.predicted_against_measured(evaluation.wells, evaluation.predictions),
+            ),
+            (
+                "calibration.png",
+                "Calibration",
+                "How often a measured value lies inside the stated interval; on the dashed line the stated uncertainty"
+                " is honest.",
+                plots.coverage(metrics["rows"]),
+            ),
+            (
+                "learning_curves.png",
+                "Learning curves",
+                "Losses of training and validation wells by epoch; the dotted line marks the epoch that was kept.",
+                plots.learning_curves(next(bundle for bundle in bundles if bundle.kind == "ldm").metadata),
+            ),
+        ]
+    return drawn
+
+
+def figure_3(evaluation: Evaluation, dataset: PairedDataset) -> tuple[str, str, str, Drawing]:
+    """The paper's Fig. 3: gene-gene correlations, truth against every model."""
+    ceiling = evaluation.metrics["ceiling"]["top30_overlap_half_half"]
+    meaning = (
+        "Correlation, within cell line and time, of the 30 genes that are most correlated with all others in the"
+        " measured wells: measured, then as each model's wells have it. A model that understands how genes go together"
+        f" repeats the first panel. Two random halves of the measurements share {ceiling} of 30 such genes, which is"
+        " the most to ask for; the error is in units of the halves' distance."
+    )
+    drawing = plots.correlation_heatmaps(evaluation, dataset.gene_symbols)
+    return "correlation_heatmaps.png", "Fig. 3: which genes go together", meaning, drawing
+
+
+def write_figure_3(url: str, evaluation: Evaluation, dataset: PairedDataset, config: Config) -> list[str]:
+    """Write Fig. 3 alone, with its numbers."""
+    store, metrics = Store(url, config.storage_options), evaluation.metrics
+    name, _, _, drawing = figure_3(evaluation, dataset)
+    store.write_bytes(name, png_of(drawing))
+    scores = ("top30_overlap", "correlation_error", "correlation_spearman")
+    keys = ("model", "prediction", *scores, *(f"{key}_pooled" for key in scores))
+    ceilings = {key: value for key, value in metrics["ceiling"].items() if key.startswith("top30")}
+    rows = [{key: row[key] for key in keys} for row in metrics["rows"]]
+    store.write_json("fig3.json", {"dataset": metrics["dataset"], "rows": rows, "ceiling": ceilings})
+    return [store.path(name), store.path("fig3.json")]
+
+
+def in_short(metrics: dict[str, Any]) -> list[str]:
+    """Say in sentences what a reader should take home."""
+    lines = []
+    if metrics["n_compounds"] < FEWEST_COMPOUNDS:
+        return [f"{metrics['n_compounds']} compounds are too few for a verdict."]
+    for model in metrics["models"]:
+        means = [r for r in metrics["rows"] if r["model"] == model["name"] and r["prediction"] != "one_draw"]
+        told = next((row for row in means if row["prediction"] == "mean_direct"), means[0])
+        if model["name"] == metrics["best_baseline"]:
+            lines.append(f"{row_name(told)} is itself the best baseline.")
+            continue
+        low, high = told["mse_gain_over_best_baseline_interval"]
+        verdict = "lower than" if low > 0 else "higher than" if high < 0 else "not distinguishable from"
+        lines.append(
+            f"{row_name(told)}: squared error {verdict} that of the best baseline ({metrics['best_baseline']}), saving"
+            f" {100 * told['mse_gain_over_best_baseline']:+.1f}% [{100 * low:+.1f}, {100 * high:+.1f}]."
+        )
+        if told.get("systematic_pcc") is not None:
+            low, high = told["systematic_pcc_interval"]
+            what = "tells treatments apart" if low > 0 else "does not tell treatments apart"
+            lines.append(
+                f"{row_name(told)}: {what} on a plate (plate-centred correlation {told['systematic_pcc']:.3f}"
+                f" [{low:.3f}, {high:.3f}]); whether by structure, the ablation rows say."
+            )
+    return lines
+
+
+def dataset_summary(dataset: PairedDataset) -> str:
+    """Say what the dataset holds."""
+    manifest = dataset.manifest
+    sides = ", ".join(f"{manifest['splits']['split'].get(side, 0):,} {side}" for side in ("train", "valid", "test"))
+    return (
+        f"{manifest['n_profiles']:,} treated wells of {manifest['n_compounds']:,} compounds in"
+        f" {manifest['n_cell_lines']:,} cell lines ({sides})"
+    )
+
+
+def png_of(drawing: Drawing) -> bytes:
+    """Return a drawing as PNG."""
+    buffer = io.BytesIO()
+    drawing.savefig(buffer, dpi=130, format="png")
+    return buffer.getvalue()

@@ -1,0 +1,105 @@
+"""Table 1 over several kinds of unseen test sides and several seeds."""
+
+from statistics import fmean, stdev
+from typing import Any
+
+from ldm_ray.config import Config, dump_config
+from ldm_ray.evaluation.predictions import row_name
+from ldm_ray.evaluation.report.folder import PAPER, SIMULATED, in_short
+from ldm_ray.evaluation.report.tables import SECTIONS, UNSEEN, Column, ScoreTable, caption, cell, csv_text
+from ldm_ray.pages.page import Page
+from ldm_ray.storage.store import Store
+
+WITH_INTERVAL = ("rmse", "mse_gain_over_best_baseline", "delta_pcc", "systematic_pcc", "explained_share")
+"""Scores whose intervals are printed; the files hold all."""
+COLUMNS = [column for section in SECTIONS for column in section.columns]
+
+
+def write_campaign(store: Store, runs: list[dict[str, Any]], config: Config) -> dict[str, Any]:
+    """Summarise the metrics of runs over seeds, and write `table1.html`, `.csv` and `.json`."""
+    result = {"dataset": runs[0]["dataset"], "simulated": runs[0]["simulated"], "sides": summarise(runs)}
+    page = Page(
+        title="Table 1: drug-induced expression of what was unseen in training",
+        subtitle=f"{runs[0]['dataset']}; seeds {', '.join(map(str, config.table1.seeds))}",
+        tables=[*campaign_tables(result), PAPER],
+        figures=[],
+        summary=[
+            f"unseen {UNSEEN[run['unseen']]}, seed {run['seed']}: {line}" for run in runs for line in in_short(run)
+        ],
+        notes=[f"unseen {UNSEEN[side['unseen']]}: {note}" for side in result["sides"] for note in side["notes"]],
+        settings=dump_config(config),
+        banner=SIMULATED if result["simulated"] else "",
+        models=("ldm", *config.table1.rivals),
+    )
+    store.write_bytes("table1.html", page.render().encode())
+    rows = [{"unseen": side["unseen"]} | row for side in result["sides"] for row in side["rows"]]
+    store.write_bytes("table1.csv", csv_text({"rows": rows}).encode())
+    store.write_json("table1.json", result)
+    return result
+
+
+def summarise(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return each side's rows over seeds: mean, mean bounds of the interval, and from two seeds on the sd.
+
+    The sd says what training's randomness does (weights, order, draws) on the same held-out wells; the interval says
+    what other compounds would.
+    """
+    sides = []
+    for unseen in dict.fromkeys(run["unseen"] for run in runs):
+        own = [run for run in runs if run["unseen"] == unseen]
+        keys = ("n_profiles", "n_compounds", "n_cell_lines", "n_plates", "ceiling")
+        sides.append(
+            {"unseen": unseen, "seeds": [run["seed"] for run in own], "rows": _rows(own)}
+            | {key: own[0][key] for key in keys}
+            | {"best_baseline": sorted({run["best_baseline"] for run in own}), "notes": caption(own[0])}
+        )
+    return sides
+
+
+def _rows(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    rows = []
+    for first in runs[0]["rows"]:
+        name = (first["model"], first["prediction"])
+        same = [r for run in runs for r in run["rows"] if (r["model"], r["prediction"]) == name]
+        row: dict[str, Any] = {"model": name[0], "prediction": name[1]}
+        for key, value in first.items():
+            values = [r.get(key) for r in same]
+            if key in row or any(v is None for v in values) or len(values) < len(runs):
+                row.setdefault(key, None)
+            elif isinstance(value, list):
+                row[key] = [fmean(v[i] for v in values) for i in range(2)]
+            else:
+                row[key] = fmean(values)
+                row |= {f"{key}_sd": stdev(values)} if len(runs) > 1 else {}
+        rows.append(row)
+    return rows
+
+
+def campaign_tables(result: dict[str, Any]) -> list[ScoreTable]:
+    """Return the tables of each side; with several seeds values have an sd."""
+    tables = []
+    for side in result["sides"]:
+        seeds = len(side["seeds"])
+        head = (
+            f"unseen {UNSEEN[side['unseen']]}: {side['n_profiles']:,} wells, {side['n_compounds']:,} compounds,"
+            f" {side['n_cell_lines']:,} cell lines, {seeds} seed{'s' if seeds > 1 else ''}"
+        )
+        spread = " ± is the sd over training seeds, on the same wells." if seeds > 1 else ""
+        for section in SECTIONS:
+            columns = [c for c in section.columns if any(row.get(c.key) is not None for row in side["rows"])]
+            rows = [row for row in side["rows"] if any(row.get(c.key) is not None for c in columns)]
+            if rows:
+                body = [[row_name(row), *(_value(row, column) for column in columns)] for row in rows]
+                heads = ["prediction", *(c.head for c in columns)]
+                tables.append(ScoreTable(f"{head}: {section.title}", heads, body, section.meaning + spread))
+    return tables
+
+
+def _value(row: dict[str, Any], column: Column) -> str:
+    value, sd = row.get(column.key), row.get(f"{column.key}_sd")
+    if value is not None and column.form == "count":
+        return f"{value:.3g}"
+    text = cell(row, column, with_interval=column.key in WITH_INTERVAL)
+    if sd is None or column.form == "percent":
+        return text
+    return f"{text} ± {100 * sd:.1f}" if column.form in ("gain", "share") else f"{text} ± {sd:.3f}"

@@ -1,0 +1,107 @@
+"""How the cloud of predicted wells compares with the cloud of measured ones.
+
+Pairwise distances are taken within cell line and time, on a stated sub-sample; gene-gene correlations on all wells,
+from moments. Only predictions that are draws can do well here: a mean has too little spread by nature.
+
+Source: docs/evaluation.md, third table.
+"""
+
+from functools import cached_property
+
+import numpy as np
+
+from ldm_ray.data.wells import Wells
+from ldm_ray.evaluation.scores.correlation import compare_correlations, top_overlap
+from ldm_ray.evaluation.scores.metrics import distances, median_distance, pairwise
+from ldm_ray.evaluation.scores.moments import GeneMoments
+
+MIN_WELLS = 8
+WITHIN, POOLED = True, False
+SUFFIX = {WITHIN: "", POOLED: "_pooled"}
+
+
+class DistributionJudge:
+    """Compares predicted clouds with the measured one.
+
+    Args:
+        wells: Sampled wells.
+        halves: Moments of two random halves of all measured wells.
+        max_wells: Wells a group at most, a seeded sub-sample, for the pairwise distances.
+        seed: Of sub-samples and halves.
+    """
+
+    def __init__(self, wells: Wells, halves: tuple[GeneMoments, GeneMoments], max_wells: int, seed: int) -> None:
+        self.wells, self.max_wells, self.seed = wells, max_wells, seed
+        self._halves = halves
+        group = wells.group("cell_id", "time_h")
+        rng = np.random.default_rng([seed, 7])
+        self.samples = []
+        for number in np.unique(group):
+            rows = np.flatnonzero(group == number)
+            if len(rows) >= 2 * MIN_WELLS:
+                self.samples.append(np.sort(rng.permutation(rows)[:max_wells]))
+
+    def score(self, y_hat: np.ndarray, moments: GeneMoments) -> dict[str, float | int | None]:
+        """Return energy distance and MMD of predictions for the sampled wells, and scores of their moments."""
+        y = self.wells.y
+        pairs = [distances(y_hat[rows], y[rows], own) for rows, own in zip(self.samples, self._within, strict=True)]
+        scores: dict[str, float | int | None] = {
+            "energy_distance": self._average([pair.energy() for pair in pairs]),
+            "mmd": self._average([pair.mmd(width) for pair, width in zip(pairs, self._widths, strict=True)]),
+        }
+        for within, suffix in SUFFIX.items():
+            real, half_distance = self.real[within]
+            result = compare_correlations(moments.correlation(within), real, half_distance)
+            scores[f"correlation_error{suffix}"] = result.error
+            scores[f"correlation_spearman{suffix}"] = result.spearman
+            scores[f"top30_overlap{suffix}"] = result.top30_overlap
+        return scores
+
+    def real_against_real(self) -> dict[str, float | int | None]:
+        """Return the same scores between halves of the measured wells."""
+        pairs = []
+        for rows in self.samples:
+            order = np.random.default_rng([self.seed, len(rows)]).permutation(rows)
+            first, second = order[: len(rows) // 2], order[len(rows) // 2 :]
+            pairs.append(distances(self.wells.y[first], self.wells.y[second]))
+        overlaps = {
+            f"top30_overlap_half_half{suffix}": top_overlap(*(half.correlation(within) for half in self._halves))
+            for within, suffix in SUFFIX.items()
+        }
+        return {
+            "energy_distance_real": self._average([pair.energy() for pair in pairs]),
+            "mmd_real": self._average([pair.mmd(width) for pair, width in zip(pairs, self._widths, strict=True)]),
+            **overlaps,
+        }
+
+    def note(self) -> str:
+        """Say how many wells were compared."""
+        sizes = [len(rows) for rows in self.samples]
+        return (
+            f"energy dist and MMD: within {len(sizes)} groups of cell line and time, {sum(sizes)} wells in all,"
+            f" at most {self.max_wells} a group, seed {self.seed}"
+        )
+
+    @cached_property
+    def real(self) -> dict[bool, tuple[np.ndarray, float]]:
+        """Measured correlation matrix, and the distance between the halves' matrices; within groups and pooled."""
+        whole = GeneMoments(self._halves[0].n_groups, self._halves[0].n_genes)
+        for half in self._halves:
+            whole.merge(half)
+        result = {}
+        for within in (WITHIN, POOLED):
+            first, second = (half.correlation(within) for half in self._halves)
+            result[within] = (whole.correlation(within), float(np.linalg.norm(first - second)))
+        return result
+
+    @cached_property
+    def _within(self) -> list[np.ndarray]:
+        return [pairwise(y, y) for y in (self.wells.y[rows] for rows in self.samples)]
+
+    @cached_property
+    def _widths(self) -> list[float]:
+        return [median_distance(within) for within in self._within]
+
+    def _average(self, values: list[float]) -> float | None:
+        """Average over groups, weighted by wells."""
+        return float(np.average(values, weights=[len(rows) for rows in self.samples])) if values else None

@@ -1,0 +1,64 @@
+"""The scores that each well of a block has by itself, or beside the other wells of its plate."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ldm_ray.data.wells import Wells
+from ldm_ray.evaluation.predictions import Prediction
+from ldm_ray.evaluation.scores.metrics import (
+    explained_share,
+    pearson_per_profile,
+    plate_centred_pearson,
+    r2_per_profile,
+    require_finite,
+    squared_error_per_profile,
+)
+from ldm_ray.evaluation.scores.spread import LEVELS, covered, crps_gaussian
+
+
+@dataclass(frozen=True)
+class Planted:
+    """True change of wells, and its training mean of their cell line and time, each (n, n_genes)."""
+
+    delta: np.ndarray
+    train_mean: np.ndarray
+
+
+def score_wells(
+    wells: Wells, prediction: Prediction, planted: Planted | None, min_compounds_per_plate: int
+) -> dict[str, np.ndarray]:
+    """Score a block of whole plates.
+
+    Args:
+        wells: The wells.
+        prediction: For these wells.
+        planted: Of simulated data.
+        min_compounds_per_plate: Plates with fewer are not plate-centred.
+
+    Returns:
+        Arrays (n,), float64; NaN where a score does not apply.
+
+    Raises:
+        NonFiniteError: If a prediction is NaN or infinite.
+    """
+    y, y_hat = wells.y, prediction.y_hat
+    require_finite(y_hat, y, f"{prediction.model} {prediction.kind}")
+    delta = pearson_per_profile(y_hat - wells.basal, y - wells.reserved)
+    compound, plate = wells.frame["compound_id"].to_numpy(), wells.group("plate")
+    scores = {
+        "squared": squared_error_per_profile(y, y_hat),
+        "pcc": pearson_per_profile(y, y_hat),
+        "r2": r2_per_profile(y, y_hat),
+        "delta_pcc": np.where(wells.has_reserved, delta, np.nan),
+        "systematic_pcc": plate_centred_pearson(y, y_hat, plate, compound, min_compounds_per_plate),
+    }
+    if prediction.latent_var is not None:
+        scores["latent_var"] = prediction.latent_var.astype(np.float64)
+    if prediction.sd is not None:
+        scores["crps"] = crps_gaussian(y, y_hat, prediction.sd)
+        for level in LEVELS:
+            scores[f"coverage_{round(100 * level)}"] = covered(y, y_hat, prediction.sd, level)
+    if planted is not None:
+        scores["missed"], scores["explainable"] = explained_share(y_hat, wells.basal, planted.delta, planted.train_mean)
+    return scores

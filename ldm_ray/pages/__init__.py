@@ -1,0 +1,1 @@
+"""HTML pages, pictures and tables for reports."""

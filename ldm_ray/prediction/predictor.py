@@ -1,0 +1,219 @@
+"""Predictions from a model bundle, without Ray."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ldm_ray.bundle.bundle import Bundle, load_bundle
+from ldm_ray.chem.embedding import build_encoder
+from ldm_ray.diffusion.samplers import SamplerChoice
+from ldm_ray.errors import BundleError, QueryError
+from ldm_ray.models.condition import Condition
+from ldm_ray.models.generate import ObservationNoise, ProfileGenerator, ProfileSampler, Samples, Sampling
+from ldm_ray.models.rivals.generate import PertditGenerator, PrnetGenerator
+from ldm_ray.models.rivals.prnet import Prnet
+from ldm_ray.prediction.encodings import Encodings
+from ldm_ray.prediction.queries import PreparedQuery, Query, QueryReader
+from ldm_ray.storage.filesystem import StorageOptions
+
+__all__ = ["Predictions", "Predictor", "Query"]
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Predicted profiles of n queries, log2.
+
+    Attributes:
+        genes: Gene symbols, (n_genes,).
+        basal: The control that each prediction starts from, (n, n_genes).
+        mean: Expected expression, (n, n_genes).
+        std: Standard deviation of a well around the mean, (n, n_genes): latent spread plus observation noise, times
+            the per-gene scale under which validation wells are covered as they should be. With one sample the
+            latent spread is unknown and only the noise is in it.
+        draws: Simulated wells, (n, n_draws, n_genes).
+        similarity: Tanimoto similarity of each compound to the nearest training compound, (n,).
+        out_of_domain: Whether compound, cell line, dose or time lie outside of what was trained on, (n,).
+        notes: What to know about each query, for instance why it is out of domain.
+    """
+
+    genes: tuple[str, ...]
+    basal: np.ndarray
+    mean: np.ndarray
+    std: np.ndarray
+    draws: np.ndarray
+    similarity: np.ndarray
+    out_of_domain: np.ndarray
+    notes: tuple[str, ...]
+
+    @property
+    def delta(self) -> np.ndarray:
+        """Expected change from the control, log2, (n, n_genes)."""
+        return np.asarray(self.mean - self.basal)
+
+
+class Predictor:
+    """Answers queries with a trained model: the diffusion model, or one of its rivals."""
+
+    def __init__(self, bundle: Bundle, device: torch.device | str = "cpu") -> None:
+        if bundle.kind == "vae":
+            raise BundleError("predictions want a bundle of kind 'ldm', or a rival's; got 'vae'")
+        self.bundle, self.device = bundle, torch.device(device)
+        self.encoder = build_encoder(bundle.config.encoder)
+        stored = bundle.metadata["encoder"]
+        built = {"name": self.encoder.name, "revision": self.encoder.revision, "dim": self.encoder.dim}
+        if built != stored:
+            raise BundleError(f"the bundle's encoder is {stored}; this version of ldm-ray builds {built}")
+        self.sampler = build_sampler(bundle, self.device)
+        self.reader = QueryReader(bundle)
+        self.encodings = Encodings(self.encoder, self.sampler) if isinstance(self.sampler, ProfileGenerator) else None
+        self.sd_scale = bundle.tensors["sd_scale"].to(self.device)
+
+    @staticmethod
+    def from_bundle(
+        url: str, device: torch.device | str | None = None, storage_options: StorageOptions | None = None
+    ) -> "Predictor":
+        """Load a bundle from any URL.
+
+        Args:
+            url: Folder of the bundle.
+            device: Where to compute; a GPU if there is one by default.
+            storage_options: fsspec's arguments by protocol, beside what the environment says.
+
+        Raises:
+            BundleError: If it is not a usable bundle.
+        """
+        bundle = load_bundle(url, storage_options=storage_options)
+        return Predictor(bundle, device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+    @property
+    def cell_lines(self) -> list[str]:
+        """Cell lines that a query may name."""
+        return self.reader.cell_lines
+
+    def predict(
+        self,
+        queries: Sequence[Query],
+        n_samples: int | None = None,
+        steps: int | None = None,
+        seed: int = 0,
+        n_draws: int = 0,
+    ) -> Predictions:
+        """Predict profiles; the answer to a query does not depend on the others beside it, to the last bit.
+
+        Args:
+            queries: At least one.
+            n_samples: Latent samples a query; more give a steadier mean.
+            steps: Steps of the sampler.
+            seed: Same seed, same numbers.
+            n_draws: Simulated wells wanted a query, at most `n_samples`.
+
+        Raises:
+            QueryError: For the first query that cannot be answered, or for numbers out of range.
+        """
+        how = self.sampling(n_samples, steps, seed, n_draws)
+        if not queries:
+            raise QueryError("at least one query is wanted; got none")
+        prepared = [self.reader.prepare(query) for query in queries]
+        keys = torch.tensor([item.key for item in prepared], dtype=torch.int64, device=self.device)
+        base = torch.as_tensor(self.reader.base(prepared), device=self.device)
+        if isinstance(self.sampler, ProfileGenerator) and self.encodings is not None:
+            samples = self.sampler.sample_told(self.encodings.tell(prepared), base, keys, how)
+        else:
+            samples = self.sampler.sample(self._condition(prepared), base, keys, how)
+        return self.predictions(prepared, samples)
+
+    def direct_mean(self, queries: Sequence[Query]) -> np.ndarray:
+        """Expected expression of each query without sampling, log2, (n, n_genes), where the model can; see `sampler`.
+
+        Raises:
+            QueryError: As `predict`.
+        """
+        prepared = [self.reader.prepare(query) for query in queries]
+        base = torch.as_tensor(self.reader.base(prepared), device=self.device)
+        return _checked(self.sampler.direct_mean(self._condition(prepared), base))
+
+    def sampling(
+        self, n_samples: int | None = None, steps: int | None = None, seed: int = 0, n_draws: int = 0
+    ) -> Sampling:
+        """Fill in what is not given from the bundle.
+
+        Raises:
+            QueryError: For numbers out of range.
+        """
+        longest = self.bundle.config.schedule.num_steps
+        how = Sampling(
+            self.bundle.config.predict.n_samples if n_samples is None else n_samples,
+            self.sampler_choice(steps),
+            seed,
+            n_draws,
+        )
+        if how.n_samples < 1:
+            raise QueryError(f"n_samples must be at least 1; got {how.n_samples}")
+        if not 2 <= how.sampler.steps <= longest:
+            raise QueryError(f"steps must be between 2 and {longest}; got {how.sampler.steps}")
+        if not 0 <= n_draws <= how.n_samples:
+            raise QueryError(f"n_draws must be between 0 and n_samples = {how.n_samples}; got {n_draws}")
+        return how
+
+    def predictions(self, prepared: Sequence[PreparedQuery], samples: Samples) -> Predictions:
+        """Turn samples of prepared queries into what a user is told."""
+        mean, spread, draws = (_checked(v) for v in (samples.mean, samples.std * self.sd_scale, samples.draws))
+        similarity, outside, notes = self.reader.judge(prepared)
+        basal = np.stack([item.basal for item in prepared])
+        return Predictions(tuple(self.bundle.gene_symbols), basal, mean, spread, draws, similarity, outside, notes)
+
+    def used(self, n_samples: int | None, steps: int | None) -> dict[str, Any]:
+        """Return the numbers that `predict` takes where none are given."""
+        how = self.sampling(n_samples, steps)
+        return {"n_samples": how.n_samples, **asdict(how.sampler)}
+
+    def sampler_choice(self, steps: int | None = None) -> SamplerChoice:
+        """Return the sampler that `predict` takes: the bundle's own, with other steps where they are given."""
+        own = self.bundle.sampler_choice()
+        return own if steps is None else replace(own, steps=steps)
+
+    def _condition(self, prepared: Sequence[PreparedQuery]) -> Condition:
+        parents = [item.parent for item in prepared]
+        unique = sorted(set(parents))
+        vectors = self.encoder.encode(unique)
+        where = {parent: i for i, parent in enumerate(unique)}
+
+        def tensor(values: object) -> Tensor:
+            return torch.as_tensor(values, dtype=torch.float32, device=self.device)
+
+        return Condition(
+            x_basal=tensor(np.stack([item.basal for item in prepared])),
+            compound=tensor(vectors[[where[parent] for parent in parents]]),
+            dose_um=tensor([item.query.dose_um for item in prepared]),
+            time_h=tensor([item.query.time_h for item in prepared]),
+        )
+
+
+def build_sampler(bundle: Bundle, device: torch.device) -> ProfileSampler:
+    """Rebuild the networks of a bundle on a device, ready to sample."""
+    settings = bundle.config.predict
+    if bundle.kind != "ldm":
+        model = bundle.build_baseline().to(device)
+        if isinstance(model, Prnet):
+            return PrnetGenerator(model, settings.rows_per_batch)
+        return PertditGenerator(model, bundle.config.pertdit, settings.rows_per_batch)
+    noise = bundle.observation_noise()
+    return ProfileGenerator(
+        model=bundle.build_ldm().to_device(device),
+        vae=bundle.build_vae().to(device),
+        noise=ObservationNoise(noise.factor.to(device), noise.sd.to(device)),
+        guidance=settings.guidance,
+        rows=settings.rows_per_batch,
+    )
+
+
+def _checked(value: Tensor) -> np.ndarray:
+    """Return a result as numpy; a NaN is an error, never an answer."""
+    array: np.ndarray = value.cpu().numpy()
+    if not np.isfinite(array).all():
+        raise BundleError("the model predicts NaN or infinite values; its bundle is damaged or badly trained")
+    return array

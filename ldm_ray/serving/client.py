@@ -1,0 +1,184 @@
+"""A typed client of the endpoint.
+
+from ldm_ray.serving.client import Client
+with Client("http://127.0.0.1:8000") as client:
+    answer = client.predict([{"smiles": "CCO", "cell": "A375", "dose_um": 10, "time_h": 24}], seed=1)
+    answer.mean  # (1, n_genes), log2
+"""
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+import httpx
+import numpy as np
+import pyarrow as pa
+
+from ldm_ray.errors import LdmRayError
+
+ARROW = "application/vnd.apache.arrow.stream"
+AGAIN = frozenset({429, 502, 503, 504})
+FIRST_WAIT_S, LONGEST_WAIT_S = 0.2, 10.0
+
+
+class ServerError(LdmRayError):
+    """An answer that is none.
+
+    Attributes:
+        status: HTTP status; 0 if the server could not be reached.
+        errors: Fields and what is wrong with them, if the server says so.
+        request_id: What the server's log calls the request.
+    """
+
+    def __init__(
+        self, message: str, status: int, errors: Sequence[Mapping[str, str]] = (), request_id: str = ""
+    ) -> None:
+        super().__init__(message)
+        self.status, self.errors, self.request_id = status, list(errors), request_id
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """Predictions of n conditions, log2; `std`, `basal` and `draws` where they were asked for.
+
+    Attributes:
+        genes: Symbols, in the order of the arrays.
+        mean: (n, n_genes).
+        std: (n, n_genes).
+        basal: (n, n_genes).
+        draws: (n, n_samples, n_genes).
+        similarity: Tanimoto, to the nearest training compound, (n,).
+        out_of_domain: (n,).
+        notes: n.
+        about: Model, bundle, sampler, number of samples and seed.
+    """
+
+    genes: list[str]
+    mean: np.ndarray
+    std: np.ndarray | None
+    basal: np.ndarray | None
+    draws: np.ndarray | None
+    similarity: np.ndarray
+    out_of_domain: np.ndarray
+    notes: list[str]
+    about: dict[str, Any]
+
+
+class Client:
+    """Asks a server, again where that helps: when it is busy, away, or loses the request.
+
+    A request has the same answer whenever it is sent, so that sending it again is always safe.
+
+    Args:
+        url: Of the server.
+        token: Bearer token, if it wants one.
+        timeout_s: Of one try.
+        retries: Tries after the first.
+    """
+
+    def __init__(self, url: str, token: str = "", timeout_s: float = 60.0, retries: int = 5) -> None:
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout_s)
+        self._retries = retries
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close connections."""
+        self._http.close()
+
+    def predict(
+        self,
+        conditions: Sequence[Mapping[str, Any]],
+        n_samples: int | None = None,
+        steps: int | None = None,
+        seed: int = 0,
+        genes: Sequence[str] | None = None,
+        wanted: Literal["summary", "mean", "draws"] = "summary",
+        model: str | None = None,
+    ) -> Predicted:
+        """Predict conditions: mappings with smiles, cell or basal, dose_um and time_h.
+
+        Raises:
+            ServerError: If the server refuses, or cannot be reached.
+        """
+        asked: dict[str, Any] = {"n_samples": n_samples, "steps": steps, "genes": genes and list(genes), "model": model}
+        body = {key: value for key, value in asked.items() if value is not None}
+        body |= {"conditions": [dict(condition) for condition in conditions], "seed": seed, "return": wanted}
+        response = self._send("POST", "/v1/predict", json=body, headers={"Accept": ARROW})
+        table = pa.ipc.open_stream(response.content).read_all()
+        head = json.loads(table.schema.metadata[b"answer"])
+        arrays = {
+            name: np.array(table[name].to_pylist(), dtype=np.float32) if name in table.column_names else None
+            for name in ("mean", "std", "basal", "draws")
+        }
+        symbols = head.pop("genes")
+        draws = arrays["draws"]
+        assert arrays["mean"] is not None
+        return Predicted(
+            genes=symbols,
+            mean=arrays["mean"],
+            std=arrays["std"],
+            basal=arrays["basal"],
+            draws=None if draws is None else draws.reshape(len(draws), -1, len(symbols)),
+            similarity=table["similarity"].to_numpy(),
+            out_of_domain=table["out_of_domain"].to_numpy(zero_copy_only=False),
+            notes=table["notes"].to_pylist(),
+            about=head,
+        )
+
+    def model(self, model: str | None = None) -> dict[str, Any]:
+        """Describe what is served."""
+        return dict(self._get("/v1/model", model))
+
+    def cells(self, model: str | None = None) -> list[dict[str, Any]]:
+        """Cell lines that a condition may name."""
+        return list(self._get("/v1/cells", model))
+
+    def genes(self, model: str | None = None) -> list[dict[str, Any]]:
+        """Genes of a profile, in their order."""
+        return list(self._get("/v1/genes", model))
+
+    def _get(self, path: str, model: str | None) -> Any:
+        return self._send("GET", path, params={} if model is None else {"model": model}).json()
+
+    def _send(self, method: str, path: str, **what: Any) -> httpx.Response:
+        wait_s = FIRST_WAIT_S
+        for left in range(self._retries, -1, -1):
+            try:
+                response = self._http.request(method, path, **what)
+            except httpx.TransportError as error:
+                if not left:
+                    raise ServerError(f"{self._http.base_url} cannot be reached: {error}", 0) from None
+            else:
+                if response.status_code < 400:
+                    return response
+                # A replica that is killed takes its requests along; Serve says 500 for those.
+                if not left or response.status_code not in AGAIN | {500}:
+                    raise _refusal(response)
+                wait_s = max(wait_s, _retry_after(response))
+            time.sleep(min(wait_s, LONGEST_WAIT_S))
+            wait_s = min(2 * wait_s, LONGEST_WAIT_S)
+        raise AssertionError("the last try returns or raises")
+
+
+def _retry_after(response: httpx.Response) -> float:
+    text = response.headers.get("retry-after", "0")
+    return float(text) if text.isdigit() else 0.0
+
+
+def _refusal(response: httpx.Response) -> ServerError:
+    try:
+        body = response.json()
+    except ValueError:
+        body = {}
+    detail = body.get("detail") or f"the server says {response.status_code}"
+    return ServerError(
+        str(detail), response.status_code, body.get("errors", []), response.headers.get("x-request-id", "")
+    )

@@ -1,0 +1,104 @@
+"""From a search to bundles: the best trial's own model, or its settings trained anew with other seeds."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from ldm_ray.bundle.bundle import METADATA, Bundle, bundle_exists, load_bundle, save_bundle
+from ldm_ray.cluster.progress import Progress
+from ldm_ray.cluster.train.run import RUN, train_ldm, train_vae
+from ldm_ray.cluster.tune.trial import trial_folder
+from ldm_ray.config import Config
+from ldm_ray.data.dataset import open_dataset
+from ldm_ray.errors import BundleError, DataError
+from ldm_ray.storage.filesystem import StorageOptions
+from ldm_ray.storage.store import Store
+from ldm_ray.tuning.analysis import best_trial
+from ldm_ray.tuning.space import trial_config
+from ldm_ray.tuning.state import load_search, read_record
+from ldm_ray.tuning.trials import Trial
+
+
+def export_trial(
+    search: str,
+    out: str,
+    number: int | None,
+    seeds: tuple[int, ...],
+    overwrite: bool,
+    storage_options: StorageOptions,
+    on_progress: Progress,
+) -> list[str]:
+    """Write a trial's bundle, or bundles of its settings trained anew.
+
+    Args:
+        search: URL of the search.
+        out: URL of the bundle; with seeds `out/seedN`, whose autoencoder, trained with that seed too, lies in
+            `out/seedN-vae`.
+        number: Which trial; None for the best.
+        seeds: To train with; none copies the trial's own model. What is there already is not trained again.
+        overwrite: Replace what is there.
+        storage_options: fsspec's arguments by protocol.
+        on_progress: Told of training.
+
+    Returns:
+        URLs of the bundles.
+
+    Raises:
+        DataError: If there is no such trial, or it did not run to its end.
+        BundleError: If a bundle is there and `overwrite` is false.
+    """
+    loaded, store = load_search(search, storage_options), Store(search, storage_options)
+    data, _, config = read_record(store)
+    trial = best_trial(loaded) if number is None else _trial(loaded.trials, number)
+    origin = {"search": store.url, "trial": trial.number, "params": dict(trial.params), "metrics": dict(trial.metrics)}
+    if not seeds:
+        if bundle_exists(out, storage_options) and not overwrite:
+            raise BundleError(f"{out} already holds a bundle; --overwrite replaces it")
+        _save(load_bundle(store.path(trial_folder(trial.number)), "ldm", storage_options), out, origin, storage_options)
+        return [out]
+    config = trial_config(config, trial.params).model_copy(update={"storage_options": storage_options})
+    return [
+        _trained(
+            data,
+            f"{out.rstrip('/')}/seed{seed}",
+            config.model_copy(update={"seed": seed}),
+            origin,
+            overwrite,
+            on_progress,
+        )
+        for seed in seeds
+    ]
+
+
+def _trial(trials: Sequence[Trial], number: int) -> Trial:
+    for trial in trials:
+        if trial.number == number and trial.state == "complete":
+            return trial
+    complete = ", ".join(str(trial.number) for trial in trials if trial.state == "complete")
+    raise DataError(f"--trial must be one that ran to its end ({complete or 'there is none'}); got {number}")
+
+
+def _trained(
+    data: str, out: str, config: Config, origin: dict[str, object], overwrite: bool, on_progress: Progress
+) -> str:
+    """Train autoencoder and diffusion model with the config's seed, going on with what is there."""
+    options, dataset = config.storage_options, open_dataset(data, config.storage_options)
+    vae = f"{out}-vae"
+    if overwrite:
+        for url in (out, vae):
+            for name in (METADATA, RUN):
+                Store(url, options).remove(name)
+    if bundle_exists(out, options):
+        there = load_bundle(out, "ldm", options).metadata.get("search")
+        if there != origin:
+            raise BundleError(f"{out} holds a bundle of another trial; --overwrite replaces it")
+        return out
+    if not bundle_exists(vae, options):
+        train_vae(dataset, vae, config, Store(vae, options).exists(RUN), False, on_progress)
+    autoencoder = load_bundle(vae, "vae", options)
+    bundle = train_ldm(dataset, autoencoder, out, config, Store(out, options).exists(RUN), False, on_progress)
+    _save(bundle, out, origin, options)
+    return out
+
+
+def _save(bundle: Bundle, out: str, origin: dict[str, object], storage_options: StorageOptions) -> None:
+    save_bundle(replace(bundle, metadata=bundle.metadata | {"search": origin}), out, storage_options)

@@ -1,0 +1,215 @@
+"""The whole chain, from a release to predictions, in one folder on any URL; steps that are done are not repeated."""
+
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from ldm_ray.bundle.bundle import METADATA, load_bundle
+from ldm_ray.cluster.batch.embed import embed
+from ldm_ray.cluster.batch.evaluate import block_runner
+from ldm_ray.cluster.batch.predict import predict_many, remove_predictions
+from ldm_ray.cluster.batch.prepare import part_runner
+from ldm_ray.cluster.train.run import RUN, train_ldm, train_vae
+from ldm_ray.config import FREE_TO_CHANGE, Config, dump_config, read_settings
+from ldm_ray.console import counting, say, spinning, staged, training
+from ldm_ray.data.dataset import PairedDataset, open_dataset
+from ldm_ray.data.prepare import PLAN, prepare
+from ldm_ray.data.releases import ReleasePaths
+from ldm_ray.data.simulate import SUMMARY, release_files, simulate_release
+from ldm_ray.errors import DataError
+from ldm_ray.evaluation.report.folder import METRICS, write_report
+from ldm_ray.evaluation.suite import evaluate
+from ldm_ray.prediction.bulk.conditions import COLUMNS, SCHEMA, read_tables
+from ldm_ray.schema import MANIFEST
+from ldm_ray.storage.store import Store
+from ldm_ray.workflows.pipeline_state import STATE, PipelineState
+
+RELEASE, DATA, VAE, LDM, REPORT, PREDICTIONS = "release", "data", "vae", "ldm", "report", "predictions"
+FOLDERS = (RELEASE, DATA, VAE, LDM, REPORT, PREDICTIONS)
+SETTINGS, SOURCE = "settings.yaml", "source.json"
+FREE_GROUPS = {*FREE_TO_CHANGE} - {"simulate", "prepare", "evaluate"}  # which decide what other steps leave
+FREE_KEYS = {"prepare": {"workers": True}, "evaluate": {"workers": True}}
+"""Settings that nothing depends on which a step leaves; how an epoch is dealt out is checked by training itself."""
+
+
+class Pipeline:
+    """The steps of one run and what they leave, `<out>/data`, `vae`, `ldm`, `report` and `predictions`.
+
+    Args:
+        out: Folder URL for everything.
+        config: Settings of all steps.
+        paths: The release; none: a simulated one, kept in `<out>/release`.
+        conditions: URL of a table to predict; none: the held-out conditions of the dataset.
+    """
+
+    def __init__(
+        self, out: str, config: Config, paths: ReleasePaths | None = None, conditions: str | None = None
+    ) -> None:
+        self.store, self.config = Store(out, config.storage_options), config
+        self._paths, self._conditions = paths or ReleasePaths(), conditions
+        simulated = [] if self._paths.given else [("simulate", RELEASE, SUMMARY, self._simulate)]
+        self._steps: list[tuple[str, str, str, Callable[[], object]]] = [
+            *simulated,
+            ("prepare", DATA, MANIFEST, self._prepare),
+            ("embed", DATA, "", self._embed),
+            ("train vae", VAE, METADATA, self._train_vae),
+            ("train ldm", LDM, METADATA, self._train_ldm),
+            ("evaluate", REPORT, METRICS, self._evaluate),
+            ("predict", PREDICTIONS, "", self._predict),
+        ]
+
+    def run(self, overwrite: bool = False) -> dict[str, Any]:
+        """Run the steps that are not done, or all of them anew; return what `pipeline.json` holds.
+
+        Raises:
+            DataError: If the folder holds another run, and `overwrite` is false; if the release is not complete.
+        """
+        if self._paths.given:
+            self._paths.check()
+        if overwrite and self.store.exists(SETTINGS):
+            self._remove()
+        self._check_folder()
+        state = PipelineState(self.store, [(name, self.url(folder)) for name, folder, *_ in self._steps])
+        for name, folder, marker, step in self._steps:
+            if self._is_done(folder, marker):
+                say(f"{name}: {self.url(folder)} is there already")
+                state.skip(name)
+                continue
+            with state.running(name):
+                step()
+        return {"steps": state.steps}
+
+    def url(self, folder: str) -> str:
+        """Return the URL of what a step leaves."""
+        return self.store.path(folder)
+
+    @property
+    def dataset(self) -> PairedDataset:
+        """The paired dataset, once it is prepared."""
+        return open_dataset(self.url(DATA), self.config.storage_options)
+
+    def _remove(self) -> None:
+        """Remove what all steps have left: first what tells that they are done, last what tells whose folder it is."""
+        for _, folder, marker, _ in self._steps:
+            if marker:
+                self.store.remove(f"{folder}/{marker}")
+        for folder in (VAE, LDM):
+            self.store.remove(f"{folder}/{RUN}")
+        remove_predictions(Store(self.url(PREDICTIONS), self.config.storage_options))
+        for name in (*FOLDERS, STATE, SOURCE, SETTINGS):
+            self.store.remove(name)
+
+    def _check_folder(self) -> None:
+        """Keep settings and release beside the run; another run's folder is not mixed with this one.
+
+        Raises:
+            DataError: If what is there was made otherwise, or by other commands.
+        """
+        made = [folder for folder in FOLDERS if self.store.exists(folder)]
+        release = asdict(self._paths)
+        if made:
+            otherwise = "--overwrite replaces it, --out takes another folder"
+            if not self.store.exists(SETTINGS):
+                raise DataError(
+                    f"{self.store.url} holds {', '.join(made)} of other commands; --out takes another folder"
+                )
+            if self._fixed(read_settings(self.store.read_bytes(SETTINGS))) != self._fixed(self.config):
+                raise DataError(f"{self.store.url} holds a run with other settings; {otherwise}")
+            if self.store.exists(SOURCE) and self.store.read_json(SOURCE) != release:
+                raise DataError(f"{self.store.url} holds a run of another release; {otherwise}")
+        self.store.write_json(SOURCE, release)
+        self.store.write_bytes(SETTINGS, dump_config(self.config).encode())
+
+    def _fixed(self, config: Config) -> dict[str, Any]:
+        """Return settings without those that this run may go on with other values of."""
+        free = FREE_GROUPS if self._is_done(REPORT, METRICS) else FREE_GROUPS | {"evaluate"}
+        return config.model_dump(mode="json", exclude={**FREE_KEYS, **dict.fromkeys(free, True)})
+
+    def _is_done(self, folder: str, marker: str) -> bool:
+        """Tell whether a step has written what it writes last; one without a marker knows by itself."""
+        return bool(marker) and self.store.exists(f"{folder}/{marker}")
+
+    def _simulate(self) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            with counting("simulating plates") as progress:
+                simulate_release(self.config.simulate, Path(folder), self.config.seed, on_progress=progress)
+            names = sorted(path.name for path in Path(folder).iterdir() if path.name != SUMMARY)
+            for name in [*names, SUMMARY]:  # the marker last
+                self.store.write_bytes(f"{RELEASE}/{name}", (Path(folder) / name).read_bytes())
+
+    def _release(self) -> ReleasePaths:
+        if self._paths.given:
+            return self._paths
+        files = release_files(Path())
+        gctx, inst_info, pert_info, gene_info = (
+            self.store.path(f"{RELEASE}/{name}")
+            for name in (files.gctx, files.inst_info, files.pert_info, files.gene_info)
+        )
+        return ReleasePaths(gctx, inst_info, pert_info, gene_info)
+
+    def _prepare(self) -> None:
+        with spinning("reading tables"):
+            release = self._release().open(self.config.storage_options)
+        resume = self.store.exists(f"{DATA}/{PLAN}")
+        with counting("writing treated wells") as progress:
+            runner = part_runner(self.config)
+            manifest = prepare(release, self.url(DATA), self.config, on_progress=progress, resume=resume, run=runner)
+        for step in manifest["cleaning"]:
+            say(f"  {step['removed']:>7,} wells removed, {step['wells_after']:>7,} left: {step['rule']}")
+
+    def _embed(self) -> None:
+        with counting("encoding compounds") as progress:
+            embed(self.dataset, self.config, on_progress=progress)
+
+    def _train_vae(self) -> None:
+        with training("autoencoder") as progress:
+            train_vae(self.dataset, self.url(VAE), self.config, resume=self._unfinished(VAE), on_progress=progress)
+
+    def _train_ldm(self) -> None:
+        vae = load_bundle(self.url(VAE), "vae", self.config.storage_options)
+        resume = self._unfinished(LDM)
+        with training("latent diffusion") as progress:
+            train_ldm(self.dataset, vae, self.url(LDM), self.config, resume=resume, on_progress=progress)
+
+    def _unfinished(self, folder: str) -> bool:
+        return self.store.exists(f"{folder}/{RUN}")
+
+    def _evaluate(self) -> None:
+        config, dataset = self.config, self.dataset
+        bundles = [load_bundle(self.url(LDM), storage_options=config.storage_options)]
+        with staged() as progress:
+            evaluation = evaluate(dataset, bundles, config.evaluate, config.seed, progress, block_runner(config))
+        with spinning("writing the report"):
+            write_report(self.url(REPORT), evaluation, bundles, dataset, config)
+
+    def _predict(self) -> None:
+        source = self._conditions or f"held-out conditions of {self.url(DATA)}"
+        with counting("conditions") as progress:
+            manifest = predict_many(
+                self._tables, source, self.url(LDM), self.url(PREDICTIONS), self.config, on_progress=progress
+            )
+        refused = f"; {manifest['n_errors']:,} refused, see errors/" if manifest["n_errors"] else ""
+        say(f"{manifest['n_predicted']:,} predictions in {self.url(PREDICTIONS)}{refused}")
+
+    def _tables(self) -> Iterator[pa.Table]:
+        if self._conditions is not None:
+            yield from read_tables(self._conditions, self.config.storage_options)
+            return
+        yield held_out_conditions(self.dataset)
+
+
+def held_out_conditions(dataset: PairedDataset) -> pa.Table:
+    """Return each condition of the test wells once, as `predict --conditions` takes them."""
+    columns = ["condition_id", "compound_id", "cell_id", "dose_um", "time_h"]
+    wells = dataset.profiles(columns, "test").to_pandas().drop_duplicates("condition_id")
+    values = {
+        "smiles": dataset.parent_smiles[wells["compound_id"]],
+        "cell": [dataset.cells[cell] for cell in wells["cell_id"]],
+        "dose_um": [f"{dose:.6g}" for dose in wells["dose_um"]],
+        "time_h": [f"{time:.6g}" for time in wells["time_h"]],
+    }
+    return pa.table([pa.array(values[name], pa.string()) for name in COLUMNS], schema=SCHEMA)

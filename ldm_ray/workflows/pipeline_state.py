@@ -1,0 +1,74 @@
+"""What a run of the whole chain says of itself: `pipeline.json` in its folder, a state for each step."""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
+
+from ldm_ray.errors import LdmRayError
+from ldm_ray.storage.store import Store
+
+STATE = "pipeline.json"
+State = Literal["waiting", "running", "done", "failed", "interrupted"]
+
+
+class PipelineState:
+    """The states of the steps, written whenever one changes; a process that is killed leaves `running` behind.
+
+    What is done is told by what the steps have left, never by this file.
+
+    Args:
+        store: The run's folder.
+        steps: Names of the steps and URLs of what they make, in order.
+    """
+
+    def __init__(self, store: Store, steps: Sequence[tuple[str, str]]) -> None:
+        self._store = store
+        before = {step["name"]: step for step in read_steps(store)}
+        self._steps = {
+            name: {"name": name, "state": "waiting", "seconds": before.get(name, {}).get("seconds", 0.0), "out": out}
+            for name, out in steps
+        }
+
+    @property
+    def steps(self) -> list[dict[str, Any]]:
+        """What the file holds."""
+        return list(self._steps.values())
+
+    def skip(self, name: str) -> None:
+        """Note that a step was done before."""
+        self._set(name, "done")
+
+    @contextmanager
+    def running(self, name: str) -> Iterator[None]:
+        """Note that a step runs, and how it ends; its seconds are those of all attempts that could say so."""
+        self._set(name, "running", started=time.time())
+        began, before = time.monotonic(), float(self._steps[name]["seconds"])
+
+        def seconds() -> float:
+            return round(before + time.monotonic() - began, 1)
+
+        try:
+            yield
+        except Exception as error:
+            self._set(name, "failed", seconds=seconds(), error=" ".join(str(error).split()))
+            raise
+        except BaseException:  # Ctrl-C, or `ray job stop`
+            self._set(name, "interrupted", seconds=seconds())
+            raise
+        self._set(name, "done", seconds=seconds())
+
+    def _set(self, name: str, state: State, **more: object) -> None:
+        step = self._steps[name]
+        step.pop("error", None)
+        step |= {"state": state} | more
+        self._store.write_json(STATE, {"steps": self.steps})
+
+
+def read_steps(store: Store) -> list[dict[str, Any]]:
+    """Return the steps of a run; none if it has not begun, or its file is not one."""
+    try:
+        steps = store.read_json(STATE)["steps"] if store.exists(STATE) else []
+    except (LdmRayError, KeyError):
+        return []
+    return list(steps)

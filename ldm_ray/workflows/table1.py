@@ -1,0 +1,125 @@
+"""Trains everything that Table 1 compares, for each kind of unseen test side and each seed, and judges it.
+
+What is there already is not done again, so an interrupted campaign goes on when it is started anew.
+"""
+
+from typing import Any
+
+from ldm_ray.bundle.bundle import Bundle, bundle_exists, load_bundle
+from ldm_ray.cluster.batch.embed import embed
+from ldm_ray.cluster.batch.evaluate import block_runner
+from ldm_ray.cluster.train.run import RUN, train_baseline, train_ldm, train_vae
+from ldm_ray.config import Config, dump_config, read_settings
+from ldm_ray.console import counting, say, show_table, staged, training
+from ldm_ray.data.dataset import PairedDataset, open_dataset
+from ldm_ray.data.resplit import by_of, empty_side, resplit
+from ldm_ray.errors import DataError, SettingsError
+from ldm_ray.evaluation.report.folder import METRICS, write_report
+from ldm_ray.evaluation.report.table1 import campaign_tables, write_campaign
+from ldm_ray.evaluation.suite import evaluate
+from ldm_ray.models.rivals.build import BASELINE_KINDS, encoder_settings
+from ldm_ray.settings import Table1Settings
+from ldm_ray.storage.store import Store
+
+SETTINGS = "settings.yaml"
+
+
+def run_table1(data: str, out: str, config: Config) -> dict[str, Any]:
+    """Train, judge and tabulate every side and seed of `config.table1`.
+
+    Args:
+        data: Folder URL of a dataset as `prepare` wrote it.
+        out: Folder URL; bundles go to `models/`, datasets held out otherwise to `data/`, reports beside them.
+        config: All settings.
+
+    Returns:
+        What `table1.json` holds.
+
+    Raises:
+        DataError: If `out` holds a campaign with other settings.
+    """
+    dataset, store = open_dataset(data, config.storage_options), Store(out, config.storage_options)
+    # Sides, seeds and rivals may be added to a campaign; what was trained stays comparable.
+    same = config.model_copy(update={"table1": Table1Settings(), "seed": 0})
+    if store.exists(SETTINGS) and read_settings(store.read_bytes(SETTINGS)) != same:
+        raise DataError(f"{out} holds a campaign with other settings; take another --out")
+    store.write_bytes(SETTINGS, dump_config(same).encode())
+    runs = [
+        _one(held, unseen, store, config.model_copy(update={"seed": seed}))
+        for unseen, held in _held_out(dataset, store, config).items()
+        for seed in config.table1.seeds
+    ]
+    result = write_campaign(store, runs, config)
+    for table in campaign_tables(result):
+        show_table(table.title, table.head, table.body)
+    say(f"written: {store.path('table1.html')}")
+    return result
+
+
+def _held_out(dataset: PairedDataset, store: Store, config: Config) -> dict[str, PairedDataset]:
+    """Return the dataset of each side; one that would be empty is said and left out before anything is trained."""
+    sides: dict[str, PairedDataset] = {}
+    for unseen in config.table1.unseen:
+        if unseen == by_of(dataset):
+            sides[unseen] = dataset
+        elif side := empty_side(dataset, unseen):
+            say(f"unseen {unseen} is left out: its {side} side would be empty")
+        else:
+            with counting(f"holding out by {unseen}") as progress:
+                folder = Store(store.path(f"data/{unseen}"), config.storage_options)
+                sides[unseen] = resplit(dataset, unseen, folder, progress)
+    if not sides:
+        raise DataError(f"{dataset.url} can hold out none of {', '.join(config.table1.unseen)}")
+    return sides
+
+
+def train_rival(
+    dataset: PairedDataset, kind: str, out: str, config: Config, resume: bool = False, overwrite: bool = False
+) -> Bundle:
+    """Encode compounds as a published rival wants them, and train it.
+
+    Raises:
+        SettingsError: For a name that is no rival's.
+    """
+    if kind not in BASELINE_KINDS:
+        raise SettingsError(f"--kind must be one of {', '.join(BASELINE_KINDS)}; got {kind!r}")
+    encoding = config.model_copy(update={"encoder": encoder_settings(kind, config.encoder)})
+    with counting("encoding compounds") as progress:
+        embed(dataset, encoding, on_progress=progress)
+    with training(kind) as status:
+        return train_baseline(dataset, kind, out, config, resume, overwrite, status)
+
+
+def _one(dataset: PairedDataset, unseen: str, store: Store, config: Config) -> dict[str, Any]:
+    """Train and judge one side and seed; return its metrics."""
+    report = Store(store.path(f"{unseen}/seed{config.seed}"), config.storage_options)
+    if report.exists(METRICS):
+        judged = report.read_json(METRICS)
+        if {model["name"] for model in judged["models"]} == {"ldm", *config.table1.rivals}:
+            return judged
+    say(f"unseen {unseen}, seed {config.seed}")
+    folder = Store(store.path(f"models/{unseen}/seed{config.seed}"), config.storage_options)
+    bundles = [_ldm(dataset, folder, config)]
+    for kind in config.table1.rivals:
+        url, resume = folder.path(kind), folder.exists(f"{kind}/{RUN}")
+        if not bundle_exists(url, config.storage_options):
+            train_rival(dataset, kind, url, config, resume)
+        bundles.append(load_bundle(url, storage_options=config.storage_options))
+    with staged() as progress:
+        evaluation = evaluate(dataset, bundles, config.evaluate, config.seed, progress, block_runner(config))
+    write_report(report.url, evaluation, bundles, dataset, config)
+    return evaluation.metrics
+
+
+def _ldm(dataset: PairedDataset, folder: Store, config: Config) -> Bundle:
+    vae, ldm, options = folder.path("vae"), folder.path("ldm"), config.storage_options
+    if not bundle_exists(vae, options):
+        with training("autoencoder") as status:
+            train_vae(dataset, vae, config, resume=folder.exists(f"vae/{RUN}"), on_progress=status)
+    if not bundle_exists(ldm, options):
+        with counting("encoding compounds") as progress:
+            embed(dataset, config, on_progress=progress)
+        autoencoder = load_bundle(vae, "vae", options)
+        with training("latent diffusion") as status:
+            train_ldm(dataset, autoencoder, ldm, config, resume=folder.exists(f"ldm/{RUN}"), on_progress=status)
+    return load_bundle(ldm, "ldm", options)
