@@ -24,11 +24,12 @@ from ldm_ray.bundle.bundle import bundle_exists, load_bundle
 from ldm_ray.cluster.batch.embed import embed
 from ldm_ray.cluster.connect import connect
 from ldm_ray.cluster.placement import Placement, cpus_per_worker
-from ldm_ray.cluster.train.run import RUN, train_ldm, train_vae
+from ldm_ray.cluster.train.run import train_ldm, train_vae
 from ldm_ray.config import Config, dump_config, load_config
 from ldm_ray.data.dataset import PairedDataset, open_dataset
 from ldm_ray.data.resplit import resplit
 from ldm_ray.evaluation.suite import evaluate
+from ldm_ray.layout import RUN
 from ldm_ray.storage.store import Store
 from ldm_ray.tuning.analysis import best_trial
 from ldm_ray.tuning.space import trial_config

@@ -4,17 +4,6 @@ import pyarrow as pa
 
 SCHEMA_VERSION = 2
 
-MANIFEST = "manifest.json"
-PROFILES = "profiles"
-BASAL = "basal.parquet"
-COMPOUNDS = "compounds.parquet"
-CELLS = "cells.parquet"
-EMBEDDINGS = "embeddings"
-LATENTS = "latents"
-TRUTH = "truth.npz"
-SETTINGS = "settings.yaml"
-UNFINISHED = ".unfinished"
-"""Folder of a prepare that has not ended: its plan, the records of its parts, its controls."""
 
 SPLITS = ("train", "valid", "test")
 PAIRING_LEVELS = ("plate", "batch", "cell_time")

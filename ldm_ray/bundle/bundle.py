@@ -14,8 +14,10 @@ from ldm_ray import __version__
 from ldm_ray.bundle.card import model_card
 from ldm_ray.bundle.target_base import TargetBase
 from ldm_ray.config import Config, config_from_dict
+from ldm_ray.data.dataset import PairedDataset
 from ldm_ray.diffusion.samplers import SamplerChoice
 from ldm_ray.errors import BundleError
+from ldm_ray.layout import CARD, CONFIG, METADATA, WEIGHTS
 from ldm_ray.models.generate import ObservationNoise
 from ldm_ray.models.ldm import LatentDiffusion
 from ldm_ray.models.rivals.build import BASELINE_KINDS, BaselineKind, build_baseline
@@ -26,7 +28,6 @@ from ldm_ray.settings import BasalInput
 from ldm_ray.storage.filesystem import StorageOptions
 from ldm_ray.storage.store import Store
 
-CONFIG, WEIGHTS, METADATA, CARD = "config.json", "weights.safetensors", "metadata.json", "README.md"
 FORMAT_VERSION = 2
 Kind = Literal["vae", "ldm"] | BaselineKind
 
@@ -208,3 +209,15 @@ ANSWERING_TENSORS = ("cells.basal", "train.fingerprints", "sd_scale")
 def prefixed(prefix: str, module: torch.nn.Module) -> dict[str, Tensor]:
     """Return a module's state under names with a prefix."""
     return {prefix + name: value for name, value in module.state_dict().items()}
+
+
+def check_autoencoder(vae: Bundle, dataset: PairedDataset, config: Config) -> None:
+    """Refuse an autoencoder of other genes, another test side or another target.
+
+    Raises:
+        BundleError: Naming the difference.
+    """
+    vae.check_genes(dataset.manifest["genes"], dataset.url)
+    check_splits(vae, dataset.manifest["splits"], dataset.url)
+    if vae.config.target != config.target:
+        raise BundleError(f"the autoencoder was trained with target {vae.config.target!r}; got {config.target!r}")

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ldm_ray.chem.fingerprint import MorganEncoder
+from ldm_ray.chem.similarity import packed, tanimoto
 from ldm_ray.data.dataset import PairedDataset
 
 FAR = 0.3
@@ -61,18 +61,3 @@ def training_domain(dataset: PairedDataset) -> tuple[dict[str, Any], np.ndarray]
     metadata: dict[str, Any] = {"cells": [dataset.cells[cell] for cell in np.unique(frame["cell_id"])]}
     metadata |= {name: [float(frame[name].min()), float(frame[name].max())] for name in ("dose_um", "time_h")}
     return metadata, packed(parents)
-
-
-def packed(parents: Sequence[str]) -> np.ndarray:
-    """ECFP4 bits, eight a byte, (n, 256), uint8."""
-    return np.packbits(MorganEncoder().encode(parents).astype(bool), axis=1)
-
-
-def tanimoto(bits: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Similarity of one molecule's packed bits to others', (n,): shared bits over bits of either.
-
-    Source: Rogers & Tanimoto 1960, doi:10.1126/science.132.3434.1115.
-    """
-    shared = np.bitwise_count(bits & others).sum(axis=1, dtype=np.int64)
-    either = np.bitwise_count(bits | others).sum(axis=1, dtype=np.int64)
-    return np.asarray(shared / np.maximum(either, 1))

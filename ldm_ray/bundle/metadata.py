@@ -13,7 +13,7 @@ from ldm_ray.chem.embedding import build_encoder
 from ldm_ray.config import Config
 from ldm_ray.data.controls import mean_controls
 from ldm_ray.data.dataset import PairedDataset
-from ldm_ray.schema import MANIFEST
+from ldm_ray.layout import MANIFEST
 
 
 def dataset_metadata(dataset: PairedDataset) -> dict[str, Any]:

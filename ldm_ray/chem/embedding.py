@@ -9,7 +9,8 @@ import pyarrow as pa
 
 from ldm_ray.chem.fingerprint import MorganEncoder
 from ldm_ray.errors import DataError
-from ldm_ray.schema import EMBEDDINGS, embeddings_schema
+from ldm_ray.layout import EMBEDDINGS
+from ldm_ray.schema import embeddings_schema
 from ldm_ray.settings import EncoderSettings
 from ldm_ray.storage.store import Store, list_column, matrix
 

@@ -110,8 +110,9 @@ def gdsc(
 ) -> None:
     """Join GDSC2's drug sensitivities to a dataset's cell lines and compounds, as a table beside it."""
     from ldm_ray.data.dataset import open_dataset
-    from ldm_ray.data.gdsc import GDSC, join_gdsc, read_gdsc
+    from ldm_ray.data.gdsc import join_gdsc, read_gdsc
     from ldm_ray.data.source import source_file
+    from ldm_ray.layout import GDSC
 
     options = settings(config, overrides, None).storage_options
     dataset = open_dataset(root, options)

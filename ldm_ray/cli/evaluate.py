@@ -67,8 +67,8 @@ def _judge(data: str, urls: list[str], out: str, config: Config, json: bool, onl
     from ldm_ray.cluster.batch.evaluate import block_runner
     from ldm_ray.data.dataset import open_dataset
     from ldm_ray.evaluation.report.folder import write_figure_3, write_report
+    from ldm_ray.evaluation.report.terminal import show_scores
     from ldm_ray.evaluation.suite import evaluate as judge
-    from ldm_ray.workflows.demo import show_scores
 
     dataset = open_dataset(data, config.storage_options)
     bundles = [load_bundle(url, storage_options=config.storage_options) for url in urls]

@@ -7,7 +7,6 @@ import ray
 from ray.util.placement_group import placement_group, remove_placement_group
 
 from ldm_ray.cluster.connect import cpus_and_gpus
-from ldm_ray.cluster.train.stream import CPUS_PER_READ
 from ldm_ray.console import say
 from ldm_ray.errors import SettingsError
 from ldm_ray.settings import RaySettings
@@ -148,3 +147,6 @@ def cpus_per_worker(num_workers: int) -> float:
     """Return each training worker's share of CPUs, such that Ray Data keeps one."""
     cpus = cpus_and_gpus()[0]
     return min(1.0, max(0.1, round((cpus - 1) / num_workers, 2)))
+
+
+CPUS_PER_READ = 0.5

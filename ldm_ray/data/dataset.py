@@ -8,9 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ldm_ray.data.world import World
 from ldm_ray.errors import DataError
-from ldm_ray.schema import BASAL, CELLS, COMPOUNDS, MANIFEST, PROFILES, SCHEMA_VERSION, TRUTH
+from ldm_ray.layout import BASAL, CELLS, COMPOUNDS, MANIFEST, PROFILES
+from ldm_ray.schema import SCHEMA_VERSION
 from ldm_ray.storage.filesystem import StorageOptions
 from ldm_ray.storage.store import Store, matrix
 
@@ -78,13 +78,6 @@ class PairedDataset:
         """
         keep = None if split is None else pc.field(split_column) == split
         return self.store.read_tables([entry["path"] for entry in self.manifest["files"]], columns, keep)
-
-    def truth(self) -> World | None:
-        """Return the planted truth of a simulated dataset, in its gene order; None for a real one."""
-        if not self.manifest["simulated"]:
-            return None
-        entrez_ids = np.array([gene["entrez_id"] for gene in self.manifest["genes"]])
-        return World.from_bytes(self.store.read_bytes(TRUTH)).for_genes(entrez_ids)
 
 
 def open_dataset(url: str, storage_options: StorageOptions | None = None) -> PairedDataset:

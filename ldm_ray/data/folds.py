@@ -6,7 +6,8 @@ from ldm_ray.data.dataset import PairedDataset, open_dataset
 from ldm_ray.data.parts import write_wells
 from ldm_ray.data.resplit import copy_tables, with_column
 from ldm_ray.errors import DataError
-from ldm_ray.schema import MANIFEST, PROFILES, SPLITS
+from ldm_ray.layout import MANIFEST, PROFILES
+from ldm_ray.schema import SPLITS
 from ldm_ray.storage.store import Store
 
 

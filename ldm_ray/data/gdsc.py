@@ -21,7 +21,6 @@ from ldm_ray.data.dataset import PairedDataset
 from ldm_ray.data.source import AnyFile, source_file
 from ldm_ray.errors import DataError, StoreError
 
-GDSC = "gdsc2.parquet"
 COLUMNS = ("CELL_LINE_NAME", "DRUG_NAME", "LN_IC50")
 SCHEMA = pa.schema(
     [

@@ -12,7 +12,8 @@ import pyarrow as pa
 from ldm_ray.data.parts import write_wells
 from ldm_ray.errors import DataError
 from ldm_ray.keys import keys_of
-from ldm_ray.schema import EMBEDDINGS, MANIFEST, PROFILES, SCHEMA_VERSION, profiles_schema
+from ldm_ray.layout import EMBEDDINGS, MANIFEST, PROFILES
+from ldm_ray.schema import SCHEMA_VERSION, profiles_schema
 from ldm_ray.storage.filesystem import StorageOptions
 from ldm_ray.storage.store import Store
 

@@ -15,28 +15,24 @@ from ldm_ray.data.release import Release
 from ldm_ray.data.splits import folds_of, splits_of
 from ldm_ray.errors import DataError, StoreError
 from ldm_ray.keys import keys_of
-from ldm_ray.schema import (
+from ldm_ray.layout import (
     BASAL,
     CELLS,
-    CELLS_SCHEMA,
     COMPOUNDS,
-    COMPOUNDS_SCHEMA,
     EMBEDDINGS,
     LATENTS,
     MANIFEST,
+    PLAN,
     PROFILES,
-    SCHEMA_VERSION,
     SETTINGS,
     TRUTH,
     UNFINISHED,
-    basal_schema,
-    profiles_schema,
 )
+from ldm_ray.schema import CELLS_SCHEMA, COMPOUNDS_SCHEMA, SCHEMA_VERSION, basal_schema, profiles_schema
 from ldm_ray.storage.store import Store, list_column
 
 Progress = Callable[[int, int], None]
 CONTENT = (PROFILES, BASAL, COMPOUNDS, CELLS, EMBEDDINGS, LATENTS, TRUTH)
-PLAN = f"{UNFINISHED}/plan.json"
 PART_COLUMNS = ["row", *(name for name in profiles_schema(1).names if name != "expression")]
 PAPER_COUNTS = {"profiles": 836_841, "cell_lines": 82, "compounds": 17_766}
 

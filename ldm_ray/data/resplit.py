@@ -15,7 +15,8 @@ from ldm_ray.data.dataset import PairedDataset, open_dataset
 from ldm_ray.data.parts import write_wells
 from ldm_ray.data.splits import folds_of
 from ldm_ray.errors import DataError
-from ldm_ray.schema import BASAL, CELLS, COMPOUNDS, EMBEDDINGS, MANIFEST, PROFILES, SPLITS, TRUTH
+from ldm_ray.layout import BASAL, CELLS, COMPOUNDS, EMBEDDINGS, MANIFEST, PROFILES, TRUTH
+from ldm_ray.schema import SPLITS
 from ldm_ray.settings import SplitSettings
 from ldm_ray.storage.store import Store
 

@@ -26,12 +26,11 @@ from ldm_ray.data.l1000 import (
 from ldm_ray.data.simulate_ic50 import simulate_ic50, write_csv_gz
 from ldm_ray.data.world import COMMON_DOSE_UM, DOSES_UM, TIMES_H, World, build_world
 from ldm_ray.errors import DataError, StoreError
-from ldm_ray.schema import TRUTH
+from ldm_ray.layout import SIMULATION, TRUTH
 from ldm_ray.settings import SimulateSettings
 
 N_OTHER_GENES = 22
 PREFIX = "SIM_Level3"
-SUMMARY = "simulation.json"
 BAD_SMILES = ("-666", "restricted", "C1CC(", "not_a_molecule", "[Xx]C", "c1ccc")
 N_RARE = 4
 
@@ -110,9 +109,9 @@ def simulate_release(
             write_csv_gz(table, path)
         planted = _write_plates(settings, world, genes, plates, files, seed, on_progress)
         summary = {"simulated": True, "seed": seed, "settings": json.loads(settings.model_dump_json())}
-        (folder / SUMMARY).write_text(json.dumps(summary | {"planted": planted}, indent=2) + "\n")
+        (folder / SIMULATION).write_text(json.dumps(summary | {"planted": planted}, indent=2) + "\n")
     except BaseException as error:
-        for path in (*vars(files).values(), folder / SUMMARY):
+        for path in (*vars(files).values(), folder / SIMULATION):
             path.unlink(missing_ok=True)
         if isinstance(error, OSError):
             raise StoreError(f"{folder} cannot be written: {error}") from error

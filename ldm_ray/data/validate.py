@@ -12,17 +12,8 @@ import pyarrow.parquet as pq
 from ldm_ray.data.dataset import PairedDataset
 from ldm_ray.errors import StoreError
 from ldm_ray.keys import keys_of
-from ldm_ray.schema import (
-    BASAL,
-    CELLS,
-    CELLS_SCHEMA,
-    COMPOUNDS,
-    COMPOUNDS_SCHEMA,
-    PAIRING_LEVELS,
-    SPLITS,
-    basal_schema,
-    profiles_schema,
-)
+from ldm_ray.layout import BASAL, CELLS, COMPOUNDS
+from ldm_ray.schema import CELLS_SCHEMA, COMPOUNDS_SCHEMA, PAIRING_LEVELS, SPLITS, basal_schema, profiles_schema
 from ldm_ray.storage.store import matrix
 
 LOG2_RANGE = (-1.0, 20.0)

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +13,7 @@ from ldm_ray.data.controls import basal_input
 from ldm_ray.data.dataset import PairedDataset
 from ldm_ray.data.wells import Wells
 from ldm_ray.errors import DataError
+from ldm_ray.evaluation.scores.predicted import PredictedWells
 from ldm_ray.models.condition import Condition
 from ldm_ray.models.generate import Samples, Sampling
 from ldm_ray.prediction.predictor import Predictor
@@ -21,34 +21,6 @@ from ldm_ray.settings import EncoderSettings
 
 ABLATIONS = ("-no-compound", "-shuffled-compound", "-no-dose", "-no-time")
 """What the rows of a model that is asked without an input end in."""
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """One row of the table, for some wells.
-
-    Attributes:
-        model: Row name (docs/evaluation.md).
-        kind: `mean`, `one_draw`, `mean_of_N` or `mean_direct`; of the oracle also `true_mean`, which knows no plate.
-        y_hat: Predicted profiles, log2, (n, n_genes).
-        sd: Predicted standard deviation of a well around `y_hat`, (n, n_genes), where there is one.
-        latent_var: For a mean of N, variance over samples averaged over genes, (n,); else None.
-        n_samples: N; 1 where it does not apply.
-    """
-
-    model: str
-    kind: str
-    y_hat: np.ndarray
-    sd: np.ndarray | None = None
-    latent_var: np.ndarray | None = None
-    n_samples: int = 1
-
-
-def row_name(row: dict[str, Any]) -> str:
-    """Name a row for people; a plain `mean` needs no saying."""
-    return str(
-        row["model"] if row["prediction"] == "mean" else f"{row['model']}, {row['prediction'].replace('_', ' ')}"
-    )
 
 
 @dataclass(frozen=True)
@@ -96,7 +68,7 @@ class Model:
         self.is_rival = inputs.bundle.kind != "ldm"
         self.n_samples = n_samples[:1] if self.is_rival else n_samples
 
-    def predict(self, wells: Wells) -> Iterator[Prediction]:
+    def predict(self, wells: Wells) -> Iterator[PredictedWells]:
         """Yield the model's draw, means and direct mean, then its ablations.
 
         The ablations are direct means where there are any, else means of N. A rival is not ablated.
@@ -105,15 +77,15 @@ class Model:
         for number, n_samples in enumerate(self.n_samples):
             samples = self.sample(wells, condition, n_samples, n_draws=1 if number == 0 else 0)
             if number == 0:
-                yield Prediction(self.name, "one_draw", samples.draws[:, 0].cpu().numpy())
+                yield PredictedWells(self.name, "one_draw", samples.draws[:, 0].cpu().numpy())
             sd = (samples.std * self.predictor.sd_scale).cpu().numpy()
             spread = samples.latent_var.mean(dim=1).cpu().numpy()
-            yield Prediction(self.name, f"mean_of_{n_samples}", samples.mean.cpu().numpy(), sd, spread, n_samples)
+            yield PredictedWells(self.name, f"mean_of_{n_samples}", samples.mean.cpu().numpy(), sd, spread, n_samples)
         if self.predictor.sampler.has_direct_mean:
-            yield Prediction(self.name, *self._mean(wells, condition))
+            yield PredictedWells(self.name, *self._mean(wells, condition))
         if not self.is_rival:
             for what, changed in self._ablations(wells, condition):
-                yield Prediction(self.name + what, *self._mean(wells, changed))
+                yield PredictedWells(self.name + what, *self._mean(wells, changed))
 
     def condition(self, wells: Wells) -> Condition:
         """Gather the model's input for wells."""

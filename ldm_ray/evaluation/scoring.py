@@ -8,8 +8,9 @@ import numpy as np
 from ldm_ray.data.wells import Sample, WellReader, Wells
 from ldm_ray.evaluation.baselines.fit import Baselines
 from ldm_ray.evaluation.baselines.truth import Truth
-from ldm_ray.evaluation.predictions import Model, ModelInputs, Prediction
+from ldm_ray.evaluation.predictions import Model, ModelInputs
 from ldm_ray.evaluation.scores.moments import GeneMoments
+from ldm_ray.evaluation.scores.predicted import PredictedWells
 from ldm_ray.evaluation.scores.wells import Planted, score_wells
 from ldm_ray.evaluation.tally import RowTally, Tally
 from ldm_ray.settings import EvaluateSettings
@@ -62,20 +63,20 @@ class Scoring:
             moments.add(wells.y[own], groups[own])
         return Tally(tallies, halves)
 
-    def predictions(self, wells: Wells, models: Sequence[Model]) -> Iterator[Prediction]:
+    def predictions(self, wells: Wells, models: Sequence[Model]) -> Iterator[PredictedWells]:
         """Yield every row's prediction for some wells, in the order of the table."""
         for row in self.baselines.predict(wells):
-            yield Prediction(row.name, row.kind, row.y_hat, row.sd)
+            yield PredictedWells(row.name, row.kind, row.y_hat, row.sd)
         for model in models:
             yield from model.predict(wells)
         if self.truth is not None:
-            yield Prediction("oracle", "one_draw", self.truth.draw(wells, self.seed))
+            yield PredictedWells("oracle", "one_draw", self.truth.draw(wells, self.seed))
             best = np.asarray(wells.basal + self.truth.delta(wells), dtype=np.float32)
-            yield Prediction("oracle", "mean", best, self.truth.sd(wells))
-            yield Prediction("oracle", "true_mean", self.truth.mean(wells))
+            yield PredictedWells("oracle", "mean", best, self.truth.sd(wells))
+            yield PredictedWells("oracle", "true_mean", self.truth.mean(wells))
 
     def _row(
-        self, wells: Wells, groups: np.ndarray, kept: np.ndarray, prediction: Prediction, planted: Planted | None
+        self, wells: Wells, groups: np.ndarray, kept: np.ndarray, prediction: PredictedWells, planted: Planted | None
     ) -> RowTally:
         scores = score_wells(wells, prediction, planted, self.settings.min_compounds_per_plate)
         moments = self._moments()

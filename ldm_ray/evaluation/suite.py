@@ -15,7 +15,8 @@ from ldm_ray.errors import BundleError
 from ldm_ray.evaluation.baselines.fit import TRIVIAL, fit_baselines
 from ldm_ray.evaluation.baselines.truth import open_truth
 from ldm_ray.evaluation.judge import Judge
-from ldm_ray.evaluation.predictions import Prediction, model_inputs
+from ldm_ray.evaluation.predictions import model_inputs
+from ldm_ray.evaluation.scores.predicted import PredictedWells
 from ldm_ray.evaluation.scoring import Runner, Scoring, in_turn
 from ldm_ray.evaluation.tally import Tally, merge
 from ldm_ray.keys import keys_of
@@ -37,7 +38,7 @@ class Evaluation:
 
     metrics: dict[str, Any]
     wells: Wells
-    predictions: list[Prediction]
+    predictions: list[PredictedWells]
     correlations: list[np.ndarray]
 
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ldm_ray.evaluation.predictions import Prediction
 from ldm_ray.evaluation.scores.moments import GeneMoments
+from ldm_ray.evaluation.scores.predicted import PredictedWells
 
 
 @dataclass
@@ -16,8 +16,8 @@ class RowTally:
 
     Attributes:
         model: Row name.
-        kind: See `Prediction`.
-        n_samples: See `Prediction`.
+        kind: See `PredictedWells`.
+        n_samples: See `PredictedWells`.
         scores: By name, of each well, (n,), float64.
         moments: Of the predicted profiles.
         sampled: Predictions for the sampled wells among these, (m, n_genes).
@@ -30,9 +30,9 @@ class RowTally:
     moments: GeneMoments
     sampled: np.ndarray
 
-    def prediction(self) -> Prediction:
+    def prediction(self) -> PredictedWells:
         """The prediction for the sampled wells."""
-        return Prediction(self.model, self.kind, self.sampled)
+        return PredictedWells(self.model, self.kind, self.sampled)
 
 
 @dataclass

@@ -9,7 +9,7 @@ from importlib.metadata import version
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from ldm_ray import __version__
-from ldm_ray.evaluation.report.tables import ScoreTable
+from ldm_ray.pages.table import ScoreTable
 
 LIBRARIES = ("ray", "torch", "numpy", "scipy", "rdkit", "pyarrow")
 

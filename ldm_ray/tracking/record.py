@@ -12,11 +12,10 @@ from ldm_ray import __version__
 from ldm_ray.config import PRESETS, Config, config_from_dict
 from ldm_ray.data.dataset import PairedDataset
 from ldm_ray.errors import DataError
-from ldm_ray.schema import MANIFEST
+from ldm_ray.layout import MANIFEST, RUN_RECORD
 from ldm_ray.storage.store import Store
 from ldm_ray.tracking.revision import source_revision
 
-RUN_RECORD = "run.json"
 FORMAT_VERSION = 1
 Status = Literal["running", "finished", "failed", "diverged", "stopped"]
 

@@ -8,10 +8,9 @@ from typing import Any
 
 import yaml
 
+from ldm_ray.layout import TENSORBOARD
 from ldm_ray.storage.store import Store
 from ldm_ray.tracking.record import RunRecord, Status
-
-TENSORBOARD = "tensorboard"
 
 
 class TensorBoardTracker:

@@ -139,3 +139,6 @@ def _plan(steps: int, n_rows: int, global_batch_size: int) -> EpochPlan:
     if steps == 0:
         raise DataError(f"global_batch_size is {global_batch_size}; the training split has only {n_rows} profiles")
     return EpochPlan(steps, n_rows - steps * global_batch_size)
+
+
+SPLITS = ("train", "valid")

@@ -12,10 +12,10 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import BaseJournalBackend
 
 from ldm_ray.errors import DataError
+from ldm_ray.layout import DRIVER, JOURNAL
 from ldm_ray.storage.store import Store
 from ldm_ray.tuning.trials import Objective
 
-JOURNAL, DRIVER = "journal", "driver.json"
 FILE = re.compile(r"\d{6}\.json")
 LOGS_A_FILE = 200
 STUDY = "search"

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from ldm_ray.evaluation.report.plots import ACCENT, INK
+from ldm_ray.pages.picture import ACCENT, INK
 from ldm_ray.tuning.analysis import Importance, best_trial, pareto_front, sign_of, value_of
 from ldm_ray.tuning.trials import Objective, Search, Trial
 

@@ -6,8 +6,9 @@ from collections import Counter
 
 from matplotlib.figure import Figure as Drawing
 
-from ldm_ray.evaluation.report.folder import PAGE, png_of
+from ldm_ray.layout import PAGE, TRIALS
 from ldm_ray.pages.page import LIBRARIES, Figure, Page
+from ldm_ray.pages.picture import png_of
 from ldm_ray.storage.store import Store
 from ldm_ray.tuning import plots, settings_plots
 from ldm_ray.tuning.analysis import (
@@ -23,7 +24,6 @@ from ldm_ray.tuning.analysis import (
 from ldm_ray.tuning.tables import failed_table, measured, settings_table, shown, trials_table
 from ldm_ray.tuning.trials import Search, Trial
 
-TRIALS = "trials.csv"
 PICTURES = "pictures"
 ENDS = {"complete": "complete", "stopped": "stopped early", "failed": "failed", "running": "still running"}
 

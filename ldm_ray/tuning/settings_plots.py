@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from ldm_ray.evaluation.report.plots import ACCENT
+from ldm_ray.pages.picture import ACCENT
 from ldm_ray.tuning.analysis import best_trial, sign_of
 from ldm_ray.tuning.plots import GREY, MARKERS, better, cut_far, finish, mark_failed, values_of
 from ldm_ray.tuning.trials import Search, Trial, Value

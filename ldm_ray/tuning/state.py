@@ -7,13 +7,13 @@ from optuna.trial import FrozenTrial, TrialState
 
 from ldm_ray.config import Config, config_from_dict, deciding, dump_config
 from ldm_ray.errors import DataError
+from ldm_ray.layout import SEARCH
 from ldm_ray.storage.filesystem import StorageOptions
 from ldm_ray.storage.store import Store
 from ldm_ray.tuning.journal import is_begun, open_storage, open_study
 from ldm_ray.tuning.space import distributions, objectives
 from ldm_ray.tuning.trials import Search, State, Trial
 
-RECORD = "search.json"
 STATES: dict[TrialState, State] = {
     TrialState.COMPLETE: "complete",
     TrialState.PRUNED: "stopped",
@@ -30,11 +30,11 @@ def begin_search(store: Store, data: str, vae: str, config: Config) -> None:
         DataError: If the folder holds another search.
     """
     wanted = {"data": data, "vae": vae, "settings": config.model_dump(mode="json")}
-    if store.exists(RECORD):
-        there = store.read_json(RECORD)
+    if store.exists(SEARCH):
+        there = store.read_json(SEARCH)
         if _comparable(there) != _comparable(wanted):
             raise DataError(f"{store.url} holds a search with other settings or data; take another --out")
-    store.write_json(RECORD, wanted)
+    store.write_json(SEARCH, wanted)
 
 
 def read_record(store: Store) -> tuple[str, str, Config]:
@@ -43,9 +43,9 @@ def read_record(store: Store) -> tuple[str, str, Config]:
     Raises:
         DataError: If there is none.
     """
-    if not store.exists(RECORD):
-        raise DataError(f"{store.url} holds no search (no {RECORD})")
-    record = store.read_json(RECORD)
+    if not store.exists(SEARCH):
+        raise DataError(f"{store.url} holds no search (no {SEARCH})")
+    record = store.read_json(SEARCH)
     return record["data"], record["vae"], config_from_dict(record["settings"])
 
 

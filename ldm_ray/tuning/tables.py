@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from ldm_ray.evaluation.report.tables import ScoreTable
+from ldm_ray.pages.table import ScoreTable
 from ldm_ray.tuning.analysis import Importance, best_trial, epochs_of, sign_of, value_of
 from ldm_ray.tuning.trials import Search, Trial, Value
 

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from ldm_ray.config import Config
-from ldm_ray.console import say, show_table
+from ldm_ray.console import say
 from ldm_ray.data.dataset import PairedDataset
-from ldm_ray.evaluation.report.folder import METRICS, PAGE
-from ldm_ray.evaluation.report.tables import caption, describe_wells, score_tables
+from ldm_ray.evaluation.report.terminal import show_scores
+from ldm_ray.layout import LDM, METRICS, PAGE, REPORT
 from ldm_ray.prediction.predictor import Predictor
-from ldm_ray.workflows.pipeline import LDM, REPORT, Pipeline
+from ldm_ray.workflows.pipeline import Pipeline
 
 
 def run_demo(out: Path, config: Config, overwrite: bool = False) -> dict[str, Any]:
@@ -37,16 +37,6 @@ def run_demo(out: Path, config: Config, overwrite: bool = False) -> dict[str, An
     _next_commands(out, pipeline.dataset, Predictor.from_bundle(pipeline.url(LDM)))
     say(f"\ndone in {time.monotonic() - started:.0f} s")
     return metrics
-
-
-def show_scores(metrics: dict[str, Any]) -> None:
-    """Print the tables of an evaluation."""
-    what = "simulated data, not biology" if metrics["simulated"] else metrics["dataset"]
-    say(f"\n{describe_wells(metrics)} ({what})")
-    for table in score_tables(metrics):
-        show_table(table.title, table.head, table.body)
-    for line in caption(metrics):
-        say(line)
 
 
 def _next_commands(out: Path, dataset: PairedDataset, predictor: Predictor) -> None:

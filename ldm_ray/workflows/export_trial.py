@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ldm_ray.bundle.bundle import METADATA, Bundle, bundle_exists, load_bundle, save_bundle
+from ldm_ray.bundle.bundle import Bundle, bundle_exists, load_bundle, save_bundle
 from ldm_ray.cluster.progress import Progress
-from ldm_ray.cluster.train.run import RUN, train_ldm, train_vae
+from ldm_ray.cluster.train.run import train_ldm, train_vae
 from ldm_ray.cluster.tune.trial import trial_folder
 from ldm_ray.config import Config
 from ldm_ray.data.dataset import open_dataset
 from ldm_ray.errors import BundleError, DataError
+from ldm_ray.layout import METADATA, RUN
 from ldm_ray.storage.filesystem import StorageOptions
 from ldm_ray.storage.store import Store
 from ldm_ray.tuning.analysis import best_trial

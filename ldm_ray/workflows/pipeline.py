@@ -8,29 +8,43 @@ from typing import Any
 
 import pyarrow as pa
 
-from ldm_ray.bundle.bundle import METADATA, load_bundle
+from ldm_ray.bundle.bundle import load_bundle
 from ldm_ray.cluster.batch.embed import embed
 from ldm_ray.cluster.batch.evaluate import block_runner
 from ldm_ray.cluster.batch.predict import predict_many, remove_predictions
 from ldm_ray.cluster.batch.prepare import part_runner
-from ldm_ray.cluster.train.run import RUN, train_ldm, train_vae
+from ldm_ray.cluster.train.run import train_ldm, train_vae
 from ldm_ray.config import FREE_TO_CHANGE, Config, dump_config, read_settings
 from ldm_ray.console import counting, say, spinning, staged, training
 from ldm_ray.data.dataset import PairedDataset, open_dataset
-from ldm_ray.data.prepare import PLAN, prepare
+from ldm_ray.data.prepare import prepare
 from ldm_ray.data.releases import ReleasePaths
-from ldm_ray.data.simulate import SUMMARY, release_files, simulate_release
+from ldm_ray.data.simulate import release_files, simulate_release
 from ldm_ray.errors import DataError
-from ldm_ray.evaluation.report.folder import METRICS, write_report
+from ldm_ray.evaluation.report.folder import write_report
 from ldm_ray.evaluation.suite import evaluate
+from ldm_ray.layout import (
+    DATA,
+    LDM,
+    MANIFEST,
+    METADATA,
+    METRICS,
+    PIPELINE,
+    PLAN,
+    PREDICTIONS,
+    RELEASE,
+    REPORT,
+    RUN,
+    SETTINGS,
+    SIMULATION,
+    SOURCE,
+    VAE,
+)
 from ldm_ray.prediction.bulk.conditions import COLUMNS, SCHEMA, read_tables
-from ldm_ray.schema import MANIFEST
 from ldm_ray.storage.store import Store
-from ldm_ray.workflows.pipeline_state import STATE, PipelineState
+from ldm_ray.workflows.pipeline_state import PipelineState
 
-RELEASE, DATA, VAE, LDM, REPORT, PREDICTIONS = "release", "data", "vae", "ldm", "report", "predictions"
 FOLDERS = (RELEASE, DATA, VAE, LDM, REPORT, PREDICTIONS)
-SETTINGS, SOURCE = "settings.yaml", "source.json"
 FREE_GROUPS = {*FREE_TO_CHANGE} - {"simulate", "prepare", "evaluate"}  # which decide what other steps leave
 FREE_KEYS = {"prepare": {"workers": True}, "evaluate": {"workers": True}}
 """Settings that nothing depends on which a step leaves; how an epoch is dealt out is checked by training itself."""
@@ -51,7 +65,7 @@ class Pipeline:
     ) -> None:
         self.store, self.config = Store(out, config.storage_options), config
         self._paths, self._conditions = paths or ReleasePaths(), conditions
-        simulated = [] if self._paths.given else [("simulate", RELEASE, SUMMARY, self._simulate)]
+        simulated = [] if self._paths.given else [("simulate", RELEASE, SIMULATION, self._simulate)]
         self._steps: list[tuple[str, str, str, Callable[[], object]]] = [
             *simulated,
             ("prepare", DATA, MANIFEST, self._prepare),
@@ -100,7 +114,7 @@ class Pipeline:
         for folder in (VAE, LDM):
             self.store.remove(f"{folder}/{RUN}")
         remove_predictions(Store(self.url(PREDICTIONS), self.config.storage_options))
-        for name in (*FOLDERS, STATE, SOURCE, SETTINGS):
+        for name in (*FOLDERS, PIPELINE, SOURCE, SETTINGS):
             self.store.remove(name)
 
     def _check_folder(self) -> None:
@@ -137,8 +151,8 @@ class Pipeline:
         with tempfile.TemporaryDirectory() as folder:
             with counting("simulating plates") as progress:
                 simulate_release(self.config.simulate, Path(folder), self.config.seed, on_progress=progress)
-            names = sorted(path.name for path in Path(folder).iterdir() if path.name != SUMMARY)
-            for name in [*names, SUMMARY]:  # the marker last
+            names = sorted(path.name for path in Path(folder).iterdir() if path.name != SIMULATION)
+            for name in [*names, SIMULATION]:  # the marker last
                 self.store.write_bytes(f"{RELEASE}/{name}", (Path(folder) / name).read_bytes())
 
     def _release(self) -> ReleasePaths:

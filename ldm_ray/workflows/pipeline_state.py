@@ -6,9 +6,9 @@ from contextlib import contextmanager
 from typing import Any, Literal
 
 from ldm_ray.errors import LdmRayError
+from ldm_ray.layout import PIPELINE
 from ldm_ray.storage.store import Store
 
-STATE = "pipeline.json"
 State = Literal["waiting", "running", "done", "failed", "interrupted"]
 
 
@@ -62,13 +62,13 @@ class PipelineState:
         step = self._steps[name]
         step.pop("error", None)
         step |= {"state": state} | more
-        self._store.write_json(STATE, {"steps": self.steps})
+        self._store.write_json(PIPELINE, {"steps": self.steps})
 
 
 def read_steps(store: Store) -> list[dict[str, Any]]:
     """Return the steps of a run; none if it has not begun, or its file is not one."""
     try:
-        steps = store.read_json(STATE)["steps"] if store.exists(STATE) else []
+        steps = store.read_json(PIPELINE)["steps"] if store.exists(PIPELINE) else []
     except (LdmRayError, KeyError):
         return []
     return list(steps)

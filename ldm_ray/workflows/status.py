@@ -5,15 +5,26 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
-from ldm_ray.data.prepare import PLAN
 from ldm_ray.errors import DataError, LdmRayError
-from ldm_ray.prediction.bulk.run import CONDITIONS, ERRORS, described_run, part_name, parts_done
-from ldm_ray.schema import MANIFEST, UNFINISHED
+from ldm_ray.layout import (
+    CONDITIONS,
+    ERRORS,
+    JOURNAL,
+    MANIFEST,
+    METADATA,
+    PAGE,
+    PIPELINE,
+    PLAN,
+    REPORT,
+    RUN_RECORD,
+    SEARCH,
+    UNFINISHED,
+)
+from ldm_ray.prediction.bulk.run import described_run, part_name, parts_done
 from ldm_ray.settings import optimiser_group
 from ldm_ray.storage.filesystem import StorageOptions
 from ldm_ray.storage.store import Store
-from ldm_ray.tracking.record import RUN_RECORD, RunRecord, read_record
-from ldm_ray.workflows.pipeline_state import STATE as PIPELINE
+from ldm_ray.tracking.record import RunRecord, read_record
 from ldm_ray.workflows.pipeline_state import read_steps
 
 SILENT_S, SILENT_UNITS = 600.0, 3
@@ -25,8 +36,6 @@ PACE_S = 600.0
 SAME_COMMAND = "the same command goes on"
 RESUME = "the same command with --resume goes on"
 SILENCE = "it says that it runs, but nothing was written for long"
-BUNDLE, SEARCH, REPORT = "metadata.json", "search.json", "report/report.html"
-"""As the modules that write them have them, which take seconds to import."""
 
 Kind = Literal["training", "search", "bulk prediction", "pipeline", "dataset"]
 State = Literal["running", "finished", "failed", "interrupted"]
@@ -137,7 +146,7 @@ def read_status(url: str, storage_options: StorageOptions | None = None, now: da
         (PIPELINE, _pipeline),
         (SEARCH, _search),
         (RUN_RECORD, _training),
-        (BUNDLE, _bundle),
+        (METADATA, _bundle),
         (MANIFEST, _manifest),
         (PLAN, _unfinished),
         (CONDITIONS, _staging),
@@ -191,7 +200,7 @@ def _losses(run: RunRecord) -> dict[str, float | int | str]:
 
 def _bundle(folder: Folder) -> Status | None:
     """A bundle without the record of its run: copied, or exported from a search."""
-    metadata = folder.store.read_json(BUNDLE)
+    metadata = folder.store.read_json(METADATA)
     if "kind" not in metadata or "history" not in metadata:
         return None
     epochs = len(metadata["history"])
@@ -203,7 +212,7 @@ def _bundle(folder: Folder) -> Status | None:
 
 def _search(folder: Folder) -> Status:
     # Optuna and what the tables need take a second to import, and only a search wants them.
-    from ldm_ray.tuning.journal import JOURNAL, driver_of
+    from ldm_ray.tuning.journal import driver_of
     from ldm_ray.tuning.state import load_search
     from ldm_ray.tuning.tables import summary
 
@@ -293,6 +302,7 @@ def _pipeline(folder: Folder) -> Status:
     states = [step["state"] for step in steps]
     current = next((step for step in steps if step["state"] in ("running", "failed", "interrupted")), None)
     within = _within(folder, current) if current else None
+    page = f"{REPORT}/{PAGE}"
     how: dict[str, Any] = {"state": "interrupted", "go_on": SAME_COMMAND}
     if steps and states.count("done") == len(steps):
         how = {"state": "finished"}
@@ -314,7 +324,7 @@ def _pipeline(folder: Folder) -> Status:
         unit="steps",
         done=states.count("done"),
         total=len(steps),
-        look=(folder.store.path(REPORT),) if REPORT in folder.files else (),
+        look=(folder.store.path(page),) if page in folder.files else (),
         steps=tuple(steps),
         within=within,
         **how,

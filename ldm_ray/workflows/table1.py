@@ -8,20 +8,19 @@ from typing import Any
 from ldm_ray.bundle.bundle import Bundle, bundle_exists, load_bundle
 from ldm_ray.cluster.batch.embed import embed
 from ldm_ray.cluster.batch.evaluate import block_runner
-from ldm_ray.cluster.train.run import RUN, train_baseline, train_ldm, train_vae
+from ldm_ray.cluster.train.run import train_baseline, train_ldm, train_vae
 from ldm_ray.config import Config, dump_config, read_settings
 from ldm_ray.console import counting, say, show_table, staged, training
 from ldm_ray.data.dataset import PairedDataset, open_dataset
 from ldm_ray.data.resplit import by_of, empty_side, resplit
 from ldm_ray.errors import DataError, SettingsError
-from ldm_ray.evaluation.report.folder import METRICS, write_report
+from ldm_ray.evaluation.report.folder import write_report
 from ldm_ray.evaluation.report.table1 import campaign_tables, write_campaign
 from ldm_ray.evaluation.suite import evaluate
+from ldm_ray.layout import METRICS, RUN, SETTINGS
 from ldm_ray.models.rivals.build import BASELINE_KINDS, encoder_settings
 from ldm_ray.settings import Table1Settings
 from ldm_ray.storage.store import Store
-
-SETTINGS = "settings.yaml"
 
 
 def run_table1(data: str, out: str, config: Config) -> dict[str, Any]:

@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from ldm_ray.evaluation.report.folder import METRICS, PAGE, write_report
+from ldm_ray.evaluation.report.folder import write_report
 from ldm_ray.evaluation.suite import evaluate
+from ldm_ray.layout import METRICS, PAGE
 from ldm_ray.settings import EvaluateSettings
 from tests.browser.probe import look_at, needs_chromium
 from tests.conftest import World

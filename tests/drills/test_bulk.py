@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from ldm_ray.bundle.bundle import save_bundle
-from ldm_ray.prediction.bulk.run import MANIFEST, part_name
+from ldm_ray.layout import MANIFEST
+from ldm_ray.prediction.bulk.run import part_name
 from ldm_ray.storage.store import Store
 from tests.conftest import World
 from tests.processes import kill_driver

@@ -21,12 +21,12 @@ import pytest
 import torch
 
 from ldm_ray.bundle.bundle import load_bundle, save_bundle
-from ldm_ray.cluster.train.worker import STATE
 from ldm_ray.config import Config, dump_config
 from ldm_ray.data.dataset import PairedDataset, open_dataset
 from ldm_ray.data.l1000 import read_l1000
 from ldm_ray.data.prepare import prepare
 from ldm_ray.data.simulate import ReleaseFiles, simulate_release
+from ldm_ray.layout import CHECKPOINT_STATE
 from ldm_ray.prediction.predictor import Predictor, Query
 from ldm_ray.schema import profiles_schema
 from ldm_ray.serving.client import Client
@@ -200,7 +200,7 @@ def test_train(
     settings = written(small_config(*TRAIN), tmp_path / "settings.yaml")
     command = ["train", "vae", "--data", world.dataset.url, "--out", str(out), "--config", settings]
     command += ["--set", f"ray.replacement_timeout_s={10 if victim == NODE else 300}"]
-    outcome = Job(head, command, ["--resume"], lambda: list(out.rglob(STATE))).disturbed(victim, title)
+    outcome = Job(head, command, ["--resume"], lambda: list(out.rglob(CHECKPOINT_STATE))).disturbed(victim, title)
     bundle = load_bundle(str(out))
     assert len(bundle.metadata["history"]) == 15
     for name, value in trained.items():

@@ -9,9 +9,9 @@ import torch
 
 from ldm_ray.bundle.bundle import load_bundle
 from ldm_ray.cluster.train.run import train_ldm
-from ldm_ray.cluster.train.worker import STATE as CHECKPOINT
 from ldm_ray.config import Config, dump_config
 from ldm_ray.data.dataset import open_dataset
+from ldm_ray.layout import CHECKPOINT_STATE as CHECKPOINT
 from ldm_ray.storage.store import Store
 from ldm_ray.workflows.pipeline_state import read_steps
 from tests.conftest import World, small_config

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from ldm_ray.bundle.bundle import save_bundle
 from ldm_ray.cli.app import app
 from ldm_ray.errors import LdmRayError, QueryError, StoreError
-from ldm_ray.prediction.bulk.run import CONDITIONS
+from ldm_ray.layout import CONDITIONS
 from ldm_ray.prediction.predictor import Predictor, Query
 from ldm_ray.storage.store import Store
 from tests.conftest import World

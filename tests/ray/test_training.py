@@ -14,8 +14,9 @@ import pytest
 import torch
 
 from ldm_ray.bundle.bundle import Bundle, load_bundle
+from ldm_ray.bundle.run_folder import as_begun
 from ldm_ray.cluster.batch.evaluate import block_runner
-from ldm_ray.cluster.train.run import _as_begun, train_ldm, train_vae
+from ldm_ray.cluster.train.run import train_ldm, train_vae
 from ldm_ray.config import Config, dump_config
 from ldm_ray.data.dataset import open_dataset
 from ldm_ray.data.l1000 import read_l1000
@@ -195,8 +196,8 @@ def test_a_stream_is_resumed_by_as_many_workers_only(world: World, tmp_path: Pat
         train_vae(world.dataset, str(tmp_path), config, resume=True)
     # Where no number is asked for, it is that of the run and not the cluster's.
     derived = config.model_copy(update={"ray": config.ray.model_copy(update={"num_workers": 0})})
-    assert _as_begun(derived.ray, store).num_workers == 1
-    assert _as_begun(config.ray, store).num_workers == 2
+    assert as_begun(derived.ray, store).num_workers == 1
+    assert as_begun(config.ray, store).num_workers == 2
 
 
 @pytest.mark.usefixtures("cluster")

@@ -14,7 +14,6 @@ from ldm_ray.errors import DataError, NonFiniteError, ShapeError
 from ldm_ray.evaluation.baselines.fit import fit_baselines
 from ldm_ray.evaluation.baselines.linear import Features, NormalEquations, fit_ridge
 from ldm_ray.evaluation.baselines.trivial import GroupMeans, cell, cell_time, everywhere
-from ldm_ray.evaluation.predictions import Prediction
 from ldm_ray.evaluation.scores.bootstrap import by_compound
 from ldm_ray.evaluation.scores.ceiling import measure_ceiling
 from ldm_ray.evaluation.scores.correlation import compare_correlations, top_genes
@@ -28,6 +27,7 @@ from ldm_ray.evaluation.scores.metrics import (
     squared_error_per_profile,
 )
 from ldm_ray.evaluation.scores.moments import GeneMoments
+from ldm_ray.evaluation.scores.predicted import PredictedWells
 from ldm_ray.evaluation.scoring import Scoring
 from ldm_ray.evaluation.suite import conclude, prepare_scoring
 from ldm_ray.evaluation.tally import merge
@@ -132,7 +132,7 @@ def wells(scoring: Scoring) -> Wells:
 class Fixed:
     """Predictions that are known beforehand, by number of well, in the place of baselines."""
 
-    def __init__(self, scoring: Scoring, wells: Wells, predictions: list[Prediction]) -> None:
+    def __init__(self, scoring: Scoring, wells: Wells, predictions: list[PredictedWells]) -> None:
         self.order = {name: i for i, name in enumerate(wells.frame["profile_id"])}
         self.scoring, self.predictions = scoring, predictions
 
@@ -153,7 +153,7 @@ class Fixed:
 
 
 class _Fixed(Scoring):
-    def predictions(self, wells: Wells, models: object) -> list[Prediction]:  # type: ignore[override]
+    def predictions(self, wells: Wells, models: object) -> list[PredictedWells]:  # type: ignore[override]
         fixed: Fixed = self.fixed  # type: ignore[attr-defined]
         places = [fixed.order[name] for name in wells.frame["profile_id"]]
         return [replace(p, y_hat=p.y_hat[places], sd=None if p.sd is None else p.sd[places]) for p in fixed.predictions]
@@ -163,10 +163,10 @@ def test_controls_score_exactly_zero_and_the_truth_scores_full(world: World, sco
     assert scoring.truth is not None
     delta, mean_delta = scoring.truth.delta(wells), scoring.truth.mean_delta(wells)
     predictions = [
-        Prediction("control", "mean", wells.basal),
-        Prediction("truth", "mean", wells.y),
-        Prediction("oracle", "mean", wells.basal + delta),
-        Prediction("mean", "mean", wells.basal + mean_delta),
+        PredictedWells("control", "mean", wells.basal),
+        PredictedWells("truth", "mean", wells.y),
+        PredictedWells("oracle", "mean", wells.basal + delta),
+        PredictedWells("mean", "mean", wells.basal + mean_delta),
     ]
     rows = Fixed(scoring, wells, predictions).rows(world.dataset)
     control, truth, oracle, mean = (rows[name] for name in ("control", "truth", "oracle", "mean"))
@@ -188,7 +188,7 @@ def test_controls_score_exactly_zero_and_the_truth_scores_full(world: World, sco
 def test_nothing_but_the_wells_decides_a_score(world: World, scoring: Scoring, wells: Wells) -> None:
     """The size of blocks, their order, and the wells beside a well change no score."""
     noise = np.random.default_rng(4).normal(size=wells.y.shape).astype(np.float32)
-    made = Fixed(scoring, wells, [Prediction("control", "mean", wells.basal + noise, np.abs(noise) + 0.5)])
+    made = Fixed(scoring, wells, [PredictedWells("control", "mean", wells.basal + noise, np.abs(noise) + 0.5)])
     whole, small = made.rows(world.dataset)["control"], made.rows(world.dataset, blocks=40)["control"]
     for key, value in whole.items():
         if isinstance(value, float):
@@ -217,7 +217,9 @@ def test_blocks_are_whole_plates_and_hold_each_well_once(world: World) -> None:
 def test_delta_is_scored_against_a_control_nobody_has_seen(world: World, scoring: Scoring, wells: Wells) -> None:
     """Sharing the control on both sides would reward a predictor for its noise."""
     flat = np.broadcast_to(wells.basal.mean(0), wells.y.shape).astype(np.float32)
-    honest = Fixed(scoring, wells, [Prediction("control", "mean", flat)]).rows(world.dataset)["control"]["delta_pcc"]
+    honest = Fixed(scoring, wells, [PredictedWells("control", "mean", flat)]).rows(world.dataset)["control"][
+        "delta_pcc"
+    ]
     rows = wells.has_reserved
     shared = pearson_per_profile((flat - wells.basal)[rows], (wells.y - wells.basal)[rows]).mean()
     assert shared > float(honest) + 0.05  # type: ignore[arg-type]
@@ -228,9 +230,9 @@ def test_nan_is_an_error_never_a_score(world: World, scoring: Scoring, wells: We
     one[3, 5] = np.nan
     for y_hat, error in ((one, "NaN or infinite values in 1 of"), (np.full_like(one, np.nan), "NaN or infinite")):
         with pytest.raises(NonFiniteError, match=error):
-            Fixed(scoring, wells, [Prediction("control", "mean", y_hat)]).rows(world.dataset)
+            Fixed(scoring, wells, [PredictedWells("control", "mean", y_hat)]).rows(world.dataset)
     with pytest.raises(ShapeError, match="must be"):
-        Fixed(scoring, wells, [Prediction("control", "mean", wells.y[:, :5])]).rows(world.dataset)
+        Fixed(scoring, wells, [PredictedWells("control", "mean", wells.y[:, :5])]).rows(world.dataset)
 
 
 def test_baselines_know_the_training_side_only(world: World, scoring: Scoring, wells: Wells) -> None:

@@ -20,6 +20,7 @@ from ldm_ray.data.simulate_ic50 import simulate_ic50, true_ln_ic50_um, write_csv
 from ldm_ray.data.world import World as Planted
 from ldm_ray.data.world import build_world
 from ldm_ray.errors import DataError, NonFiniteError, ShapeError, StoreError
+from ldm_ray.evaluation.baselines.truth import planted_world
 from ldm_ray.evaluation.ic50.benchmark import (
     BASAL_AND_EMBEDDING,
     BASELINES,
@@ -130,7 +131,7 @@ def test_real_files_give_the_known_counts(real_data: Path, mini_release: tuple[P
 def test_simulated_files_are_read_by_the_same_code(world: World, tmp_path: Path) -> None:
     genes = world.dataset.manifest["genes"]
     rows = load_ic50(world.files.ic50, world.files.basal_profiles, genes)
-    truth = world.dataset.truth()
+    truth = planted_world(world.dataset)
     assert truth is not None
     assert rows.counts.cell_lines == 3
     assert rows.counts.without_smiles > 0

@@ -14,8 +14,8 @@ from ldm_ray.data.slices import profile_files
 from ldm_ray.data.wells import load_wells, open_wells
 from ldm_ray.evaluation.baselines.fit import Baselines, fit_baselines
 from ldm_ray.evaluation.baselines.truth import open_truth
+from ldm_ray.layout import BASAL, CELLS, COMPOUNDS, MANIFEST, TRUTH
 from ldm_ray.models.vae import Vae
-from ldm_ray.schema import BASAL, CELLS, COMPOUNDS, MANIFEST, TRUTH
 from ldm_ray.storage.store import Store, list_column, matrix
 from ldm_ray.training.loop import run_fit, start_fit
 from ldm_ray.training.moments import fit_observation_noise, target_moments

@@ -6,14 +6,13 @@ from pathlib import Path
 import pytest
 
 from ldm_ray.config import read_settings
-from ldm_ray.data.prepare import PLAN
 from ldm_ray.data.releases import ReleasePaths
 from ldm_ray.errors import DataError
-from ldm_ray.evaluation.report.folder import METRICS
+from ldm_ray.layout import METRICS, PIPELINE, PLAN, SETTINGS
 from ldm_ray.prediction.bulk.conditions import COLUMNS
 from ldm_ray.storage.store import Store
-from ldm_ray.workflows.pipeline import DATA, FOLDERS, REPORT, SETTINGS, Pipeline, held_out_conditions
-from ldm_ray.workflows.pipeline_state import STATE, PipelineState, read_steps
+from ldm_ray.workflows.pipeline import DATA, FOLDERS, REPORT, Pipeline, held_out_conditions
+from ldm_ray.workflows.pipeline_state import PipelineState, read_steps
 from tests.conftest import World, small_config
 
 STEPS = [("prepare", "data"), ("embed", "data"), ("train vae", "vae")]
@@ -41,7 +40,7 @@ def test_each_step_says_how_it_stands(tmp_path: Path) -> None:
 
 
 def test_a_damaged_state_is_no_state(tmp_path: Path) -> None:
-    (tmp_path / STATE).write_text('{"steps": ')
+    (tmp_path / PIPELINE).write_text('{"steps": ')
     assert read_steps(Store(str(tmp_path))) == []
     assert [step["state"] for step in PipelineState(Store(str(tmp_path)), STEPS).steps] == ["waiting"] * 3
 
@@ -61,7 +60,7 @@ def test_a_run_goes_on_with_what_it_was_begun_with(tmp_path: Path) -> None:
         Pipeline(str(tmp_path), small_config("seed=5")).run()
     with pytest.raises(DataError, match="holds a run of another release"):
         Pipeline(str(tmp_path), small_config(), ReleasePaths(h5ad="other.h5ad")).run()
-    assert not run.store.exists(STATE)
+    assert not run.store.exists(PIPELINE)
 
 
 def test_a_run_may_be_judged_otherwise_until_its_report_is_there(tmp_path: Path) -> None:

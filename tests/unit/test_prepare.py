@@ -18,6 +18,7 @@ from ldm_ray.data.pairing import batch_of, pair
 from ldm_ray.data.prepare import prepare
 from ldm_ray.data.splits import split_of
 from ldm_ray.errors import DataError, LdmRayError, StoreError
+from ldm_ray.evaluation.baselines.truth import planted_world
 from ldm_ray.schema import profiles_schema
 from ldm_ray.settings import PairingSettings, SplitSettings
 from ldm_ray.storage.store import Store, matrix
@@ -318,7 +319,7 @@ def test_truth_follows_the_datasets_genes(world: World, tmp_path: Path) -> None:
     table.to_csv(path, sep="\t", index=False)
     files = world.files
     prepare(read_l1000(files.gctx, files.inst_info, files.pert_info, path), str(tmp_path / "data"), world.config)
-    reversed_truth, truth = open_dataset(str(tmp_path / "data")).truth(), world.dataset.truth()
+    reversed_truth, truth = planted_world(open_dataset(str(tmp_path / "data"))), planted_world(world.dataset)
     assert reversed_truth is not None
     assert truth is not None
     np.testing.assert_array_equal(reversed_truth.cell_basal, truth.cell_basal[:, ::-1])

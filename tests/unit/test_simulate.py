@@ -12,12 +12,13 @@ from ldm_ray.data.simulate import simulate_release
 from ldm_ray.data.world import World as Planted
 from ldm_ray.data.world import build_world
 from ldm_ray.errors import DataError, QueryError
+from ldm_ray.evaluation.baselines.truth import planted_world
 from ldm_ray.storage.store import matrix
 from tests.conftest import World, small_config
 
 
 def planted(world: World) -> Planted:
-    truth = world.dataset.truth()
+    truth = planted_world(world.dataset)
     assert truth is not None
     return truth
 

@@ -12,21 +12,20 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from ldm_ray.bundle.bundle import METADATA, save_bundle
+from ldm_ray.bundle.bundle import save_bundle
 from ldm_ray.cli import status as status_command
 from ldm_ray.cli.app import main
 from ldm_ray.data.l1000 import read_l1000
 from ldm_ray.data.parts import Part, PartWriter
 from ldm_ray.data.prepare import prepare
 from ldm_ray.errors import DataError, LdmRayError, StoreError
-from ldm_ray.evaluation.report.folder import PAGE
+from ldm_ray.layout import CONDITIONS, DRIVER, MANIFEST, METADATA, PAGE, SEARCH
 from ldm_ray.prediction.bulk.conditions import SCHEMA, stage
 from ldm_ray.prediction.bulk.parts import PartPredictor
-from ldm_ray.prediction.bulk.run import CONDITIONS, MANIFEST, BulkRun, described_run
+from ldm_ray.prediction.bulk.run import BulkRun, described_run
 from ldm_ray.storage.store import Store, written_at
 from ldm_ray.tracking.record import with_epoch, write_record
-from ldm_ray.tuning.journal import DRIVER
-from ldm_ray.tuning.state import RECORD, begin_search
+from ldm_ray.tuning.state import begin_search
 from ldm_ray.workflows import status
 from ldm_ray.workflows.pipeline import REPORT
 from ldm_ray.workflows.pipeline_state import PipelineState
@@ -223,7 +222,7 @@ def test_what_is_no_run_is_said(tmp_path: Path) -> None:
 
 def test_names_that_are_not_imported_are_those_of_their_writers() -> None:
     assert status.BUNDLE == METADATA
-    assert status.SEARCH == RECORD
+    assert status.SEARCH == SEARCH
     assert f"{REPORT}/{PAGE}" == status.REPORT
 
 

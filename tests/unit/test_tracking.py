@@ -15,6 +15,7 @@ from tensorboardX.proto.event_pb2 import Event
 from ldm_ray.cli.app import main
 from ldm_ray.config import dump_config
 from ldm_ray.errors import DataError, SettingsError
+from ldm_ray.layout import TENSORBOARD
 from ldm_ray.settings import TrackSettings
 from ldm_ray.storage.store import Store
 from ldm_ray.tracking import trackers
@@ -31,7 +32,7 @@ from ldm_ray.tracking.record import (
     write_record,
 )
 from ldm_ray.tracking.revision import source_revision
-from ldm_ray.tracking.tensorboard import TENSORBOARD, TensorBoardTracker
+from ldm_ray.tracking.tensorboard import TensorBoardTracker
 from ldm_ray.tracking.trackers import Guarded, check_trackers
 from tests.conftest import World, small_config
 

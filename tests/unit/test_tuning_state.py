@@ -15,8 +15,9 @@ from ldm_ray.cluster.tune.search import ContinuedAsha, StoredSearch
 from ldm_ray.cluster.tune.trial import watched
 from ldm_ray.config import Config, load_config
 from ldm_ray.errors import DataError, SettingsError
+from ldm_ray.layout import JOURNAL
 from ldm_ray.storage.store import Store
-from ldm_ray.tuning.journal import JOURNAL, LOGS_A_FILE, StoreJournal, open_storage, open_study
+from ldm_ray.tuning.journal import LOGS_A_FILE, StoreJournal, open_storage, open_study
 from ldm_ray.tuning.space import distributions, objectives, trial_config
 from ldm_ray.tuning.state import begin_search, load_search, search_of
 from tests.s3_server import BUCKET, S3Server

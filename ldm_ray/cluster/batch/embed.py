@@ -18,7 +18,7 @@ from ldm_ray.chem.embedding import (
 )
 from ldm_ray.cluster.connect import connect
 from ldm_ray.cluster.pool import placed_pool
-from ldm_ray.cluster.train.stream import raise_reported, reported
+from ldm_ray.cluster.reported import raise_reported, reported
 from ldm_ray.config import Config
 from ldm_ray.data.dataset import PairedDataset
 from ldm_ray.errors import DataError, LdmRayError

@@ -9,7 +9,7 @@ import ray.data
 
 from ldm_ray.cluster.connect import connect
 from ldm_ray.cluster.pool import placed_pool
-from ldm_ray.cluster.train.stream import raise_reported, reported
+from ldm_ray.cluster.reported import raise_reported, reported
 from ldm_ray.config import Config
 from ldm_ray.errors import LdmRayError
 from ldm_ray.evaluation.scoring import Runner, Scoring, in_turn

@@ -14,12 +14,13 @@ from ldm_ray.bundle.bundle import checksum, load_bundle
 from ldm_ray.cluster.connect import connect
 from ldm_ray.cluster.metrics import counter, gauge, run_tag
 from ldm_ray.cluster.pool import placed_pool
-from ldm_ray.cluster.train.stream import raise_reported, reported
+from ldm_ray.cluster.reported import raise_reported, reported
 from ldm_ray.config import Config
 from ldm_ray.errors import LdmRayError, QueryError
+from ldm_ray.layout import CONDITIONS, ERRORS, MANIFEST
 from ldm_ray.prediction.bulk.conditions import stage
 from ldm_ray.prediction.bulk.parts import PartPredictor
-from ldm_ray.prediction.bulk.run import CONDITIONS, ERRORS, MANIFEST, BulkRun, parts_done
+from ldm_ray.prediction.bulk.run import BulkRun, parts_done
 from ldm_ray.storage.filesystem import StorageOptions
 from ldm_ray.storage.store import Store
 

@@ -19,12 +19,13 @@ from ray import serve
 from ray.serve.exceptions import BackPressureError
 from ray.serve.handle import DeploymentHandle
 
-from ldm_ray.bundle.bundle import METADATA, checksum
+from ldm_ray.bundle.bundle import checksum
 from ldm_ray.chem.embedding import CompoundEncoder, build_encoder
 from ldm_ray.chem.smiles import parse_compound
 from ldm_ray.cluster.metrics import counter, gauge, histogram
 from ldm_ray.config import Config, load_config
 from ldm_ray.errors import BundleError, LdmRayError
+from ldm_ray.layout import METADATA
 from ldm_ray.prediction.lru import Lru
 from ldm_ray.serving.app import create_app
 from ldm_ray.serving.backend import Answer

@@ -10,15 +10,15 @@ from ldm_ray.bundle.bundle import bundle_exists, load_bundle
 from ldm_ray.cluster.connect import connect
 from ldm_ray.cluster.placement import Placement, share_cluster
 from ldm_ray.cluster.progress import start_board, watching
-from ldm_ray.cluster.train.run import RUN, train_vae
+from ldm_ray.cluster.train.run import train_vae
 from ldm_ray.config import Config
 from ldm_ray.data.dataset import PairedDataset, open_dataset
 from ldm_ray.data.folds import fold_dataset, folds
 from ldm_ray.errors import BundleError, DataError, LdmRayError
 from ldm_ray.evaluation.reconstruction import score_reconstruction
+from ldm_ray.layout import FOLDS, RUN
 from ldm_ray.storage.store import Store
 
-TABLE = "folds.json"
 SCORES = ("pcc", "r2", "rmse")
 CPUS_OF_A_FOLD = 0.01
 """Its workers have their own; this is its driver."""
@@ -50,7 +50,7 @@ def run_folds(
     if not dataset.manifest["splits"]["split"]["test"]:
         raise DataError(f"{dataset.url} has no test wells to score folds on")
     if overwrite:
-        for name in ("data", TABLE, *(f"fold{fold}" for fold in folds(dataset))):
+        for name in ("data", FOLDS, *(f"fold{fold}" for fold in folds(dataset))):
             store.remove(name)
     connect(config.ray)
     concurrent, placement = share_cluster(config.ray, 0)
@@ -109,5 +109,5 @@ def _write(store: Store, rows: list[dict[str, Any]], concurrent: int) -> dict[st
         "sd": {name: float(value.std(ddof=1)) for name, value in values.items()},
         "at_once": concurrent,
     }
-    store.write_json(TABLE, table)
+    store.write_json(FOLDS, table)
     return table

@@ -18,9 +18,7 @@ from ldm_ray.noise import mix
 from ldm_ray.settings import OptimiserSettings
 from ldm_ray.storage.store import matrix
 from ldm_ray.training.rows import Rows
-from ldm_ray.training.source import ORDER, EpochPlan, ResidentSource, WellSource, lane_plan, stream_plan
-
-SPLITS = ("train", "valid")
+from ldm_ray.training.source import ORDER, SPLITS, EpochPlan, ResidentSource, WellSource, lane_plan, stream_plan
 
 
 @dataclass(frozen=True)

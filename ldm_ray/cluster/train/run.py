@@ -3,7 +3,6 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import ray
@@ -13,41 +12,39 @@ import torch
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
-from ldm_ray.bundle.bundle import METADATA, Bundle, Kind, check_splits, save_bundle
+from ldm_ray.bundle.bundle import Bundle, Kind, check_autoencoder, save_bundle
 from ldm_ray.bundle.metadata import answering_parts, base_parts, dataset_metadata
+from ldm_ray.bundle.run_folder import as_begun, check_out, check_share
 from ldm_ray.bundle.target_base import TargetBase, fit_target_base
 from ldm_ray.chem.embedding import build_encoder, load_embeddings
 from ldm_ray.cluster.connect import connect
 from ldm_ray.cluster.metrics import run_tag
 from ldm_ray.cluster.placement import Placement, place
 from ldm_ray.cluster.progress import Progress, start_board, watching
-from ldm_ray.cluster.train.ingest import SPLITS, is_resident, plan_of
+from ldm_ray.cluster.train.ingest import is_resident, plan_of
 from ldm_ray.cluster.train.latents import latent_files
 from ldm_ray.cluster.train.stream import sorted_keys
 from ldm_ray.cluster.train.track import TrackingCallback, finishing, start_run
-from ldm_ray.cluster.train.worker import STATE, TENSORS, WorkerArgs, optimiser_settings, run_worker
-from ldm_ray.config import Config, deciding, dump_config, read_settings
+from ldm_ray.cluster.train.worker import WorkerArgs, optimiser_settings, run_worker
+from ldm_ray.config import Config, dump_config
 from ldm_ray.console import say
 from ldm_ray.data.controls import basal_input, training_controls
 from ldm_ray.data.dataset import PairedDataset
 from ldm_ray.data.slices import profile_files
 from ldm_ray.data.wells import load_wells
-from ldm_ray.errors import BundleError, LdmRayError, NonFiniteError, SettingsError
+from ldm_ray.errors import LdmRayError, NonFiniteError
 from ldm_ray.evaluation.calibration import calibrate
+from ldm_ray.layout import CHECKPOINT_STATE, CHECKPOINT_TENSORS, HISTORY, METADATA, RUN, SETTINGS, SHARE
 from ldm_ray.models.rivals.build import BaselineKind, encoder_settings
-from ldm_ray.settings import OptimiserSettings, RaySettings
+from ldm_ray.settings import OptimiserSettings
 from ldm_ray.storage.store import Store
 from ldm_ray.tracking.trackers import check_trackers
 from ldm_ray.training.monitor import MONITOR_WELLS, MonitorWells, monitor_wells
+from ldm_ray.training.source import SPLITS
 
-RUN = "run"
-SETTINGS = "settings.yaml"
-HISTORY = "history.json"
 START_TIMEOUT = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
 PLACE_AGAIN = 1
 """How often workers look for a place again when they have found none; Ray Train would go on for ever."""
-SHARE = "workers.json"
-"""How many workers an unfinished run has, and whether they stream: what a step of an epoch means."""
 
 
 def train_vae(
@@ -101,18 +98,6 @@ def train_ldm(
     return _run("ldm", dataset, vae, out, config, config.train_ldm, resume, overwrite, on_progress, *more)
 
 
-def check_autoencoder(vae: Bundle, dataset: PairedDataset, config: Config) -> None:
-    """Refuse an autoencoder of other genes, another test side or another target.
-
-    Raises:
-        BundleError: Naming the difference.
-    """
-    vae.check_genes(dataset.manifest["genes"], dataset.url)
-    check_splits(vae, dataset.manifest["splits"], dataset.url)
-    if vae.config.target != config.target:
-        raise BundleError(f"the autoencoder was trained with target {vae.config.target!r}; got {config.target!r}")
-
-
 def train_baseline(
     dataset: PairedDataset,
     kind: BaselineKind,
@@ -141,10 +126,10 @@ def _run(
     callbacks: Sequence[ray.train.UserCallback] = (),
 ) -> Bundle:
     store = Store(os.path.abspath(out) if "://" not in out else out, config.storage_options)
-    _check_out(store, config, resume, overwrite)
+    check_out(store, config, resume, overwrite)
     check_trackers(config.track)
     connect(config.ray)
-    placement = placement or place(_as_begun(config.ray, store) if resume else config.ray, settings.global_batch_size)
+    placement = placement or place(as_begun(config.ray, store) if resume else config.ray, settings.global_batch_size)
     files, encoded = profile_files(dataset, config.ingest), False
     base = fit_target_base(dataset, config.target)
     fits = (config, settings.global_batch_size, placement.num_workers)
@@ -177,7 +162,7 @@ def _run(
     mode = "resident" if resident else "stream"
     share = {"num_workers": placement.num_workers, "mode": mode, "lanes": config.ray.lanes}
     if resume:
-        _check_share(store, share)
+        check_share(store, share)
     else:  # nothing is removed before everything has been checked
         for name in (METADATA, RUN):
             store.remove(name)
@@ -256,43 +241,6 @@ def _save(bundle: Bundle, store: Store, config: Config) -> None:
         store.remove(name)
 
 
-def _check_out(store: Store, config: Config, resume: bool, overwrite: bool) -> None:
-    """Refuse to mix with what is already under the bundle's folder."""
-    if store.exists(METADATA) and not overwrite:
-        raise BundleError(f"{store.url} already holds a bundle; --overwrite trains it anew")
-    unfinished = store.exists(RUN)
-    if resume and not unfinished:
-        raise BundleError(f"{store.url} holds no unfinished run to resume")
-    if unfinished and not resume and not overwrite:
-        raise BundleError(f"{store.url} holds an unfinished run; --resume goes on with it, --overwrite starts anew")
-    if resume and deciding(read_settings(store.read_bytes(SETTINGS))) != deciding(config):
-        raise SettingsError(f"--resume wants the settings of the run, {store.path(SETTINGS)}; got others")
-
-
-def _check_share(store: Store, share: dict[str, Any]) -> None:
-    """Refuse to go on midway through an epoch with wells dealt otherwise.
-
-    Raises:
-        SettingsError: Naming how the run was begun.
-    """
-    begun = share | store.read_json(SHARE)  # lanes were not always written down
-    names = {"ray.num_workers": "num_workers", "ingest.mode": "mode"}
-    if begun["mode"] == share["mode"] == "resident":
-        names = {"ray.lanes": "lanes"}  # whose wells any number of workers shares
-    if any(begun[key] != share[key] for key in names.values()):
-        wanted = " and ".join(f"{name}={begun[key]}" for name, key in names.items())
-        got = ", ".join(str(share[key]) for key in names.values())
-        raise SettingsError(f"{store.url} was begun with {wanted}; got {got}")
-
-
-def _as_begun(settings: RaySettings, store: Store) -> RaySettings:
-    """Return settings with the number of workers that a streamed run was begun with, where they name none."""
-    begun = store.read_json(SHARE)
-    if settings.num_workers or begun["mode"] == "resident":
-        return settings
-    return settings.model_copy(update={"num_workers": begun["num_workers"]})
-
-
 def _finish(
     kind: Kind,
     dataset: PairedDataset,
@@ -304,8 +252,8 @@ def _finish(
     """Turn the last checkpoint into a bundle."""
     assert checkpoint is not None
     with checkpoint.as_directory() as folder:
-        tensors = safetensors.torch.load_file(Path(folder) / TENSORS)
-        state = torch.load(Path(folder) / STATE, weights_only=True, map_location="cpu")
+        tensors = safetensors.torch.load_file(Path(folder) / CHECKPOINT_TENSORS)
+        state = torch.load(Path(folder) / CHECKPOINT_STATE, weights_only=True, map_location="cpu")
     described, shifts = base_parts(base)
     metadata = dataset_metadata(dataset) | {"history": state["history"], "best_epoch": state["best_epoch"]} | described
     tensors |= shifts

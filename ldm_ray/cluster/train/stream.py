@@ -18,16 +18,15 @@ import ray.data
 from ray.data import Datasource, ReadTask
 from ray.data.block import BlockMetadata
 
-from ldm_ray import errors
+from ldm_ray.cluster.placement import CPUS_PER_READ
+from ldm_ray.cluster.reported import raise_reported, reported
 from ldm_ray.data.dataset import PairedDataset
 from ldm_ray.data.parts import ROWS_PER_GROUP
 from ldm_ray.data.slices import ID_COLUMNS, Slice, WellFiles, read_slices
 from ldm_ray.errors import DataError, LdmRayError
 
 SLICES_PER_TASK = 2
-CPUS_PER_READ = 0.5
 BLOCKS_AHEAD = 6
-ERROR = "error"
 Filter = Callable[[pa.Table], pa.Table]
 
 
@@ -53,18 +52,6 @@ class WellsDatasource(Datasource):
             metadata = BlockMetadata(num_rows=rows, size_bytes=size, input_files=None, exec_stats=None)
             tasks.append(ReadTask(partial(_read_part, self._files, part, self._columns, self._keep), metadata))
         return tasks
-
-
-def reported(error: LdmRayError) -> pa.Table:
-    """Return an error as a block: of an exception, Ray Data passes on no more than the text of its traceback."""
-    return pa.table({ERROR: [type(error).__name__, str(error)]})
-
-
-def raise_reported(table: pa.Table) -> None:
-    """Raise the error that a block stands for, if it stands for one."""
-    if ERROR in table.column_names:
-        kind, message = table[ERROR].drop_null().to_pylist()  # Ray Data may have joined it with rows
-        raise getattr(errors, kind)(message)
 
 
 def _read_part(

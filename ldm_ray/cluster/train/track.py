@@ -13,10 +13,10 @@ import ray.train
 from ldm_ray.config import Config
 from ldm_ray.data.dataset import PairedDataset
 from ldm_ray.errors import LdmRayError, NonFiniteError
+from ldm_ray.layout import RUN_RECORD, TENSORBOARD
 from ldm_ray.settings import TrackSettings
 from ldm_ray.storage.store import Store
 from ldm_ray.tracking.record import (
-    RUN_RECORD,
     RunRecord,
     Status,
     begin_record,
@@ -26,7 +26,6 @@ from ldm_ray.tracking.record import (
     with_epoch,
     write_record,
 )
-from ldm_ray.tracking.tensorboard import TENSORBOARD
 from ldm_ray.tracking.trackers import Guarded, build_trackers
 
 log = logging.getLogger(__name__)

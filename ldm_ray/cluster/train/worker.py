@@ -23,6 +23,7 @@ from ldm_ray.cluster.train.ingest import open_source
 from ldm_ray.config import Config
 from ldm_ray.data.slices import WellFiles
 from ldm_ray.errors import LdmRayError, NonFiniteError
+from ldm_ray.layout import CHECKPOINT_STATE, CHECKPOINT_TENSORS
 from ldm_ray.models.ldm import LatentDiffusion
 from ldm_ray.models.rivals.build import build_baseline
 from ldm_ray.models.rivals.pertdit import PertDit
@@ -36,8 +37,6 @@ from ldm_ray.training.rival_steps import RivalTask
 from ldm_ray.training.rows import Tables
 from ldm_ray.training.source import ResidentSource, WellSource
 from ldm_ray.training.steps import Latents, LdmTask, Task, VaeTask
-
-STATE, TENSORS = "state.pt", "tensors.safetensors"
 
 
 @dataclass(frozen=True)
@@ -110,7 +109,7 @@ def _train(args: WorkerArgs) -> None:
     fit = start_fit(task.module, settings)
     if checkpoint := ray.train.get_checkpoint():
         with checkpoint.as_directory() as folder:
-            fit.load_state_dict(torch.load(Path(folder) / STATE, weights_only=True, map_location=device))
+            fit.load_state_dict(torch.load(Path(folder) / CHECKPOINT_STATE, weights_only=True, map_location=device))
     pace = Pace()
     hooks = _RayHooks(args, rank, world_size, pace)
     run_fit(fit, task, PacedSource(source, pace), settings, config.seed, hooks)
@@ -211,10 +210,10 @@ class _RayHooks:
             return
         began = time.monotonic()
         with tempfile.TemporaryDirectory() as folder:
-            torch.save(state, Path(folder) / STATE)
+            torch.save(state, Path(folder) / CHECKPOINT_STATE)
             if tensors is not None:
                 plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
-                safetensors.torch.save_file(plain, Path(folder) / TENSORS)
+                safetensors.torch.save_file(plain, Path(folder) / CHECKPOINT_TENSORS)
             ray.train.report(metrics, checkpoint=Checkpoint.from_directory(folder))
         self._checkpoint_s.set(time.monotonic() - began)
 

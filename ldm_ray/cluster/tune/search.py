@@ -23,17 +23,17 @@ from ray import tune
 from ray.tune.schedulers import AsyncHyperBandScheduler
 from ray.tune.search.optuna import OptunaSearch
 
-from ldm_ray.bundle.bundle import load_bundle
+from ldm_ray.bundle.bundle import check_autoencoder, load_bundle
 from ldm_ray.cluster.batch.embed import embed
 from ldm_ray.cluster.connect import check_cleaning, connect, wait_for_train_runs
 from ldm_ray.cluster.placement import share_cluster
-from ldm_ray.cluster.train.run import RUN, check_autoencoder
 from ldm_ray.cluster.tune.trial import ERROR, FINAL, Claims, TrialSpec, run_trial, trial_folder
 from ldm_ray.config import Config
 from ldm_ray.data.dataset import PairedDataset, open_dataset
 from ldm_ray.errors import DataError, LdmRayError
+from ldm_ray.layout import RUN, RUN_RECORD
 from ldm_ray.storage.store import Store
-from ldm_ray.tracking.record import RUN_RECORD, read_record, write_record
+from ldm_ray.tracking.record import read_record, write_record
 from ldm_ray.tuning.journal import STUDY, open_storage, open_study
 from ldm_ray.tuning.report import write_trials
 from ldm_ray.tuning.space import distributions, objectives, searches_autoencoder

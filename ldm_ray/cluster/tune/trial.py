@@ -15,11 +15,12 @@ from ray.tune.integration.ray_train import TuneReportCallback
 
 from ldm_ray.bundle.bundle import Bundle, bundle_exists, load_bundle
 from ldm_ray.cluster.placement import Placement
-from ldm_ray.cluster.train.run import RUN, train_ldm, train_vae
+from ldm_ray.cluster.train.run import train_ldm, train_vae
 from ldm_ray.config import Config
 from ldm_ray.data.dataset import PairedDataset, open_dataset
 from ldm_ray.errors import DataError, NonFiniteError, SettingsError
 from ldm_ray.evaluation.trial_scores import score_trial
+from ldm_ray.layout import RUN
 from ldm_ray.storage.store import Store
 from ldm_ray.tuning.space import searches_autoencoder, trial_config
 from ldm_ray.tuning.trials import Objective

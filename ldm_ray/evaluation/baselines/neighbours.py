@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ldm_ray.bundle.domain import tanimoto
+from ldm_ray.chem.similarity import tanimoto
 from ldm_ray.data.wells import Wells
 
 NEIGHBOURS = (3, 10, 30)

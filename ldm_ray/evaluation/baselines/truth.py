@@ -9,6 +9,7 @@ from ldm_ray.data.wells import Wells
 from ldm_ray.data.world import World
 from ldm_ray.evaluation.baselines.clouds import LowRankGaussian
 from ldm_ray.evaluation.baselines.trivial import GroupMeans, cell, cell_time, everywhere
+from ldm_ray.layout import TRUTH
 
 
 @dataclass(frozen=True)
@@ -67,9 +68,17 @@ class Truth:
         return np.asarray(1 + 1 / self.control_wells[wells.frame["basal_id"].to_numpy()])
 
 
+def planted_world(dataset: PairedDataset) -> World | None:
+    """Return the planted truth of a simulated dataset, in its gene order; None for a real one."""
+    if not dataset.manifest["simulated"]:
+        return None
+    entrez_ids = np.array([gene["entrez_id"] for gene in dataset.manifest["genes"]])
+    return World.from_bytes(dataset.store.read_bytes(TRUTH)).for_genes(entrez_ids)
+
+
 def open_truth(dataset: PairedDataset) -> Truth | None:
     """Return the planted truth of a simulated dataset, its training mean still empty; None for a real one."""
-    world = dataset.truth()
+    world = planted_world(dataset)
     if world is None:
         return None
     means = GroupMeans((cell_time, cell, everywhere), dataset.n_genes)

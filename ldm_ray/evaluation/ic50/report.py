@@ -9,10 +9,10 @@ from matplotlib.figure import Figure as Drawing
 
 from ldm_ray.config import Config, dump_config
 from ldm_ray.evaluation.ic50.benchmark import SCORES
-from ldm_ray.evaluation.report.folder import png_of
-from ldm_ray.evaluation.report.plots import ACCENT, INK
-from ldm_ray.evaluation.report.tables import ScoreTable
+from ldm_ray.layout import SETTINGS
 from ldm_ray.pages.page import Figure, Page
+from ldm_ray.pages.picture import ACCENT, INK, png_of
+from ldm_ray.pages.table import ScoreTable
 from ldm_ray.storage.store import Store
 
 HEAD = {"rmse": "RMSE (ln uM)", "r2": "R2", "pcc": "PCC"}
@@ -119,7 +119,7 @@ def write_ic50_report(url: str, metrics: dict[str, Any], config: Config) -> list
     store.write_bytes("ic50.html", page.render().encode())
     store.write_bytes("ic50.png", picture.png)
     store.write_bytes("ic50.csv", buffer.getvalue().encode())
-    store.write_bytes("settings.yaml", dump_config(config).encode())
+    store.write_bytes(SETTINGS, dump_config(config).encode())
     store.write_json("ic50.json", metrics)
     return [store.path(name) for name in ("ic50.html", "ic50.png", "ic50.csv", "ic50.json")]
 

@@ -9,7 +9,7 @@ import pandas as pd
 
 from ldm_ray.data.dataset import PairedDataset
 from ldm_ray.data.wells import Wells
-from ldm_ray.evaluation.predictions import Prediction
+from ldm_ray.evaluation.scores.predicted import PredictedWells
 from ldm_ray.storage.store import Store
 
 WELLS = "wells.h5ad"
@@ -17,7 +17,7 @@ CELL_EVAL = "cell_eval"
 CONTROL = "control"
 
 
-def write_exports(store: Store, dataset: PairedDataset, wells: Wells, predictions: list[Prediction]) -> list[str]:
+def write_exports(store: Store, dataset: PairedDataset, wells: Wells, predictions: list[PredictedWells]) -> list[str]:
     """Write the sampled wells.
 
     `wells.h5ad` has measured profiles in X, every prediction in a layer, and the controls in layers `basal` and

@@ -1,6 +1,5 @@
 """The report folder: scores as JSON and CSV, a page to read, pictures, and the wells themselves."""
 
-import io
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,16 +8,17 @@ from matplotlib.figure import Figure as Drawing
 from ldm_ray.bundle.bundle import Bundle
 from ldm_ray.config import Config, dump_config
 from ldm_ray.data.dataset import PairedDataset
-from ldm_ray.evaluation.predictions import row_name
 from ldm_ray.evaluation.report import plots
 from ldm_ray.evaluation.report.export import write_exports
-from ldm_ray.evaluation.report.tables import ScoreTable, caption, csv_text, describe_wells, score_tables
+from ldm_ray.evaluation.report.tables import caption, csv_text, describe_wells, score_tables
+from ldm_ray.evaluation.scores.predicted import row_name
 from ldm_ray.evaluation.suite import Evaluation
+from ldm_ray.layout import METRICS, PAGE, SETTINGS
 from ldm_ray.pages.page import Figure, Page
+from ldm_ray.pages.picture import png_of
+from ldm_ray.pages.table import ScoreTable
 from ldm_ray.storage.store import Store
 
-METRICS = "metrics.json"
-PAGE = "report.html"
 PAPER = ScoreTable(
     "published numbers, measured on other data",
     ["model", "RMSE", "PCC", "R2", "top-30"],
@@ -60,7 +60,7 @@ def write_report(
         models=tuple(model["name"] for model in metrics["models"]),
     )
     store.write_bytes(PAGE, page.render().encode())
-    store.write_bytes("settings.yaml", dump_config(config).encode())
+    store.write_bytes(SETTINGS, dump_config(config).encode())
     store.write_bytes("table.csv", csv_text(metrics).encode())
     write_exports(store, dataset, evaluation.wells, evaluation.predictions)
     store.write_json(METRICS, metrics)
@@ -168,10 +168,3 @@ def dataset_summary(dataset: PairedDataset) -> str:
         f"{manifest['n_profiles']:,} treated wells of {manifest['n_compounds']:,} compounds in"
         f" {manifest['n_cell_lines']:,} cell lines ({sides})"
     )
-
-
-def png_of(drawing: Drawing) -> bytes:
-    """Return a drawing as PNG."""
-    buffer = io.BytesIO()
-    drawing.savefig(buffer, dpi=130, format="png")
-    return buffer.getvalue()

@@ -7,12 +7,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ldm_ray.data.wells import Wells
-from ldm_ray.evaluation.predictions import ABLATIONS, Prediction, row_name
+from ldm_ray.evaluation.predictions import ABLATIONS
 from ldm_ray.evaluation.scores.correlation import top_genes
+from ldm_ray.evaluation.scores.predicted import PredictedWells, row_name
 from ldm_ray.evaluation.suite import Evaluation
+from ldm_ray.pages.picture import ACCENT, INK
 
-INK = "#1f3a5f"
-ACCENT = "#c8553d"
 MAX_POINTS = 200_000
 
 
@@ -44,7 +44,7 @@ def learning_curves(metadata: dict[str, Any]) -> Figure:
     return figure
 
 
-def predicted_against_measured(wells: Wells, predictions: list[Prediction], seed: int = 0) -> Figure:
+def predicted_against_measured(wells: Wells, predictions: list[PredictedWells], seed: int = 0) -> Figure:
     """Predicted against measured log2 values of wells x genes, as expression and as change from the control."""
     shown = [p for p in predictions if p.model == "ldm" and p.kind in ("mean_direct", "one_draw")]
     shown = [p for p in predictions if p.model == "mean_delta"] + shown

@@ -4,10 +4,11 @@ from statistics import fmean, stdev
 from typing import Any
 
 from ldm_ray.config import Config, dump_config
-from ldm_ray.evaluation.predictions import row_name
 from ldm_ray.evaluation.report.folder import PAPER, SIMULATED, in_short
-from ldm_ray.evaluation.report.tables import SECTIONS, UNSEEN, Column, ScoreTable, caption, cell, csv_text
+from ldm_ray.evaluation.report.tables import SECTIONS, UNSEEN, Column, caption, cell, csv_text
+from ldm_ray.evaluation.scores.predicted import row_name
 from ldm_ray.pages.page import Page
+from ldm_ray.pages.table import ScoreTable
 from ldm_ray.storage.store import Store
 
 WITH_INTERVAL = ("rmse", "mse_gain_over_best_baseline", "delta_pcc", "systematic_pcc", "explained_share")

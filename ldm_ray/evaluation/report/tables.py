@@ -5,7 +5,8 @@ import io
 from dataclasses import dataclass
 from typing import Any
 
-from ldm_ray.evaluation.predictions import row_name
+from ldm_ray.evaluation.scores.predicted import row_name
+from ldm_ray.pages.table import ScoreTable
 
 
 @dataclass(frozen=True)
@@ -23,16 +24,6 @@ class Section:
 
     title: str
     columns: tuple[Column, ...]
-    meaning: str
-
-
-@dataclass(frozen=True)
-class ScoreTable:
-    """One printed table."""
-
-    title: str
-    head: list[str]
-    body: list[list[str]]
     meaning: str
 
 

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from ldm_ray.data.wells import Wells
-from ldm_ray.evaluation.predictions import Prediction
 from ldm_ray.evaluation.scores.metrics import (
     explained_share,
     pearson_per_profile,
@@ -14,6 +13,7 @@ from ldm_ray.evaluation.scores.metrics import (
     require_finite,
     squared_error_per_profile,
 )
+from ldm_ray.evaluation.scores.predicted import PredictedWells
 from ldm_ray.evaluation.scores.spread import LEVELS, covered, crps_gaussian
 
 
@@ -26,7 +26,7 @@ class Planted:
 
 
 def score_wells(
-    wells: Wells, prediction: Prediction, planted: Planted | None, min_compounds_per_plate: int
+    wells: Wells, prediction: PredictedWells, planted: Planted | None, min_compounds_per_plate: int
 ) -> dict[str, np.ndarray]:
     """Score a block of whole plates.
 

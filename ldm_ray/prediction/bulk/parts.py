@@ -10,10 +10,11 @@ import pyarrow as pa
 import torch
 
 from ldm_ray.errors import QueryError
+from ldm_ray.layout import CONDITIONS, ERRORS
 from ldm_ray.models.generate import ProfileGenerator
 from ldm_ray.prediction.bulk.conditions import COLUMNS, read_part
 from ldm_ray.prediction.bulk.memory import keep_freed_memory
-from ldm_ray.prediction.bulk.run import CONDITIONS, ERRORS, NOTHING_GOOD, BulkRun, part_name
+from ldm_ray.prediction.bulk.run import NOTHING_GOOD, BulkRun, part_name
 from ldm_ray.prediction.predictor import Predictor
 from ldm_ray.prediction.queries import PreparedQuery, Query
 from ldm_ray.storage.filesystem import StorageOptions

@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from ldm_ray.errors import DataError
+from ldm_ray.layout import CONDITIONS, ERRORS
 
-CONDITIONS, MANIFEST, ERRORS = "conditions.parquet", "manifest.json", "errors"
 NOTHING_GOOD = ".all.json"
 """Ending of the file that a part without any prediction leaves beside its errors."""
 PART = re.compile(rf"part-(\d+)\.parquet|{ERRORS}/part-(\d+)\.parquet{re.escape(NOTHING_GOOD)}")

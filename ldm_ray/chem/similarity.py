@@ -1,0 +1,22 @@
+"""Tanimoto similarity of packed fingerprints."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ldm_ray.chem.fingerprint import MorganEncoder
+
+
+def packed(parents: Sequence[str]) -> np.ndarray:
+    """ECFP4 bits, eight a byte, (n, 256), uint8."""
+    return np.packbits(MorganEncoder().encode(parents).astype(bool), axis=1)
+
+
+def tanimoto(bits: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Similarity of one molecule's packed bits to others', (n,): shared bits over bits of either.
+
+    Source: Rogers & Tanimoto 1960, doi:10.1126/science.132.3434.1115.
+    """
+    shared = np.bitwise_count(bits & others).sum(axis=1, dtype=np.int64)
+    either = np.bitwise_count(bits | others).sum(axis=1, dtype=np.int64)
+    return np.asarray(shared / np.maximum(either, 1))

@@ -1,0 +1,16 @@
+"""An evaluation's tables in the terminal."""
+
+from typing import Any
+
+from ldm_ray.console import say, show_table
+from ldm_ray.evaluation.report.tables import caption, describe_wells, score_tables
+
+
+def show_scores(metrics: dict[str, Any]) -> None:
+    """Print the tables of an evaluation."""
+    what = "simulated data, not biology" if metrics["simulated"] else metrics["dataset"]
+    say(f"\n{describe_wells(metrics)} ({what})")
+    for table in score_tables(metrics):
+        show_table(table.title, table.head, table.body)
+    for line in caption(metrics):
+        say(line)

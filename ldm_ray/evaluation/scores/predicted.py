@@ -1,0 +1,34 @@
+"""Predicted wells: what every score is a score of."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class PredictedWells:
+    """One row of the table, for some wells.
+
+    Attributes:
+        model: Row name (docs/evaluation.md).
+        kind: `mean`, `one_draw`, `mean_of_N` or `mean_direct`; of the oracle also `true_mean`, which knows no plate.
+        y_hat: Predicted profiles, log2, (n, n_genes).
+        sd: Predicted standard deviation of a well around `y_hat`, (n, n_genes), where there is one.
+        latent_var: For a mean of N, variance over samples averaged over genes, (n,); else None.
+        n_samples: N; 1 where it does not apply.
+    """
+
+    model: str
+    kind: str
+    y_hat: np.ndarray
+    sd: np.ndarray | None = None
+    latent_var: np.ndarray | None = None
+    n_samples: int = 1
+
+
+def row_name(row: dict[str, Any]) -> str:
+    """Name a row for people; a plain `mean` needs no saying."""
+    return str(
+        row["model"] if row["prediction"] == "mean" else f"{row['model']}, {row['prediction'].replace('_', ' ')}"
+    )

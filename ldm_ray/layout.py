@@ -1,0 +1,65 @@
+"""The name of every file and folder that ldm-ray leaves behind, each once."""
+
+SETTINGS = "settings.yaml"
+"""What a dataset, a run, a pipeline or a demo was made with."""
+
+# A paired dataset.
+MANIFEST = "manifest.json"
+"""Written last, by a dataset and by a bulk prediction."""
+PROFILES = "profiles"
+BASAL = "basal.parquet"
+COMPOUNDS = "compounds.parquet"
+CELLS = "cells.parquet"
+EMBEDDINGS = "embeddings"
+LATENTS = "latents"
+TRUTH = "truth.npz"
+GDSC = "gdsc2.parquet"
+UNFINISHED = ".unfinished"
+"""Folder of a prepare that has not ended: its plan, the records of its parts, its controls."""
+PLAN = f"{UNFINISHED}/plan.json"
+
+# A simulated release.
+SIMULATION = "simulation.json"
+"""What was planted; written last."""
+
+# A bundle.
+CONFIG = "config.json"
+WEIGHTS = "weights.safetensors"
+METADATA = "metadata.json"
+"""Written last: without it there is no bundle."""
+CARD = "README.md"
+
+# A training run, in the folder of the bundle that it makes.
+RUN = "run"
+"""Ray Train's own folder; there while a run has not finished."""
+RUN_RECORD = "run.json"
+HISTORY = "history.json"
+SHARE = "workers.json"
+"""How many workers an unfinished run has, and whether they stream: what a step of an epoch means."""
+CHECKPOINT_STATE, CHECKPOINT_TENSORS = "state.pt", "tensors.safetensors"
+TENSORBOARD = "tensorboard"
+FOLDS = "folds.json"
+
+# A search.
+SEARCH = "search.json"
+JOURNAL = "journal"
+DRIVER = "driver.json"
+TRIALS = "trials.csv"
+
+# A report.
+METRICS = "metrics.json"
+PAGE = "report.html"
+
+# A bulk prediction, beside its manifest.
+CONDITIONS = "conditions.parquet"
+ERRORS = "errors"
+
+# A pipeline.
+PIPELINE = "pipeline.json"
+SOURCE = "source.json"
+
+
+CHECKPOINT_TENSORS = ""
+
+# The folders of a pipeline or of a demo.
+RELEASE, DATA, VAE, LDM, REPORT, PREDICTIONS = "release", "data", "vae", "ldm", "report", "predictions"

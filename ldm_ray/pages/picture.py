@@ -1,0 +1,15 @@
+"""How pictures look, and how they become files."""
+
+import io
+
+from matplotlib.figure import Figure
+
+INK = "#1f3a5f"
+ACCENT = "#c8553d"
+
+
+def png_of(drawing: Figure) -> bytes:
+    """Return a drawing as PNG."""
+    buffer = io.BytesIO()
+    drawing.savefig(buffer, dpi=130, format="png")
+    return buffer.getvalue()
