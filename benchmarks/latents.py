@@ -41,7 +41,7 @@ def main() -> None:
 def run(folder: Path, profiles: int, epochs: int) -> dict[str, Any]:
     """Train each pair and compare."""
     from ldm_ray.cluster.batch.embed import embed
-    from ldm_ray.cluster.train.run import train_ldm, train_vae
+    from ldm_ray.cluster.train.run import Run, train
     from ldm_ray.config import load_config
     from ldm_ray.data.dataset import open_dataset
     from ldm_ray.data.l1000 import read_l1000
@@ -55,7 +55,7 @@ def run(folder: Path, profiles: int, epochs: int) -> dict[str, Any]:
     prepare(read_l1000(files.gctx, files.inst_info, files.pert_info, files.gene_info), str(folder / "data"), config)
     dataset = open_dataset(str(folder / "data"))
     embed(dataset, config)
-    vae = train_vae(dataset, str(folder / "vae"), config)
+    vae = train(Run(kind="vae", dataset=dataset, out=str(folder / "vae"), config=config))
     found: dict[str, Any] = {}
     for mode, overrides in MODES.items():
         runs = {}
@@ -68,7 +68,9 @@ def run(folder: Path, profiles: int, epochs: int) -> dict[str, Any]:
                     times.setdefault(int(status["step"]), time.monotonic())
 
             out = str(folder / f"{mode}-{name}")
-            bundle = train_ldm(dataset, vae, out, load_config(None, settings), on_progress=note)
+            bundle = train(
+                Run(kind="ldm", dataset=dataset, vae=vae, out=out, config=load_config(None, settings), on_status=note)
+            )
             history = bundle.metadata["history"]
             per_epoch = int(history[0]["step"])
             late = {step: at for step, at in times.items() if step > per_epoch}

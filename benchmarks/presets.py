@@ -12,6 +12,7 @@ import argparse
 import json
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +21,15 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.machine import machine
-from ldm_ray.bundle.bundle import bundle_exists, load_bundle
+from ldm_ray.bundle.bundle import load_bundle
 from ldm_ray.cluster.batch.embed import embed
 from ldm_ray.cluster.connect import connect
 from ldm_ray.cluster.placement import Placement, cpus_per_worker
-from ldm_ray.cluster.train.run import train_ldm, train_vae
+from ldm_ray.cluster.train.run import Run, ensure_bundle
 from ldm_ray.config import Config, dump_config, load_config
 from ldm_ray.data.dataset import PairedDataset, open_dataset
 from ldm_ray.data.resplit import resplit
 from ldm_ray.evaluation.suite import evaluate
-from ldm_ray.layout import RUN
 from ldm_ray.storage.store import Store
 from ldm_ray.tuning.analysis import best_trial
 from ldm_ray.tuning.space import trial_config
@@ -110,10 +110,8 @@ def run(dataset: PairedDataset, config: Config, seed: int, out: Path, threads: i
     placement = Placement(1, False, cpus_per_worker(1), 0.0, threads)
     began = time.monotonic()
     vae, ldm = str(out / "vae"), str(out / "ldm")
-    if not bundle_exists(vae):
-        train_vae(dataset, vae, config, (out / "vae" / RUN).exists(), False, placement=placement)
-    if not bundle_exists(ldm):
-        train_ldm(dataset, load_bundle(vae), ldm, config, (out / "ldm" / RUN).exists(), False, placement=placement)
+    run = Run(kind="vae", dataset=dataset, out=vae, config=config, placement=placement)
+    ensure_bundle(replace(run, kind="ldm", out=ldm, vae=ensure_bundle(run)))
     wall_s = time.monotonic() - began
     judged = config.evaluate.model_copy(update={"n_samples": SAMPLES, "workers": 1})
     metrics = evaluate(dataset, [load_bundle(ldm)], judged, seed).metrics

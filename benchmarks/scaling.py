@@ -34,7 +34,7 @@ from ldm_ray.config import Config, load_config
 from ldm_ray.models.ldm import LatentDiffusion
 from ldm_ray.models.vae import Vae
 from ldm_ray.training.loop import run_fit, start_fit
-from ldm_ray.training.rows import Rows, Tables
+from ldm_ray.training.rows import LatentRows, Rows, Tables
 from ldm_ray.training.source import EpochPlan
 from ldm_ray.training.steps import Latents, LdmTask
 
@@ -75,7 +75,8 @@ def made_up_rows(seed: int, latent_dim: int) -> Rows:
     index = torch.randint(64, (ROWS,), generator=generator)
     values = torch.randn(ROWS, 2 * latent_dim, generator=generator)
     ones = torch.ones(ROWS)
-    return Rows(torch.arange(ROWS) + seed, values, index, index, 10 * ones, 24 * ones)
+    keys = torch.arange(ROWS) + seed
+    return LatentRows(keys=keys, moments=values, basal=index, compound=index, dose_um=10 * ones, time_h=24 * ones)
 
 
 class Clock:
@@ -104,7 +105,7 @@ def steps(config: Config, n_steps: int) -> dict[str, float]:
     torch.manual_seed(0)
     tables = Tables(*(torch.randn(64, width) for width in (N_GENES, N_GENES, config.encoder.n_bits, N_GENES)))
     vae = Vae(N_GENES, config.vae).eval().requires_grad_(False)
-    task = LdmTask(LatentDiffusion(N_GENES, config.encoder.n_bits, config), Latents(vae, tables, True), tables, config)
+    task = LdmTask(LatentDiffusion(N_GENES, config.encoder.n_bits, config), Latents(vae, tables), tables, config)
     settings = config.train_ldm.model_copy(update={"epochs": 1, "checkpoint_every_steps": 10**9})
     clock, fit = Clock(), start_fit(task.module, settings)
     run_fit(fit, task, MadeUpWells(n_steps, config.vae.latent_dim), settings, 0, clock)

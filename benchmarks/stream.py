@@ -236,7 +236,7 @@ def resident(url: str, options: dict[str, Any], rows: int) -> dict[str, Any]:
     for epoch in range(1, ROUNDS + 1):
         order = torch.randperm(len(own))
         started = time.monotonic()
-        n = sum(len(held.values.index_select(0, index)) for index in order.split(BATCH))
+        n = sum(len(held.expression.index_select(0, index)) for index in order.split(BATCH))
         bounds.append(n / seconds(started))
         started = time.monotonic()
         n = sum(len(batch) for batch in source.batches(epoch))

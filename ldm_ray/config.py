@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from ldm_ray.errors import SettingsError
 from ldm_ray.settings import (
+    RIVAL_FINGERPRINT,
     CleaningSettings,
     DenoiserSettings,
     EncoderSettings,
@@ -33,6 +34,7 @@ from ldm_ray.settings import (
     TrackSettings,
     TuneSettings,
     VaeSettings,
+    optimiser_group,
 )
 
 # The rivals as published (docs/rivals.md); neither averages its weights, and PRnet does not clip.
@@ -88,6 +90,17 @@ class Config(Settings):
     table1: Table1Settings = Table1Settings()
     tune: TuneSettings = TuneSettings()
     ic50: Ic50Settings = Ic50Settings()
+
+    def optimiser(self, kind: str) -> OptimiserSettings:
+        """Return the settings that a kind of model is trained with."""
+        settings: OptimiserSettings = getattr(self, optimiser_group(kind))
+        return settings
+
+    def encoded_for(self, kind: str) -> "Config":
+        """Return the settings with the compound encoder of a kind of model; some rivals have their own fingerprint."""
+        if kind not in ("prnet", "pertdit-ada"):
+            return self
+        return self.model_copy(update={"encoder": RIVAL_FINGERPRINT})
 
     @model_validator(mode="after")
     def _fit_together(self) -> "Config":

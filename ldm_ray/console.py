@@ -20,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ldm_ray.log_lines import LineProgress
+from ldm_ray.training.status import OnStatus, TrainingStatus
 
 console = Console(stderr=True, highlight=False)
 
@@ -53,26 +54,31 @@ def counting(what: str) -> Iterator[Counter]:
 
 
 @contextmanager
-def training(what: str) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """Show a spinner, then from the first step on a bar with losses; the yielded function takes the run's status."""
+def training(what: str) -> Iterator[OnStatus]:
+    """Show a spinner, then bars of steps and of what follows them; the yielded function takes the run's status."""
     with ExitStack() as stack:
         waiting = console.status(f"{what}: starting workers")
         waiting.start()
         stack.callback(waiting.stop)
-        bars: list[tuple[Bar, TaskID]] = []
+        bars: list[Bar] = []
+        tasks: dict[str, TaskID] = {}
 
-        def update(status: dict[str, Any]) -> None:
-            if "step" not in status:
-                return
+        def show(name: str, done: int, total: int | None, news: str) -> None:
             if not bars:
                 waiting.stop()
-                bar = cast(Bar, stack.enter_context(_narrow_bar(TextColumn("{task.fields[losses]}"))))
-                bars.append((bar, bar.add_task(what, total=None, losses="")))
-            losses = f"epoch {status['epoch'] + 1}  loss {status['loss']:.3f}"
-            if "valid_loss" in status:
-                losses += f"  valid {status['valid_loss']:.3f}"
-            bar, task = bars[0]
-            bar.update(task, completed=status["step"], total=status["total"], losses=losses)
+                bars.append(cast(Bar, stack.enter_context(_narrow_bar(TextColumn("{task.fields[news]}")))))
+            if name not in tasks:
+                tasks[name] = bars[0].add_task(name, total=total, news=news)
+            bars[0].update(tasks[name], completed=done, total=total, news=news)
+
+        def update(status: TrainingStatus) -> None:
+            if "step" in status:
+                losses = f"epoch {status['epoch'] + 1}  loss {status['loss']:.3f}"
+                if "valid_loss" in status:
+                    losses += f"  valid {status['valid_loss']:.3f}"
+                show(what, status["step"], status["total"], losses)
+            if "stage" in status:
+                show(f"{what}: {status['stage']}", status.get("stage_done", 0), status.get("stage_total"), "")
 
         yield update
 

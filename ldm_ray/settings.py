@@ -309,6 +309,10 @@ class Range(Settings):
     log: bool = False
 
 
+RIVAL_FINGERPRINT = EncoderSettings(kind="fcfp", radius=2, n_bits=1024)
+"""The drug vector of PRnet, and of AdaDiT as shipped."""
+
+
 def optimiser_group(kind: str) -> Literal["train_vae", "train_ldm", "train_prnet", "train_pertdit"]:
     """Return the group of settings that a kind of model is trained with."""
     if kind == "vae":

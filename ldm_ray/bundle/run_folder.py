@@ -1,6 +1,6 @@
 """The folder in which a training run becomes a bundle: what may begin there, and what may resume."""
 
-from typing import Any
+from typing import Any, Literal
 
 from ldm_ray.config import Config, deciding, read_settings
 from ldm_ray.errors import BundleError, SettingsError
@@ -8,16 +8,35 @@ from ldm_ray.layout import METADATA, RUN, SETTINGS, SHARE
 from ldm_ray.settings import RaySettings
 from ldm_ray.storage.store import Store
 
+Begin = Literal["fresh", "resume", "overwrite"]
 
-def check_out(store: Store, config: Config, resume: bool, overwrite: bool) -> None:
-    """Refuse to mix with what is already under the bundle's folder."""
+
+def begin_of(*, resume: bool, overwrite: bool) -> Begin:
+    """Return how a run begins, from what the command line was given.
+
+    Raises:
+        SettingsError: If it was given both.
+    """
+    if resume and overwrite:
+        raise SettingsError("give --resume or --overwrite, not both")
+    return "resume" if resume else "overwrite" if overwrite else "fresh"
+
+
+def check_out(store: Store, config: Config, begin: Begin) -> None:
+    """Refuse to mix with what is already under the bundle's folder.
+
+    Raises:
+        BundleError: If something is in the way, or there is nothing to resume.
+        SettingsError: If the run to be resumed has other settings.
+    """
+    resume, overwrite = begin == "resume", begin == "overwrite"
     if store.exists(METADATA) and not overwrite:
-        raise BundleError(f"{store.url} already holds a bundle; --overwrite trains it anew")
+        raise BundleError(f"{store.url} already holds a bundle; --overwrite replaces it")
     unfinished = store.exists(RUN)
     if resume and not unfinished:
         raise BundleError(f"{store.url} holds no unfinished run to resume")
     if unfinished and not resume and not overwrite:
-        raise BundleError(f"{store.url} holds an unfinished run; --resume goes on with it, --overwrite starts anew")
+        raise BundleError(f"{store.url} holds an unfinished run; --resume continues it, --overwrite starts over")
     if resume and deciding(read_settings(store.read_bytes(SETTINGS))) != deciding(config):
         raise SettingsError(f"--resume wants the settings of the run, {store.path(SETTINGS)}; got others")
 

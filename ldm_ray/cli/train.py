@@ -4,9 +4,10 @@ from typing import Annotated
 
 import typer
 
+from ldm_ray.bundle.run_folder import begin_of
 from ldm_ray.cli.options import ConfigFile, Data, Json, Overrides, Overwrite, Resume, Seed, settings
 from ldm_ray.config import Config
-from ldm_ray.console import counting, print_json, say, show_table, staged, training
+from ldm_ray.console import print_json, say, show_table, staged
 from ldm_ray.errors import SettingsError
 
 train_app = typer.Typer(no_args_is_help=True, help="Train the autoencoder, then the diffusion model.")
@@ -29,15 +30,17 @@ def train_vae(
     json: Json = False,
 ) -> None:
     """Train the autoencoder, or cross-validate it."""
-    from ldm_ray.cluster.train.run import train_vae as run
+    from ldm_ray.cluster.train.run import Run
     from ldm_ray.data.dataset import open_dataset
+    from ldm_ray.workflows.steps import train_now
 
     resolved = settings(config, overrides, seed)
     if cross_validate is not None:
         _cross_validate(cross_validate, data, out, resolved, overwrite, json)
         return
-    with training("autoencoder") as progress:
-        bundle = run(open_dataset(data, resolved.storage_options), out, resolved, resume, overwrite, progress)
+    begin = begin_of(resume=resume, overwrite=overwrite)
+    dataset = open_dataset(data, resolved.storage_options)
+    bundle = train_now(Run(kind="vae", dataset=dataset, out=out, config=resolved, begin=begin), "autoencoder")
     _show_training(out, bundle.metadata, json)
 
 
@@ -55,18 +58,16 @@ def train_ldm(
 ) -> None:
     """Train the diffusion model on an autoencoder's latents; encodes compounds first if need be."""
     from ldm_ray.bundle.bundle import load_bundle
-    from ldm_ray.cluster.batch.embed import embed as embed_dataset
-    from ldm_ray.cluster.train.run import train_ldm as run
+    from ldm_ray.cluster.train.run import Run
     from ldm_ray.data.dataset import open_dataset
+    from ldm_ray.workflows.steps import train_now
 
     resolved = settings(config, overrides, seed)
+    begin = begin_of(resume=resume, overwrite=overwrite)
     dataset = open_dataset(data, resolved.storage_options)
     autoencoder = load_bundle(vae, "vae", resolved.storage_options)
-    with counting("encoding compounds") as progress:
-        embed_dataset(dataset, resolved, on_progress=progress)
-    with training("latent diffusion") as progress:
-        bundle = run(dataset, autoencoder, out, resolved, resume, overwrite, progress)
-    _show_training(out, bundle.metadata, json)
+    run = Run(kind="ldm", dataset=dataset, out=out, config=resolved, vae=autoencoder, begin=begin)
+    _show_training(out, train_now(run, "latent diffusion").metadata, json)
 
 
 @train_app.command(
@@ -84,11 +85,18 @@ def train_baseline(
     json: Json = False,
 ) -> None:
     """Train a published rival on the same wells; its bundle works wherever a model's does."""
+    from ldm_ray.cluster.train.run import Run
     from ldm_ray.data.dataset import open_dataset
-    from ldm_ray.workflows.table1 import train_rival
+    from ldm_ray.models.rivals.build import BASELINE_KINDS
+    from ldm_ray.workflows.steps import train_now
 
     resolved = settings(config, overrides, seed)
-    bundle = train_rival(open_dataset(data, resolved.storage_options), kind, out, resolved, resume, overwrite)
+    begin = begin_of(resume=resume, overwrite=overwrite)
+    rival = next((name for name in BASELINE_KINDS if name == kind), None)
+    if rival is None:
+        raise SettingsError(f"--kind must be one of {', '.join(BASELINE_KINDS)}; got {kind!r}")
+    dataset = open_dataset(data, resolved.storage_options)
+    bundle = train_now(Run(kind=rival, dataset=dataset, out=out, config=resolved, begin=begin), kind)
     _show_training(out, bundle.metadata, json)
 
 

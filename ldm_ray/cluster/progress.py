@@ -10,7 +10,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 REPORT_EVERY_S = 0.5
 
-Progress = Callable[[dict[str, Any]], None]
+Look = Callable[[Any], None]
+"""Called with the latest status: of one run, or of several by name."""
 
 
 @ray.remote
@@ -36,13 +37,13 @@ def start_board() -> Any:
 
 
 @contextmanager
-def watching(board: Any, on_progress: Progress) -> Iterator[None]:
+def watching(board: Any, on_look: Look) -> Iterator[None]:
     """Look at the board from a thread while the block runs, and once more at its end."""
     done = threading.Event()
 
     def look() -> None:
         try:
-            on_progress(ray.get(board.get.remote(), timeout=5))
+            on_look(ray.get(board.get.remote(), timeout=5))
         except ray.exceptions.RayError:
             return  # the board is gone with the cluster; the run itself will say why
 

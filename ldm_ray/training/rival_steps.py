@@ -12,7 +12,7 @@ from ldm_ray.models.rivals.generate import pertdit_schedule
 from ldm_ray.models.rivals.pertdit import PertDit
 from ldm_ray.models.rivals.prnet import NOISE_DIM, Prnet, scaled_drug
 from ldm_ray.noise import mix, standard_normal, uniform_integers
-from ldm_ray.training.rows import Rows, Tables
+from ldm_ray.training.rows import Rows, Tables, expression_of
 from ldm_ray.training.steps import FORWARD, LATENT, STEP, StepLosses
 
 SMALLEST_VARIANCE = 1e-6
@@ -81,4 +81,4 @@ class RivalTask:
     def batch(self, rows: Rows, keys: Tensor) -> ProfileBatch:
         """Gather controls and compounds."""
         x_basal, compound = self.tables.basal[rows.basal], self.tables.embeddings[rows.compound]
-        return ProfileBatch(rows.values, x_basal, compound, rows.dose_um, keys)
+        return ProfileBatch(expression_of(rows), x_basal, compound, rows.dose_um, keys)

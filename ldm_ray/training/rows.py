@@ -1,6 +1,7 @@
 """Treated wells on a device, and the tables that they refer to."""
 
 from dataclasses import dataclass, fields
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -8,14 +9,12 @@ from torch import Tensor
 from ldm_ray.models.condition import Condition
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Rows:
-    """Treated wells on a device, n of them.
+    """Treated wells on a device, n of them: what they were treated with. Their values are a subclass's.
 
     Attributes:
         keys: Key of the profile id, (n,), int64.
-        values: log2 expression, (n, n_genes); or, once encoded, the latent's mean and log-variance side by side,
-            (n, 2 latent_dim).
         basal: Row of `Tables.basal`, (n,).
         compound: Row of `Tables.embeddings`, (n,).
         dose_um: (n,).
@@ -23,7 +22,6 @@ class Rows:
     """
 
     keys: Tensor
-    values: Tensor
     basal: Tensor
     compound: Tensor
     dose_um: Tensor
@@ -32,13 +30,34 @@ class Rows:
     def __len__(self) -> int:
         return len(self.keys)
 
-    def take(self, index: Tensor) -> "Rows":
+    def take(self, index: Tensor) -> Self:
         """Return some rows, in the order of `index`."""
-        return Rows(*(getattr(self, field.name).index_select(0, index) for field in fields(self)))
+        return type(self)(**{name: column.index_select(0, index) for name, column in self._columns()})
 
-    def to(self, device: torch.device) -> "Rows":
+    def to(self, device: torch.device) -> Self:
         """Return the rows on a device."""
-        return Rows(*(getattr(self, field.name).to(device, non_blocking=True) for field in fields(self)))
+        return type(self)(**{name: column.to(device, non_blocking=True) for name, column in self._columns()})
+
+    def ids(self) -> dict[str, Tensor]:
+        """Return the columns that every kind of row has."""
+        return {field.name: getattr(self, field.name) for field in fields(Rows)}
+
+    def _columns(self) -> list[tuple[str, Tensor]]:
+        return [(field.name, getattr(self, field.name)) for field in fields(self)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProfileRows(Rows):
+    """Wells with their log2 expression, (n, n_genes)."""
+
+    expression: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentRows(Rows):
+    """Wells with mean and log-variance of their latent side by side, (n, 2 latent_dim)."""
+
+    moments: Tensor
 
 
 @dataclass(frozen=True)
@@ -68,6 +87,12 @@ def condition_of(rows: Rows, tables: Tables) -> Condition:
     )
 
 
+def expression_of(rows: Rows) -> Tensor:
+    """Return the profiles of rows that have them, log2, (n, n_genes)."""
+    assert isinstance(rows, ProfileRows), "encoded rows have no profiles any more"
+    return rows.expression
+
+
 def target_of(rows: Rows, tables: Tables) -> Tensor:
     """Return what the autoencoder sees, (batch, n_genes): the profile less its base."""
-    return rows.values - tables.base[rows.basal]
+    return expression_of(rows) - tables.base[rows.basal]

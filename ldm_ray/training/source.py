@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ldm_ray.errors import DataError, SettingsError
 from ldm_ray.noise import mix
-from ldm_ray.training.rows import Rows
+from ldm_ray.training.rows import LatentRows, Rows
 
 ORDER = 1
 ROWS_AT_ONCE = 1024
@@ -99,11 +99,11 @@ class ResidentSource:
             yield rows.take(index)
 
     def encoded(self, encode: Callable[[Rows], Tensor]) -> "ResidentSource":
-        """Return a source whose `values` are `encode(rows)`, computed once; the profiles are let go."""
-        rows = {}
-        for split, part in self.rows.items():
-            values = torch.cat([encode(piece) for piece in self.sweep(split)])
-            rows[split] = replace(part, values=values)
+        """Return a source of latents whose moments are `encode(rows)`, computed once; the profiles are let go."""
+        rows = {
+            split: LatentRows(**part.ids(), moments=torch.cat([encode(piece) for piece in self.sweep(split)]))
+            for split, part in self.rows.items()
+        }
         return replace(self, rows=rows)
 
 

@@ -12,7 +12,7 @@ from ldm_ray.models.ldm import LatentDiffusion
 from ldm_ray.models.vae import Vae, reparameterise, vae_loss
 from ldm_ray.noise import keep_mask, mix, standard_normal
 from ldm_ray.training.monitor import MeanMonitor
-from ldm_ray.training.rows import Rows, Tables, condition_of, target_of
+from ldm_ray.training.rows import LatentRows, Rows, Tables, condition_of, target_of
 from ldm_ray.training.step_sampling import StepSampler
 
 LATENT, STEP, FORWARD, PREVIOUS, UNTOLD = 10, 11, 12, 13, 14
@@ -161,17 +161,16 @@ class Latents:
     Args:
         vae: The autoencoder.
         tables: What rows refer to.
-        encoded: The rows' `values` are moments, not profiles.
     """
 
-    def __init__(self, vae: Vae, tables: Tables, encoded: bool = False) -> None:
-        self.vae, self.tables, self.encoded = vae, tables, encoded
+    def __init__(self, vae: Vae, tables: Tables) -> None:
+        self.vae, self.tables = vae, tables
 
     @torch.no_grad()
     def moments(self, rows: Rows) -> Tensor:
         """Return mean and log-variance of q(z | x) side by side, (n, 2 latent_dim)."""
-        if self.encoded:
-            return rows.values
+        if isinstance(rows, LatentRows):
+            return rows.moments
         return torch.cat(self.vae.encode(target_of(rows, self.tables)), dim=1)
 
     def sample(self, rows: Rows, keys: Tensor) -> Tensor:

@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ldm_ray.bundle.bundle import Bundle, bundle_exists, load_bundle, save_bundle
-from ldm_ray.cluster.progress import Progress
-from ldm_ray.cluster.train.run import train_ldm, train_vae
+from ldm_ray.cluster.train.run import Run, ensure_bundle
 from ldm_ray.cluster.tune.trial import trial_folder
 from ldm_ray.config import Config
 from ldm_ray.data.dataset import open_dataset
@@ -13,6 +12,7 @@ from ldm_ray.errors import BundleError, DataError
 from ldm_ray.layout import METADATA, RUN
 from ldm_ray.storage.filesystem import StorageOptions
 from ldm_ray.storage.store import Store
+from ldm_ray.training.status import OnStatus
 from ldm_ray.tuning.analysis import best_trial
 from ldm_ray.tuning.space import trial_config
 from ldm_ray.tuning.state import load_search, read_record
@@ -26,7 +26,7 @@ def export_trial(
     seeds: tuple[int, ...],
     overwrite: bool,
     storage_options: StorageOptions,
-    on_progress: Progress,
+    on_status: OnStatus,
 ) -> list[str]:
     """Write a trial's bundle, or bundles of its settings trained anew.
 
@@ -38,7 +38,7 @@ def export_trial(
         seeds: To train with; none copies the trial's own model. What is there already is not trained again.
         overwrite: Replace what is there.
         storage_options: fsspec's arguments by protocol.
-        on_progress: Told of training.
+        on_status: Told of training.
 
     Returns:
         URLs of the bundles.
@@ -64,7 +64,7 @@ def export_trial(
             config.model_copy(update={"seed": seed}),
             origin,
             overwrite,
-            on_progress,
+            on_status,
         )
         for seed in seeds
     ]
@@ -79,7 +79,7 @@ def _trial(trials: Sequence[Trial], number: int) -> Trial:
 
 
 def _trained(
-    data: str, out: str, config: Config, origin: dict[str, object], overwrite: bool, on_progress: Progress
+    data: str, out: str, config: Config, origin: dict[str, object], overwrite: bool, on_status: OnStatus
 ) -> str:
     """Train autoencoder and diffusion model with the config's seed, going on with what is there."""
     options, dataset = config.storage_options, open_dataset(data, config.storage_options)
@@ -93,11 +93,9 @@ def _trained(
         if there != origin:
             raise BundleError(f"{out} holds a bundle of another trial; --overwrite replaces it")
         return out
-    if not bundle_exists(vae, options):
-        train_vae(dataset, vae, config, Store(vae, options).exists(RUN), False, on_progress)
-    autoencoder = load_bundle(vae, "vae", options)
-    bundle = train_ldm(dataset, autoencoder, out, config, Store(out, options).exists(RUN), False, on_progress)
-    _save(bundle, out, origin, options)
+    autoencoder = ensure_bundle(Run(kind="vae", dataset=dataset, out=vae, config=config, on_status=on_status))
+    run = Run(kind="ldm", dataset=dataset, out=out, config=config, vae=autoencoder, on_status=on_status)
+    _save(ensure_bundle(run), out, origin, options)
     return out
 
 

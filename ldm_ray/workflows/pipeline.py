@@ -9,13 +9,12 @@ from typing import Any
 import pyarrow as pa
 
 from ldm_ray.bundle.bundle import load_bundle
-from ldm_ray.cluster.batch.embed import embed
 from ldm_ray.cluster.batch.evaluate import block_runner
 from ldm_ray.cluster.batch.predict import predict_many, remove_predictions
 from ldm_ray.cluster.batch.prepare import part_runner
-from ldm_ray.cluster.train.run import train_ldm, train_vae
+from ldm_ray.cluster.train.run import Run
 from ldm_ray.config import FREE_TO_CHANGE, Config, dump_config, read_settings
-from ldm_ray.console import counting, say, spinning, staged, training
+from ldm_ray.console import counting, say, spinning, staged
 from ldm_ray.data.dataset import PairedDataset, open_dataset
 from ldm_ray.data.prepare import prepare
 from ldm_ray.data.releases import ReleasePaths
@@ -43,6 +42,7 @@ from ldm_ray.layout import (
 from ldm_ray.prediction.bulk.conditions import COLUMNS, SCHEMA, read_tables
 from ldm_ray.storage.store import Store
 from ldm_ray.workflows.pipeline_state import PipelineState
+from ldm_ray.workflows.steps import encode_compounds, trained
 
 FOLDERS = (RELEASE, DATA, VAE, LDM, REPORT, PREDICTIONS)
 FREE_GROUPS = {*FREE_TO_CHANGE} - {"simulate", "prepare", "evaluate"}  # which decide what other steps leave
@@ -176,21 +176,15 @@ class Pipeline:
             say(f"  {step['removed']:>7,} wells removed, {step['wells_after']:>7,} left: {step['rule']}")
 
     def _embed(self) -> None:
-        with counting("encoding compounds") as progress:
-            embed(self.dataset, self.config, on_progress=progress)
+        encode_compounds(self.dataset, self.config)
 
     def _train_vae(self) -> None:
-        with training("autoencoder") as progress:
-            train_vae(self.dataset, self.url(VAE), self.config, resume=self._unfinished(VAE), on_progress=progress)
+        trained(Run(kind="vae", dataset=self.dataset, out=self.url(VAE), config=self.config), "autoencoder")
 
     def _train_ldm(self) -> None:
         vae = load_bundle(self.url(VAE), "vae", self.config.storage_options)
-        resume = self._unfinished(LDM)
-        with training("latent diffusion") as progress:
-            train_ldm(self.dataset, vae, self.url(LDM), self.config, resume=resume, on_progress=progress)
-
-    def _unfinished(self, folder: str) -> bool:
-        return self.store.exists(f"{folder}/{RUN}")
+        run = Run(kind="ldm", dataset=self.dataset, out=self.url(LDM), config=self.config, vae=vae)
+        trained(run, "latent diffusion")
 
     def _evaluate(self) -> None:
         config, dataset = self.config, self.dataset

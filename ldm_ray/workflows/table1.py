@@ -5,22 +5,21 @@ What is there already is not done again, so an interrupted campaign goes on when
 
 from typing import Any
 
-from ldm_ray.bundle.bundle import Bundle, bundle_exists, load_bundle
-from ldm_ray.cluster.batch.embed import embed
+from ldm_ray.bundle.bundle import Bundle
 from ldm_ray.cluster.batch.evaluate import block_runner
-from ldm_ray.cluster.train.run import train_baseline, train_ldm, train_vae
+from ldm_ray.cluster.train.run import Run
 from ldm_ray.config import Config, dump_config, read_settings
-from ldm_ray.console import counting, say, show_table, staged, training
+from ldm_ray.console import counting, say, show_table, staged
 from ldm_ray.data.dataset import PairedDataset, open_dataset
 from ldm_ray.data.resplit import by_of, empty_side, resplit
-from ldm_ray.errors import DataError, SettingsError
+from ldm_ray.errors import DataError
 from ldm_ray.evaluation.report.folder import write_report
 from ldm_ray.evaluation.report.table1 import campaign_tables, write_campaign
 from ldm_ray.evaluation.suite import evaluate
-from ldm_ray.layout import METRICS, RUN, SETTINGS
-from ldm_ray.models.rivals.build import BASELINE_KINDS, encoder_settings
+from ldm_ray.layout import METRICS, SETTINGS
 from ldm_ray.settings import Table1Settings
 from ldm_ray.storage.store import Store
+from ldm_ray.workflows.steps import trained
 
 
 def run_table1(data: str, out: str, config: Config) -> dict[str, Any]:
@@ -72,23 +71,6 @@ def _held_out(dataset: PairedDataset, store: Store, config: Config) -> dict[str,
     return sides
 
 
-def train_rival(
-    dataset: PairedDataset, kind: str, out: str, config: Config, resume: bool = False, overwrite: bool = False
-) -> Bundle:
-    """Encode compounds as a published rival wants them, and train it.
-
-    Raises:
-        SettingsError: For a name that is no rival's.
-    """
-    if kind not in BASELINE_KINDS:
-        raise SettingsError(f"--kind must be one of {', '.join(BASELINE_KINDS)}; got {kind!r}")
-    encoding = config.model_copy(update={"encoder": encoder_settings(kind, config.encoder)})
-    with counting("encoding compounds") as progress:
-        embed(dataset, encoding, on_progress=progress)
-    with training(kind) as status:
-        return train_baseline(dataset, kind, out, config, resume, overwrite, status)
-
-
 def _one(dataset: PairedDataset, unseen: str, store: Store, config: Config) -> dict[str, Any]:
     """Train and judge one side and seed; return its metrics."""
     report = Store(store.path(f"{unseen}/seed{config.seed}"), config.storage_options)
@@ -100,10 +82,8 @@ def _one(dataset: PairedDataset, unseen: str, store: Store, config: Config) -> d
     folder = Store(store.path(f"models/{unseen}/seed{config.seed}"), config.storage_options)
     bundles = [_ldm(dataset, folder, config)]
     for kind in config.table1.rivals:
-        url, resume = folder.path(kind), folder.exists(f"{kind}/{RUN}")
-        if not bundle_exists(url, config.storage_options):
-            train_rival(dataset, kind, url, config, resume)
-        bundles.append(load_bundle(url, storage_options=config.storage_options))
+        rival = Run(kind=kind, dataset=dataset, out=folder.path(kind), config=config)
+        bundles.append(trained(rival, kind))
     with staged() as progress:
         evaluation = evaluate(dataset, bundles, config.evaluate, config.seed, progress, block_runner(config))
     write_report(report.url, evaluation, bundles, dataset, config)
@@ -111,14 +91,6 @@ def _one(dataset: PairedDataset, unseen: str, store: Store, config: Config) -> d
 
 
 def _ldm(dataset: PairedDataset, folder: Store, config: Config) -> Bundle:
-    vae, ldm, options = folder.path("vae"), folder.path("ldm"), config.storage_options
-    if not bundle_exists(vae, options):
-        with training("autoencoder") as status:
-            train_vae(dataset, vae, config, resume=folder.exists(f"vae/{RUN}"), on_progress=status)
-    if not bundle_exists(ldm, options):
-        with counting("encoding compounds") as progress:
-            embed(dataset, config, on_progress=progress)
-        autoencoder = load_bundle(vae, "vae", options)
-        with training("latent diffusion") as status:
-            train_ldm(dataset, autoencoder, ldm, config, resume=folder.exists(f"ldm/{RUN}"), on_progress=status)
-    return load_bundle(ldm, "ldm", options)
+    autoencoder = trained(Run(kind="vae", dataset=dataset, out=folder.path("vae"), config=config), "autoencoder")
+    model = Run(kind="ldm", dataset=dataset, out=folder.path("ldm"), config=config, vae=autoencoder)
+    return trained(model, "latent diffusion")

@@ -15,7 +15,7 @@ import pytest
 import s3fs
 
 from ldm_ray.bundle.bundle import Bundle
-from ldm_ray.cluster.train.run import train_vae
+from ldm_ray.cluster.train.run import Run, train
 from ldm_ray.config import Config, dump_config
 from ldm_ray.data.dataset import PairedDataset, open_dataset
 from ldm_ray.data.l1000 import read_l1000
@@ -118,7 +118,7 @@ STREAM = (
 
 @pytest.fixture(scope="module")
 def undisturbed(dataset: PairedDataset, server: S3Server, cluster: None) -> Bundle:
-    return train_vae(dataset, f"s3://{BUCKET}/vae", config_for(server, *STREAM))
+    return train(Run(kind="vae", dataset=dataset, out=f"s3://{BUCKET}/vae", config=config_for(server, *STREAM)))
 
 
 class Outage:
@@ -144,7 +144,15 @@ def test_a_server_that_is_gone_for_a_while_costs_time_only(
 ) -> None:
     """Wells are read from it and checkpoints go to it; the weights are those of the undisturbed run."""
     outage = Outage(server, OUTAGE_S)
-    bundle = train_vae(dataset, f"s3://{BUCKET}/vae-outage", config_for(server, *STREAM), on_progress=outage)
+    bundle = train(
+        Run(
+            kind="vae",
+            dataset=dataset,
+            out=f"s3://{BUCKET}/vae-outage",
+            config=config_for(server, *STREAM),
+            on_status=outage,
+        )
+    )
     assert outage.threads
     outage.over()
     for name, value in undisturbed.tensors.items():
@@ -160,11 +168,11 @@ def test_or_it_fails_with_one_clear_line(dataset: PairedDataset, server: S3Serve
     config = config_for(server, *STREAM, "ingest.wait_for_storage_s=0")
     outage = Outage(server, OUTAGE_S)
     with pytest.raises(LdmRayError) as caught:
-        train_vae(dataset, str(tmp_path / "vae"), config, on_progress=outage)
+        train(Run(kind="vae", dataset=dataset, out=str(tmp_path / "vae"), config=config, on_status=outage))
     outage.over()
     message = str(caught.value)
     assert "could not be read for 0 s (ingest.wait_for_storage_s)" in message
     assert "--resume goes on from the last checkpoint" in message
     assert "\n" not in message
-    bundle = train_vae(dataset, str(tmp_path / "vae"), config, resume=True)
+    bundle = train(Run(kind="vae", dataset=dataset, out=str(tmp_path / "vae"), config=config, begin="resume"))
     assert len(bundle.metadata["history"]) == 12

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ldm_ray.bundle.bundle import load_bundle
-from ldm_ray.cluster.train.run import train_ldm
+from ldm_ray.cluster.train.run import Run, train
 from ldm_ray.config import Config, dump_config
 from ldm_ray.data.dataset import open_dataset
 from ldm_ray.layout import CHECKPOINT_STATE as CHECKPOINT
@@ -107,7 +107,9 @@ def undisturbed_ldm(store: Store, s3: S3Server, config: Config) -> dict[str, tor
     dataset = open_dataset(store.path("data"), s3.options)
     vae = load_bundle(store.path("vae"), "vae", s3.options)
     config = config.model_copy(update={"storage_options": s3.options})
-    return dict(train_ldm(dataset, vae, f"s3://{BUCKET}/undisturbed-ldm", config).tensors)
+    return dict(
+        train(Run(kind="ldm", dataset=dataset, vae=vae, out=f"s3://{BUCKET}/undisturbed-ldm", config=config)).tensors
+    )
 
 
 def states(store: Store) -> dict[str, str]:

@@ -19,6 +19,7 @@ from ldm_ray.data.prepare import prepare
 from ldm_ray.data.slices import profile_files
 from ldm_ray.errors import DataError, StoreError
 from ldm_ray.storage.store import matrix, parquet_bytes
+from ldm_ray.training.rows import expression_of
 from ldm_ray.training.source import WellSource
 from tests.conftest import World, small_config
 from tests.molformer_checkpoint import SMALL, write_checkpoint
@@ -64,7 +65,7 @@ def test_an_epoch_from_s3_has_every_well_once(on_s3: PairedDataset, world_size: 
         orders.append(keys)
         batch = parts[-1][-1]
         rows = [expected[key] for key in batch.keys.tolist()]
-        np.testing.assert_array_equal(batch.values.numpy(), matrix(table["expression"].take(rows)))
+        np.testing.assert_array_equal(expression_of(batch).numpy(), matrix(table["expression"].take(rows)))
         np.testing.assert_array_equal(batch.basal.numpy(), table["basal_id"].take(rows).to_numpy())
         np.testing.assert_array_equal(batch.dose_um.numpy(), table["dose_um"].take(rows).to_numpy())
     assert orders[0] != orders[1] != orders[2]

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mlflow.entities import Run
+from mlflow.entities import Run as MlflowRun
 from mlflow.tracking import MlflowClient
 
-from ldm_ray.cluster.train.run import train_vae
+from ldm_ray.cluster.train.run import Run, train
 from ldm_ray.config import Config
 from ldm_ray.errors import LdmRayError, NonFiniteError, SettingsError
 from ldm_ray.storage.store import Store
@@ -34,7 +34,7 @@ def followed(uri: str, experiment: str, *overrides: str) -> Config:
     return small_config("ray.num_workers=1", f"track.mlflow={uri}", f"track.experiment={experiment}", *overrides)
 
 
-def only_run(uri: str, name: str) -> tuple[MlflowClient, Run]:
+def only_run(uri: str, name: str) -> tuple[MlflowClient, MlflowRun]:
     """Return the one run of an experiment."""
     client = MlflowClient(uri)
     experiment = client.get_experiment_by_name(name)
@@ -45,7 +45,7 @@ def only_run(uri: str, name: str) -> tuple[MlflowClient, Run]:
 
 def test_a_run_is_in_mlflow_tensorboard_and_its_record(world: World, uri: str, tmp_path: Path) -> None:
     config = followed(uri, "plain", "train_vae.epochs=3")
-    bundle = train_vae(world.dataset, str(tmp_path / "followed"), config)
+    bundle = train(Run(kind="vae", dataset=world.dataset, out=str(tmp_path / "followed"), config=config))
     assert not {"wells_per_s", "data_wait"} & bundle.metadata["history"][0].keys()  # same seed, same bundle
     losses = [row["valid_loss"] for row in bundle.metadata["history"]]
     record = read_record(Store(str(tmp_path / "followed")))
@@ -95,12 +95,12 @@ def test_a_run_that_fails_is_resumed_as_the_same_run(world: World, uri: str, tmp
             os.kill(killed[0], signal.SIGKILL)
 
     with pytest.raises(LdmRayError, match="training failed, --resume goes on"):
-        train_vae(world.dataset, str(out), config, on_progress=kill_once)
+        train(Run(kind="vae", dataset=world.dataset, out=str(out), config=config, on_status=kill_once))
     failed = read_record(Store(str(out)))
     assert (failed.status, failed.failures) == ("failed", 1)
     assert 0 < failed.epochs < 12
     assert only_run(uri, "resumed")[1].info.status == "FAILED"
-    bundle = train_vae(world.dataset, str(out), config, resume=True)
+    bundle = train(Run(kind="vae", dataset=world.dataset, out=str(out), config=config, begin="resume"))
     record = read_record(Store(str(out)))
     assert (record.status, record.epochs, record.started) == ("finished", 12, failed.started)
     assert record.seconds > failed.seconds
@@ -118,7 +118,7 @@ def test_a_run_that_diverges_says_so_and_a_server_that_is_away_does_not_stop_it(
     explodes = ("train_vae.learning_rate=1e30", "train_vae.gradient_clip_norm=1e30", "track.tensorboard=false")
     config = small_config("ray.num_workers=1", *explodes, "track.mlflow=http://127.0.0.1:9")
     with pytest.raises(NonFiniteError, match="the training loss is"):
-        train_vae(world.dataset, str(tmp_path / "vae"), config)
+        train(Run(kind="vae", dataset=world.dataset, out=str(tmp_path / "vae"), config=config))
     assert json.loads((tmp_path / "vae" / "run.json").read_text())["status"] == "diverged"
     (said,) = (record.message for record in caplog.records if "tracking by" in record.message)
     assert "tracking by mlflow fails, the run goes on" in said
@@ -129,5 +129,13 @@ def test_a_tracker_that_cannot_work_is_refused_before_anything_is_removed(world:
     store = Store(str(tmp_path / "vae"))
     store.write_json("metadata.json", {})
     with pytest.raises(SettingsError, match="track.mlflow must be"):
-        train_vae(world.dataset, store.url, small_config("track.mlflow=mlflow.db"), overwrite=True)
+        train(
+            Run(
+                kind="vae",
+                dataset=world.dataset,
+                out=store.url,
+                config=small_config("track.mlflow=mlflow.db"),
+                begin="overwrite",
+            )
+        )
     assert store.names() == ["metadata.json"]

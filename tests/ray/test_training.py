@@ -16,7 +16,7 @@ import torch
 from ldm_ray.bundle.bundle import Bundle, load_bundle
 from ldm_ray.bundle.run_folder import as_begun
 from ldm_ray.cluster.batch.evaluate import block_runner
-from ldm_ray.cluster.train.run import train_ldm, train_vae
+from ldm_ray.cluster.train.run import Run, train
 from ldm_ray.config import Config, dump_config
 from ldm_ray.data.dataset import open_dataset
 from ldm_ray.data.l1000 import read_l1000
@@ -25,7 +25,7 @@ from ldm_ray.errors import BundleError, DataError, LdmRayError, SettingsError
 from ldm_ray.evaluation.suite import evaluate
 from ldm_ray.prediction.predictor import Predictor, Query
 from ldm_ray.storage.store import Store
-from ldm_ray.workflows.table1 import train_rival
+from ldm_ray.workflows.steps import train_now
 from tests.conftest import World, small_config
 from tests.processes import name_of, tree
 
@@ -46,7 +46,7 @@ def train_workers() -> list[int]:
 @pytest.fixture(scope="module")
 def undisturbed(world: World, cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     out = str(tmp_path_factory.mktemp("undisturbed") / "vae")
-    return train_vae(world.dataset, out, small_config(*LONG, "ray.num_workers=2"))
+    return train(Run(kind="vae", dataset=world.dataset, out=out, config=small_config(*LONG, "ray.num_workers=2")))
 
 
 def test_a_run_ends_in_a_bundle_that_learnt_something(undisturbed: Bundle) -> None:
@@ -58,7 +58,14 @@ def test_a_run_ends_in_a_bundle_that_learnt_something(undisturbed: Bundle) -> No
 @pytest.mark.usefixtures("cluster")
 def test_one_ray_worker_equals_two(world: World, undisturbed: Bundle, tmp_path: Path) -> None:
     """The whole path through Ray Data and Ray Train, over 24 epochs; the first steps are held to 1e-5 elsewhere."""
-    alone = train_vae(world.dataset, str(tmp_path / "vae"), small_config(*LONG, "ray.num_workers=1"))
+    alone = train(
+        Run(
+            kind="vae",
+            dataset=world.dataset,
+            out=str(tmp_path / "vae"),
+            config=small_config(*LONG, "ray.num_workers=1"),
+        )
+    )
     assert difference(alone, undisturbed) < 1e-3
     losses = [[row["valid_loss"] for row in bundle.metadata["history"]] for bundle in (alone, undisturbed)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
@@ -74,8 +81,14 @@ def test_a_killed_worker_leaves_the_result_alone(world: World, undisturbed: Bund
             killed.append(train_workers()[0])
             os.kill(killed[0], signal.SIGKILL)
 
-    bundle = train_vae(
-        world.dataset, str(tmp_path / "vae"), small_config(*LONG, "ray.num_workers=2"), on_progress=kill_once
+    bundle = train(
+        Run(
+            kind="vae",
+            dataset=world.dataset,
+            out=str(tmp_path / "vae"),
+            config=small_config(*LONG, "ray.num_workers=2"),
+            on_status=kill_once,
+        )
     )
     assert killed
     assert difference(bundle, undisturbed) < 1e-5
@@ -115,7 +128,7 @@ def test_the_diffusion_model_trains_to_a_bundle_that_predicts(
     from ldm_ray.prediction.predictor import Predictor, Query
 
     config = small_config("train_ldm.epochs=4", "ray.num_workers=2")
-    bundle = train_ldm(world.dataset, undisturbed, str(tmp_path / "ldm"), config)
+    bundle = train(Run(kind="ldm", dataset=world.dataset, vae=undisturbed, out=str(tmp_path / "ldm"), config=config))
     history = bundle.metadata["history"]
     assert history[-1]["valid_loss"] < history[0]["valid_loss"]
     mean = Predictor.from_bundle(str(tmp_path / "ldm")).predict([Query("CCO", 1.0, 24.0, "SIMC001")]).mean
@@ -135,7 +148,7 @@ def test_latents_encoded_once_train_the_same_model(world: World, undisturbed: Bu
         "streamed": ("ingest.mode=stream",),
     }.items():
         config = small_config("train_ldm.epochs=6", "ray.num_workers=2", *overrides)
-        bundle = train_ldm(world.dataset, undisturbed, str(tmp_path / name), config)
+        bundle = train(Run(kind="ldm", dataset=world.dataset, vae=undisturbed, out=str(tmp_path / name), config=config))
         losses[name] = [row["valid_loss"] for row in bundle.metadata["history"]]
         assert bundle.tensors["ldm.latent_scale"].isfinite().all()
     assert losses["cached"] == pytest.approx(losses["uncached"], rel=1e-4)
@@ -150,7 +163,7 @@ def test_latents_encoded_once_train_the_same_model(world: World, undisturbed: Bu
 def test_a_loss_that_explodes_is_one_clear_line(world: World, tmp_path: Path) -> None:
     config = small_config("train_vae.learning_rate=1e30", "train_vae.gradient_clip_norm=1e30", "ray.num_workers=1")
     with pytest.raises(LdmRayError, match="the training loss is (nan|inf) in epoch"):
-        train_vae(world.dataset, str(tmp_path / "vae"), config)
+        train(Run(kind="vae", dataset=world.dataset, out=str(tmp_path / "vae"), config=config))
 
 
 @pytest.mark.usefixtures("cluster")
@@ -175,7 +188,7 @@ def test_settings_that_cannot_run_are_said_before_anything_starts(
     world: World, tmp_path: Path, overrides: tuple[str, ...], error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):
-        train_vae(world.dataset, str(tmp_path / "vae"), small_config(*overrides))
+        train(Run(kind="vae", dataset=world.dataset, out=str(tmp_path / "vae"), config=small_config(*overrides)))
 
 
 def interrupted(folder: Path, config: Config, share: dict[str, Any]) -> Store:
@@ -193,7 +206,7 @@ def test_a_stream_is_resumed_by_as_many_workers_only(world: World, tmp_path: Pat
     config = small_config("ingest.mode=stream", "ray.num_workers=2")
     store = interrupted(tmp_path, config, {"num_workers": 1, "mode": "stream"})
     with pytest.raises(SettingsError, match="begun with ray.num_workers=1 and ingest.mode=stream; got 2, stream"):
-        train_vae(world.dataset, str(tmp_path), config, resume=True)
+        train(Run(kind="vae", dataset=world.dataset, out=str(tmp_path), config=config, begin="resume"))
     # Where no number is asked for, it is that of the run and not the cluster's.
     derived = config.model_copy(update={"ray": config.ray.model_copy(update={"num_workers": 0})})
     assert as_begun(derived.ray, store).num_workers == 1
@@ -206,7 +219,7 @@ def test_wells_in_memory_are_resumed_in_the_same_lanes(world: World, tmp_path: P
     config = small_config("ingest.mode=resident", "ray.lanes=4")
     interrupted(tmp_path, config, {"num_workers": 1, "mode": "resident", "lanes": 8})
     with pytest.raises(SettingsError, match="was begun with ray.lanes=8; got 4"):
-        train_vae(world.dataset, str(tmp_path), config, resume=True)
+        train(Run(kind="vae", dataset=world.dataset, out=str(tmp_path), config=config, begin="resume"))
 
 
 @pytest.mark.usefixtures("cluster")
@@ -215,7 +228,7 @@ def test_a_dataset_without_validation_wells_is_said(world: World, tmp_path: Path
     config = small_config("splits.valid_fraction=0", "ingest.mode=stream")
     prepare(read_l1000(files.gctx, files.inst_info, files.pert_info, files.gene_info), str(tmp_path / "data"), config)
     with pytest.raises(DataError, match="validation split must have a profile for each of 2 workers; it has 0"):
-        train_vae(open_dataset(str(tmp_path / "data")), str(tmp_path / "vae"), config)
+        train(Run(kind="vae", dataset=open_dataset(str(tmp_path / "data")), out=str(tmp_path / "vae"), config=config))
 
 
 @pytest.mark.usefixtures("cluster")
@@ -225,13 +238,13 @@ def test_what_is_there_already_is_kept(world: World, undisturbed: Bundle, tmp_pa
 
     out = str(tmp_path / "vae")
     with pytest.raises(BundleError, match="holds no unfinished run to resume"):
-        train_vae(world.dataset, out, config, resume=True)
+        train(Run(kind="vae", dataset=world.dataset, out=out, config=config, begin="resume"))
     save_bundle(undisturbed, out)
     with pytest.raises(BundleError, match="already holds a bundle; --overwrite"):
-        train_vae(world.dataset, out, config)
+        train(Run(kind="vae", dataset=world.dataset, out=out, config=config))
     other = small_config("target=absolute")
     with pytest.raises(BundleError, match="trained with target 'delta'; got 'absolute'"):
-        train_ldm(world.dataset, undisturbed, str(tmp_path / "ldm"), other)
+        train(Run(kind="ldm", dataset=world.dataset, vae=undisturbed, out=str(tmp_path / "ldm"), config=other))
 
 
 @pytest.mark.usefixtures("cluster")
@@ -241,7 +254,7 @@ def test_a_rival_goes_the_same_way_as_the_model(world: World, tmp_path: Path, ki
     small = ("pertdit.model_dim=8", "pertdit.n_blocks=1", "pertdit.n_heads=1", "pertdit.genes_per_token=109")
     rates = ("train_prnet.epochs=2", "train_pertdit.epochs=2", "train_prnet.global_batch_size=64")
     config = small_config(*small, *rates, "pertdit.num_steps=5", "ray.num_workers=2", "predict.n_samples=2")
-    trained = train_rival(world.dataset, kind, str(tmp_path / kind), config)
+    trained = train_now(Run(kind=kind, dataset=world.dataset, out=str(tmp_path / kind), config=config), kind)
     predictor = Predictor.from_bundle(str(tmp_path / kind))
     answer = predictor.predict([Query("CCO", 10.0, 24.0, "SIMC001")], n_draws=1)
     assert answer.mean.shape == (1, 978)

@@ -8,7 +8,7 @@ import torch
 from ldm_ray.data.lanes import keep_own, lanes_of, own_keys
 from ldm_ray.errors import DataError, SettingsError
 from ldm_ray.keys import keys_of
-from ldm_ray.training.rows import Rows
+from ldm_ray.training.rows import ProfileRows
 from ldm_ray.training.source import ResidentSource, lane_plan
 
 KEYS = np.sort(keys_of([f"w{i}" for i in range(103)]))
@@ -20,7 +20,14 @@ def source_of(rank: int, world_size: int) -> ResidentSource:
     keys = keep_own(table, own_keys(KEYS, LANES, rank, world_size))["profile_key"].to_numpy()
     lane = torch.from_numpy(lanes_of(keys, KEYS, LANES))
     empty = torch.zeros(len(keys))
-    rows = Rows(torch.from_numpy(keys.copy()), empty[:, None], lane, lane, empty, empty)
+    rows = ProfileRows(
+        keys=torch.from_numpy(keys.copy()),
+        expression=empty[:, None],
+        basal=lane,
+        compound=lane,
+        dose_um=empty,
+        time_h=empty,
+    )
     return ResidentSource({"train": rows}, lane, lane_plan(len(KEYS), LANES, 16, world_size), 16 // LANES, 0)
 
 

@@ -100,7 +100,7 @@ class Slow:
         zeros = torch.zeros(8, dtype=torch.int64)
         for _ in range(first_step, self.steps):
             self.clock.now += self.waits_s
-            yield Rows(zeros, torch.zeros(8, 3), zeros, zeros, zeros.float(), zeros.float())
+            yield Rows(keys=zeros, basal=zeros, compound=zeros, dose_um=zeros.float(), time_h=zeros.float())
 
 
 def test_pace_of_an_epoch() -> None:

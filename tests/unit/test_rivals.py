@@ -20,7 +20,7 @@ from ldm_ray.models.rivals.prnet import Prnet
 from ldm_ray.settings import OptimiserSettings, PertditSettings
 from ldm_ray.training.loop import learning_rate_at, plateaus, run_fit, start_fit
 from ldm_ray.training.rival_steps import RivalTask
-from ldm_ray.training.rows import Rows, Tables
+from ldm_ray.training.rows import ProfileRows, Rows, Tables, expression_of
 from ldm_ray.training.source import ResidentSource, lane_plan
 
 GENES, DRUG_DIM, COMPOUNDS = 24, 16, 12
@@ -64,13 +64,20 @@ def toy() -> Toy:
     effect = torch.randn(DRUG_DIM, GENES, generator=generator)
     basal = 8 + torch.randn(4, GENES, generator=generator)
 
-    def rows(n: int, first: int) -> Rows:
+    def rows(n: int, first: int) -> ProfileRows:
         compound = torch.randint(COMPOUNDS, (n,), generator=generator)
         own = torch.randint(4, (n,), generator=generator)
         dose = 10 ** (2 * torch.rand(n, generator=generator))
         y = basal[own] + torch.log10(dose + 1)[:, None] * (bits[compound] @ effect) * 0.5
         y = y + 0.3 * torch.randn(n, GENES, generator=generator)
-        return Rows(torch.arange(first, first + n), y, own, compound, dose, torch.full((n,), 24.0))
+        return ProfileRows(
+            keys=torch.arange(first, first + n),
+            expression=y,
+            basal=own,
+            compound=compound,
+            dose_um=dose,
+            time_h=torch.full((n,), 24.0),
+        )
 
     train, valid = rows(1024, 0), rows(128, 5000)
     source = ResidentSource({"train": train, "valid": valid}, torch.arange(1024) % 16, lane_plan(1024, 16, 64, 1), 4, 0)
@@ -87,7 +94,7 @@ def trained(toy: Toy, kind: str, epochs: int) -> tuple[ProfileSampler, list[dict
     torch.manual_seed(0)
     model = build_baseline(kind, GENES, DRUG_DIM, SMALL)
     if not isinstance(model, Prnet):
-        y = toy.source.rows["train"].values
+        y = expression_of(toy.source.rows["train"])
         model.set_scaling(y.mean(0), y.std(0))
     task = RivalTask(model, toy.tables, config, torch.device("cpu"))
     settings = OptimiserSettings(epochs=epochs, learning_rate=3e-3, warmup_steps=20, ema_decay=0.0, weight_decay=0.0)
@@ -106,7 +113,7 @@ def asked(toy: Toy) -> Condition:
 def test_each_learns_a_planted_effect_and_beats_the_control(toy: Toy, kind: str, epochs: int) -> None:
     sampler, history = trained(toy, kind, epochs)
     assert history[-1]["valid_loss"] < 0.9 * history[0]["valid_loss"] or history[-1]["valid_loss"] < 0
-    condition, y = asked(toy), toy.valid.values
+    condition, y = asked(toy), expression_of(toy.valid)
     samples = sampler.sample(condition, condition.x_basal, toy.valid.keys, Sampling(8, SamplerChoice(), 0, n_draws=2))
     rmse = float(((samples.mean - y) ** 2).mean().sqrt())
     control = float(((condition.x_basal - y) ** 2).mean().sqrt())

@@ -10,14 +10,15 @@ from ldm_ray.bundle.bundle import bundle_exists, load_bundle
 from ldm_ray.cluster.connect import connect
 from ldm_ray.cluster.placement import Placement, share_cluster
 from ldm_ray.cluster.progress import start_board, watching
-from ldm_ray.cluster.train.run import train_vae
+from ldm_ray.cluster.train.run import Run, ensure_bundle
 from ldm_ray.config import Config
 from ldm_ray.data.dataset import PairedDataset, open_dataset
 from ldm_ray.data.folds import fold_dataset, folds
 from ldm_ray.errors import BundleError, DataError, LdmRayError
 from ldm_ray.evaluation.reconstruction import score_reconstruction
-from ldm_ray.layout import FOLDS, RUN
+from ldm_ray.layout import FOLDS
 from ldm_ray.storage.store import Store
+from ldm_ray.training.status import TrainingStatus
 
 SCORES = ("pcc", "r2", "rmse")
 CPUS_OF_A_FOLD = 0.01
@@ -84,11 +85,10 @@ def _fold(data: str, out: str, fold: int, config: Config, placement: Placement, 
             part = Store(store.path(folder), options)
             own = fold_dataset(open_dataset(data, options), fold, part)
 
-            def hear(status: dict[str, Any]) -> None:
+            def hear(status: TrainingStatus) -> None:
                 board.put.remote({f"fold{fold}": status})
 
-            resume = store.exists(f"fold{fold}/{RUN}")
-            train_vae(own, url, config, resume, False, hear, placement)
+            ensure_bundle(Run(kind="vae", dataset=own, out=url, config=config, placement=placement, on_status=hear))
             store.remove(folder)
         bundle = load_bundle(url, "vae", options)
         wanted = (config.target, config.vae, config.train_vae, config.seed)

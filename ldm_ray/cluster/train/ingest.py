@@ -17,7 +17,7 @@ from ldm_ray.errors import DataError
 from ldm_ray.noise import mix
 from ldm_ray.settings import OptimiserSettings
 from ldm_ray.storage.store import matrix
-from ldm_ray.training.rows import Rows
+from ldm_ray.training.rows import LatentRows, ProfileRows, Rows
 from ldm_ray.training.source import ORDER, SPLITS, EpochPlan, ResidentSource, WellSource, lane_plan, stream_plan
 
 
@@ -58,7 +58,7 @@ class StreamSource:
         )
         step = skipped * per_window // self.rows_per_batch
         tables = stream_tables(self.files, wanted)
-        for window in _windows(tables, self.files.value_column, self.files.width, per_window):
+        for window in _windows(tables, self.files, per_window):
             order = torch.argsort(mix(window.keys, self.seed, ORDER, epoch), stable=True)
             for index in order.split(self.rows_per_batch):
                 if step >= first_step:
@@ -73,7 +73,7 @@ class StreamSource:
         rows = 0
         for table in stream_tables(self.files, stretch(self.files.slices(split), start, stop)):
             values = torch.from_numpy(matrix(table[self.files.value_column]).copy())
-            yield Rows(values=values, **_ids(table)).to(self.device)
+            yield _rows(self.files, values, _ids(table)).to(self.device)
             rows += len(table)
         if rows != stop - start:
             raise DataError(f"split {split!r} must have {stop - start} rows for worker {self.rank}; {rows} came")
@@ -144,23 +144,30 @@ def _joined(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
-def _windows(tables: Iterator[pa.Table], value_column: str, width: int, per_window: int) -> Iterator[Rows]:
+def _rows(files: WellFiles, values: Tensor, ids: dict[str, Tensor]) -> Rows:
+    """Put values and ids together to the kind of rows that the files hold."""
+    if files.value_column == "expression":
+        return ProfileRows(expression=values, **ids)
+    return LatentRows(moments=values, **ids)
+
+
+def _windows(tables: Iterator[pa.Table], files: WellFiles, per_window: int) -> Iterator[Rows]:
     """Cut a stream into windows of rows; the last one may be shorter. A window is gone when the next one comes."""
-    values = np.empty((per_window, width), dtype=np.float32)
+    values = np.empty((per_window, files.width), dtype=np.float32)
     held: list[dict[str, Tensor]] = []
     rows = 0
     for table in tables:
         taken = 0
         while taken < len(table):
             part = table.slice(taken, per_window - rows)
-            values[rows : rows + len(part)] = matrix(part[value_column])
+            values[rows : rows + len(part)] = matrix(part[files.value_column])
             held.append(_ids(part))
             rows, taken = rows + len(part), taken + len(part)
             if rows == per_window:
-                yield Rows(values=torch.from_numpy(values), **_joined(held))
+                yield _rows(files, torch.from_numpy(values), _joined(held))
                 held, rows = [], 0
     if held:
-        yield Rows(values=torch.from_numpy(values[:rows]), **_joined(held))
+        yield _rows(files, torch.from_numpy(values[:rows]), _joined(held))
 
 
 def _resident(
@@ -202,4 +209,4 @@ def collect(tables: Iterator[pa.Table], files: WellFiles, own: np.ndarray, split
     if not np.array_equal(ids["keys"][order].numpy(), own):
         came = len(order)
         raise DataError(f"a worker wants {len(own)} wells of split {split!r}, each once; Ray Data gave {came}")
-    return Rows(values=torch.from_numpy(values), **{name: column[order] for name, column in ids.items()})
+    return _rows(files, torch.from_numpy(values), {name: column[order] for name, column in ids.items()})

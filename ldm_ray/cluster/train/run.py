@@ -1,281 +1,179 @@
-"""Ray Train runs of the autoencoder and of the diffusion model, ending in a model bundle."""
+"""One training run on Ray Train, from a dataset to a bundle."""
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 import numpy as np
 import ray
 import ray.train
-import safetensors.torch
-import torch
-from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchTrainer
 
-from ldm_ray.bundle.bundle import Bundle, Kind, check_autoencoder, save_bundle
-from ldm_ray.bundle.metadata import answering_parts, base_parts, dataset_metadata
-from ldm_ray.bundle.run_folder import as_begun, check_out, check_share
+from ldm_ray.bundle.bundle import Bundle, Kind, bundle_exists, check_autoencoder, load_bundle, save_bundle
+from ldm_ray.bundle.run_folder import Begin, as_begun, check_out, check_share
 from ldm_ray.bundle.target_base import TargetBase, fit_target_base
 from ldm_ray.chem.embedding import build_encoder, load_embeddings
 from ldm_ray.cluster.connect import connect
 from ldm_ray.cluster.metrics import run_tag
 from ldm_ray.cluster.placement import Placement, place
-from ldm_ray.cluster.progress import Progress, start_board, watching
+from ldm_ray.cluster.progress import start_board
+from ldm_ray.cluster.train.finish import calibrated, finished_bundle
+from ldm_ray.cluster.train.fit import fit_workers
 from ldm_ray.cluster.train.ingest import is_resident, plan_of
 from ldm_ray.cluster.train.latents import latent_files
 from ldm_ray.cluster.train.stream import sorted_keys
 from ldm_ray.cluster.train.track import TrackingCallback, finishing, start_run
-from ldm_ray.cluster.train.worker import WorkerArgs, optimiser_settings, run_worker
+from ldm_ray.cluster.train.worker import WorkerArgs
 from ldm_ray.config import Config, dump_config
 from ldm_ray.console import say
 from ldm_ray.data.controls import basal_input, training_controls
 from ldm_ray.data.dataset import PairedDataset
-from ldm_ray.data.slices import profile_files
+from ldm_ray.data.slices import WellFiles, profile_files
 from ldm_ray.data.wells import load_wells
-from ldm_ray.errors import LdmRayError, NonFiniteError
-from ldm_ray.evaluation.calibration import calibrate
-from ldm_ray.layout import CHECKPOINT_STATE, CHECKPOINT_TENSORS, HISTORY, METADATA, RUN, SETTINGS, SHARE
-from ldm_ray.models.rivals.build import BaselineKind, encoder_settings
-from ldm_ray.settings import OptimiserSettings
+from ldm_ray.layout import HISTORY, METADATA, RUN, SETTINGS, SHARE
 from ldm_ray.storage.store import Store
 from ldm_ray.tracking.trackers import check_trackers
-from ldm_ray.training.monitor import MONITOR_WELLS, MonitorWells, monitor_wells
+from ldm_ray.training.monitor import MONITOR_WELLS, monitor_wells
 from ldm_ray.training.source import SPLITS
-
-START_TIMEOUT = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
-PLACE_AGAIN = 1
-"""How often workers look for a place again when they have found none; Ray Train would go on for ever."""
+from ldm_ray.training.status import OnStatus, unheard
 
 
-def train_vae(
-    dataset: PairedDataset,
-    out: str,
-    config: Config,
-    resume: bool = False,
-    overwrite: bool = False,
-    on_progress: Progress = lambda status: None,
-    placement: Placement | None = None,
-) -> Bundle:
-    """Train the autoencoder on `split = train`, stop on `valid`, and write its bundle.
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What is trained, on what, and where it goes.
 
-    Args:
-        dataset: The paired dataset.
+    Attributes:
+        kind: `vae`, `ldm` or a rival's name.
+        dataset: The paired dataset: trained on `split = train`, stopped on `valid`.
         out: Folder URL of the bundle.
-        config: Settings `vae`, `train_vae`, `target`, `ray`.
-        resume: Go on with the unfinished run under `out`.
-        overwrite: Replace what is there.
-        on_progress: Called about twice a second with the run's status.
-        placement: Where its workers go; by default it has the cluster for itself.
+        config: All settings.
+        vae: The trained autoencoder under a diffusion model; its settings replace those of `config`.
+        begin: `fresh` refuses to touch what is there, `resume` continues the unfinished run under `out`,
+            `overwrite` replaces what is there.
+        placement: Where the workers go; by default the run has the cluster to itself.
+        callbacks: Called with every report, in Ray Train's controller.
+        on_status: Called about twice a second with the run's status.
+    """
+
+    kind: Kind
+    dataset: PairedDataset
+    out: str
+    config: Config
+    vae: Bundle | None = None
+    begin: Begin = "fresh"
+    placement: Placement | None = None
+    callbacks: Sequence[ray.train.UserCallback] = ()
+    on_status: OnStatus = unheard
+
+    @property
+    def store(self) -> Store:
+        """The bundle's folder, on an absolute path: workers have folders of their own."""
+        out = self.out if "://" in self.out else os.path.abspath(self.out)
+        return Store(out, self.config.storage_options)
+
+
+def train(run: Run) -> Bundle:
+    """Train a model and write its bundle.
 
     Raises:
-        BundleError: If something is there and neither flag is given.
+        BundleError: If something is in the way under `run.out`, or the autoencoder was trained on other genes or
+            another target.
+        SettingsError: If the settings do not fit each other, the cluster, or the run to be resumed.
+        DataError: If the dataset lacks the embeddings of the encoder that the settings name, or a split is too small.
+        NonFiniteError: If the loss becomes NaN or infinite.
+        LdmRayError: If training fails more often than the settings allow.
     """
-    return _run("vae", dataset, None, out, config, config.train_vae, resume, overwrite, on_progress, placement)
-
-
-def train_ldm(
-    dataset: PairedDataset,
-    vae: Bundle,
-    out: str,
-    config: Config,
-    resume: bool = False,
-    overwrite: bool = False,
-    on_progress: Progress = lambda status: None,
-    placement: Placement | None = None,
-    callbacks: Sequence[ray.train.UserCallback] = (),
-) -> Bundle:
-    """Train the diffusion model on the latents of a trained autoencoder and write its bundle.
-
-    Arguments as `train_vae`; `callbacks` are told of every report, in Ray Train's controller.
-
-    Raises:
-        BundleError: If the autoencoder was trained on other genes or another target, or as `train_vae`.
-        DataError: If the dataset has no embeddings of the encoder that the settings name.
-    """
-    check_autoencoder(vae, dataset, config)
-    config = config.model_copy(update={"vae": vae.config.vae, "train_vae": vae.config.train_vae})
-    more = (placement, callbacks)
-    return _run("ldm", dataset, vae, out, config, config.train_ldm, resume, overwrite, on_progress, *more)
-
-
-def train_baseline(
-    dataset: PairedDataset,
-    kind: BaselineKind,
-    out: str,
-    config: Config,
-    resume: bool = False,
-    overwrite: bool = False,
-    on_progress: Progress = lambda status: None,
-) -> Bundle:
-    """Train a published rival on the same wells and write its bundle; arguments and errors as `train_ldm`."""
-    config = config.model_copy(update={"encoder": encoder_settings(kind, config.encoder)})
-    return _run(kind, dataset, None, out, config, optimiser_settings(kind, config), resume, overwrite, on_progress)
-
-
-def _run(
-    kind: Kind,
-    dataset: PairedDataset,
-    vae: Bundle | None,
-    out: str,
-    config: Config,
-    settings: OptimiserSettings,
-    resume: bool,
-    overwrite: bool,
-    on_progress: Progress,
-    placement: Placement | None = None,
-    callbacks: Sequence[ray.train.UserCallback] = (),
-) -> Bundle:
-    store = Store(os.path.abspath(out) if "://" not in out else out, config.storage_options)
-    check_out(store, config, resume, overwrite)
+    run = _as_trained(run)
+    store, config = run.store, run.config
+    check_out(store, config, run.begin)
     check_trackers(config.track)
     connect(config.ray)
-    placement = placement or place(as_begun(config.ray, store) if resume else config.ray, settings.global_batch_size)
-    files, encoded = profile_files(dataset, config.ingest), False
-    base = fit_target_base(dataset, config.target)
-    fits = (config, settings.global_batch_size, placement.num_workers)
-    plan_of(files, *fits)
-    if vae and config.ingest.latents and not is_resident(files, *fits):
-        files, encoded = latent_files(dataset, vae, base, config), True
-    resident = is_resident(files, *fits)
-    say(f"{kind}: {placement.described(settings.global_batch_size, resident)}")
+    batch = config.optimiser(run.kind).global_batch_size
+    cluster = as_begun(config.ray, store) if run.begin == "resume" else config.ray
+    placement = run.placement or place(cluster, batch)
+    base = fit_target_base(run.dataset, config.target)
+    files = _files(run, base, batch, placement.num_workers)
+    resident = is_resident(files, config, batch, placement.num_workers)
+    say(f"{run.kind}: {placement.described(batch, resident=resident)}")
+    args = _worker_args(run, files, base, placement, resident=resident)
+    _begin_folder(run, store, placement.num_workers, resident=resident)
+    record = start_run(store, run.kind, run.dataset, config, placement.num_workers, resume=run.begin == "resume")
+    with finishing(record, store, config.track):
+        callbacks = [TrackingCallback(record, store, config.track), *run.callbacks]
+        checkpoint = fit_workers(args, store, placement, callbacks, run.on_status)
+        bundle = finished_bundle(run.kind, run.dataset, run.vae, base, config, checkpoint)
+        if run.kind != "vae":
+            bundle = calibrated(bundle, run.dataset, placement, run.on_status)
+        save_bundle(bundle, store.url, config.storage_options)
+        store.write_json(HISTORY, bundle.metadata["history"])
+        for name in (RUN, SHARE):  # a finished run's checkpoints are of no more use
+            store.remove(name)
+    return bundle
+
+
+def ensure_bundle(run: Run) -> Bundle:
+    """Load the run's bundle if it is there, else resume its unfinished run, else train it.
+
+    Raises:
+        BundleError: As `load_bundle` and `train`; other errors as `train`.
+    """
+    options = run.config.storage_options
+    if not bundle_exists(run.out, options):
+        begin: Begin = "resume" if run.store.exists(RUN) else "fresh"
+        train(replace(run, begin=begin))
+    return load_bundle(run.out, run.kind, options)
+
+
+def _as_trained(run: Run) -> Run:
+    """Put in the settings that the kind of model decides."""
+    if run.kind != "ldm":
+        return replace(run, config=run.config.encoded_for(run.kind))
+    assert run.vae is not None, "a diffusion model is trained on an autoencoder's latents"
+    check_autoencoder(run.vae, run.dataset, run.config)
+    own = {"vae": run.vae.config.vae, "train_vae": run.vae.config.train_vae}
+    return replace(run, config=run.config.model_copy(update=own))
+
+
+def _files(run: Run, base: TargetBase, batch: int, num_workers: int) -> WellFiles:
+    """Return the files that workers read: profiles, or latents where profiles would be encoded anew every epoch."""
+    config, files = run.config, profile_files(run.dataset, run.config.ingest)
+    plan_of(files, config, batch, num_workers)
+    if run.vae and config.ingest.latents and not is_resident(files, config, batch, num_workers):
+        return latent_files(run.dataset, run.vae, base, config)
+    return files
+
+
+def _worker_args(run: Run, files: WellFiles, base: TargetBase, placement: Placement, *, resident: bool) -> WorkerArgs:
+    """Put what workers need into the object store."""
+    dataset, config = run.dataset, run.config
     embeddings = np.zeros((1, 1), np.float32)
-    if kind != "vae":
+    if run.kind != "vae":
         embeddings = load_embeddings(dataset.store, build_encoder(config.encoder), dataset.parent_smiles.tolist())
-    board = start_board()
-    args = WorkerArgs(
-        kind=kind,
+    monitored = monitor_wells(load_wells(dataset, "valid", MONITOR_WELLS, config.seed)) if run.kind == "ldm" else None
+    return WorkerArgs(
+        kind=run.kind,
         config=config,
         files=files,
-        encoded=encoded,
         keys=ray.put({split: sorted_keys(dataset, split) for split in SPLITS} if resident else {}),
         basal=ray.put(dataset.basal_expression),
         basal_input=ray.put(basal_input(dataset, config.denoiser.basal_input)),
         base=ray.put(base.of_controls(dataset)),
-        monitor=ray.put(_monitored(dataset, config)) if kind == "ldm" else None,
+        monitor=ray.put(monitored) if monitored else None,
         training_controls=ray.put(training_controls(dataset)),
         embeddings=ray.put(embeddings),
-        vae=ray.put(vae.tensors) if vae else None,
+        vae=ray.put(run.vae.tensors) if run.vae else None,
         threads=placement.threads,
-        board=board,
-        run=run_tag(store.url),
+        board=start_board(),
+        run=run_tag(run.store.url),
     )
-    mode = "resident" if resident else "stream"
-    share = {"num_workers": placement.num_workers, "mode": mode, "lanes": config.ray.lanes}
-    if resume:
+
+
+def _begin_folder(run: Run, store: Store, num_workers: int, *, resident: bool) -> None:
+    """Write down how the run is begun, or refuse to resume one that was begun otherwise."""
+    share = {"num_workers": num_workers, "mode": "resident" if resident else "stream", "lanes": run.config.ray.lanes}
+    if run.begin == "resume":
         check_share(store, share)
-    else:  # nothing is removed before everything has been checked
-        for name in (METADATA, RUN):
-            store.remove(name)
-        store.write_json(SHARE, share)
-        store.write_bytes(SETTINGS, dump_config(config).encode())
-    run = start_run(store, kind, dataset, config, placement.num_workers, resume)
-    with finishing(run, store, config.track):
-        told = [TrackingCallback(run, store, config.track), *callbacks]
-        checkpoint = _fit(args, store, placement, told, on_progress)
-        bundle = _finish(kind, dataset, vae, base, config, checkpoint)
-        if kind != "vae":
-            bundle = _calibrated(bundle, dataset, placement)
-        _save(bundle, store, config)
-    return bundle
-
-
-def _fit(
-    args: WorkerArgs,
-    store: Store,
-    placement: Placement,
-    callbacks: Sequence[ray.train.UserCallback],
-    on_progress: Progress,
-) -> Checkpoint | None:
-    """Run Ray Train's workers to their end.
-
-    Raises:
-        NonFiniteError: If the loss has become NaN or infinite.
-        LdmRayError: If training has failed more often than the settings allow.
-    """
-    fs, root = store.arrow()
-    settings = args.config.ray
-    os.environ[START_TIMEOUT] = f"{settings.replacement_timeout_s:g}"
-    trainer = TorchTrainer(
-        run_worker,
-        train_loop_config={"args": args},
-        scaling_config=ScalingConfig(
-            num_workers=placement.num_workers,
-            use_gpu=placement.use_gpu,
-            resources_per_worker=placement.resources,
-        ),
-        run_config=RunConfig(
-            name=RUN,
-            storage_path=root,
-            storage_filesystem=fs,
-            failure_config=FailureConfig(  # type: ignore[call-arg]  # declared as Tune's
-                max_failures=settings.max_failures, controller_failure_limit=PLACE_AGAIN
-            ),
-            checkpoint_config=CheckpointConfig(num_to_keep=2),
-            callbacks=list(callbacks),  # type: ignore[arg-type]  # declared as Tune's
-        ),
-    )
-    with watching(args.board, on_progress):
-        try:
-            result = trainer.fit()
-        except ray.train.TrainingFailedError as error:
-            reason = ray.get(args.board.get.remote()).get("error") or str(error).strip().splitlines()[-1]
-            if START_TIMEOUT in reason:
-                waited_s = (PLACE_AGAIN + 1) * settings.replacement_timeout_s
-                reason = (
-                    f"its workers found no place for {waited_s:g} s (2 x ray.replacement_timeout_s); nodes are gone"
-                )
-            raise LdmRayError(f"training failed, --resume goes on from the last checkpoint: {reason}") from error
-    status = ray.get(args.board.get.remote())
-    if "diverged" in status:
-        for name in (RUN, SHARE):
-            store.remove(name)
-        raise NonFiniteError(status["diverged"])
-    return result.checkpoint
-
-
-def _save(bundle: Bundle, store: Store, config: Config) -> None:
-    """Write a run's bundle; then its checkpoints are not needed any more."""
-    save_bundle(bundle, store.url, config.storage_options)
-    store.write_json(HISTORY, bundle.metadata["history"])
-    for name in (RUN, SHARE):
+        return
+    for name in (METADATA, RUN):  # removed only now, when everything has been checked
         store.remove(name)
-
-
-def _finish(
-    kind: Kind,
-    dataset: PairedDataset,
-    vae: Bundle | None,
-    base: TargetBase,
-    config: Config,
-    checkpoint: Checkpoint | None,
-) -> Bundle:
-    """Turn the last checkpoint into a bundle."""
-    assert checkpoint is not None
-    with checkpoint.as_directory() as folder:
-        tensors = safetensors.torch.load_file(Path(folder) / CHECKPOINT_TENSORS)
-        state = torch.load(Path(folder) / CHECKPOINT_STATE, weights_only=True, map_location="cpu")
-    described, shifts = base_parts(base)
-    metadata = dataset_metadata(dataset) | {"history": state["history"], "best_epoch": state["best_epoch"]} | described
-    tensors |= shifts
-    if kind == "vae":
-        return Bundle(kind, config, metadata, tensors)
-    answering, more = answering_parts(dataset, config)
-    metadata |= answering
-    if vae:
-        metadata["vae_history"] = vae.metadata["history"]
-        more |= {name: value for name, value in vae.tensors.items() if name not in tensors}
-    return Bundle(kind, config, metadata, tensors | more)
-
-
-def _monitored(dataset: PairedDataset, config: Config) -> MonitorWells:
-    return monitor_wells(load_wells(dataset, "valid", MONITOR_WELLS, config.seed))
-
-
-def _calibrated(bundle: Bundle, dataset: PairedDataset, placement: Placement) -> Bundle:
-    """Calibrate where the model was trained: the driver's machine may have no GPU."""
-    if not placement.use_gpu:
-        return calibrate(bundle, dataset)
-    calibrated: Bundle = ray.get(
-        ray.remote(calibrate).options(num_gpus=min(1.0, placement.gpus)).remote(bundle, dataset)
-    )
-    return calibrated
+    store.write_json(SHARE, share)
+    store.write_bytes(SETTINGS, dump_config(run.config).encode())

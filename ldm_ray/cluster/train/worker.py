@@ -2,7 +2,7 @@
 
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,6 @@ from ray.train import Checkpoint
 from ray.train.torch import get_device
 from torch import Tensor
 
-from ldm_ray.bundle.bundle import prefixed
 from ldm_ray.cluster.metrics import gauge
 from ldm_ray.cluster.progress import REPORT_EVERY_S
 from ldm_ray.cluster.train.ingest import open_source
@@ -24,22 +23,15 @@ from ldm_ray.config import Config
 from ldm_ray.data.slices import WellFiles
 from ldm_ray.errors import LdmRayError, NonFiniteError
 from ldm_ray.layout import CHECKPOINT_STATE, CHECKPOINT_TENSORS
-from ldm_ray.models.ldm import LatentDiffusion
-from ldm_ray.models.rivals.build import build_baseline
-from ldm_ray.models.rivals.pertdit import PertDit
-from ldm_ray.models.vae import Vae
-from ldm_ray.settings import OptimiserSettings, optimiser_group
 from ldm_ray.training.loop import run_fit, start_fit
-from ldm_ray.training.moments import fit_observation_noise, latent_moments, mean_and_scale, target_moments
-from ldm_ray.training.monitor import MeanMonitor, MonitorWells
+from ldm_ray.training.monitor import MonitorWells
 from ldm_ray.training.pace import Pace, PacedSource, PaceFigures
-from ldm_ray.training.rival_steps import RivalTask
 from ldm_ray.training.rows import Tables
-from ldm_ray.training.source import ResidentSource, WellSource
-from ldm_ray.training.steps import Latents, LdmTask, Task, VaeTask
+from ldm_ray.training.status import TrainingStatus
+from ldm_ray.training.tasks import TaskInputs, build_task
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class WorkerArgs:
     """What each worker is told; small, or a reference.
 
@@ -47,7 +39,6 @@ class WorkerArgs:
         kind: `vae`, `ldm` or a rival's name.
         config: All settings.
         files: Where the wells are.
-        encoded: The files hold latents, not profiles.
         keys: Sorted keys of each split; empty where wells are streamed.
         basal: See `Tables`.
         basal_input: See `Tables`.
@@ -64,7 +55,6 @@ class WorkerArgs:
     kind: str
     config: Config
     files: WellFiles
-    encoded: bool
     keys: "ray.ObjectRef[Mapping[str, np.ndarray]]"
     basal: "ray.ObjectRef[np.ndarray]"
     basal_input: "ray.ObjectRef[np.ndarray]"
@@ -72,7 +62,7 @@ class WorkerArgs:
     training_controls: "ray.ObjectRef[np.ndarray]"
     embeddings: "ray.ObjectRef[np.ndarray]"
     base: "ray.ObjectRef[np.ndarray]"
-    vae: "ray.ObjectRef[dict[str, Tensor]] | None"
+    vae: "ray.ObjectRef[Mapping[str, Tensor]] | None"
     threads: int
     board: Any
     run: str
@@ -99,78 +89,31 @@ def _train(args: WorkerArgs) -> None:
     device, config = get_device(), args.config
     context = ray.train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
-    settings = optimiser_settings(args.kind, config)
+    settings = config.optimiser(args.kind)
     source = open_source(args.files, ray.get(args.keys), config, settings, rank, world_size, device)
     references = (args.basal, args.basal_input, args.embeddings, args.base)
     tables = Tables(*(torch.from_numpy(ray.get(reference).copy()).to(device) for reference in references))
     torch.manual_seed(config.seed)  # the same first weights on every worker
-    build = {"vae": _vae_task, "ldm": _ldm_task}.get(args.kind, _rival_task)
-    task, source, extras = build(args, source, tables)
-    fit = start_fit(task.module, settings)
+    built = build_task(
+        TaskInputs(
+            kind=args.kind,
+            config=config,
+            source=source,
+            tables=tables,
+            training_controls=ray.get(args.training_controls).copy(),
+            vae=ray.get(args.vae) if args.vae else None,
+            monitor=ray.get(args.monitor) if args.monitor else None,
+        )
+    )
+    fit = start_fit(built.task.module, settings)
     if checkpoint := ray.train.get_checkpoint():
         with checkpoint.as_directory() as folder:
             fit.load_state_dict(torch.load(Path(folder) / CHECKPOINT_STATE, weights_only=True, map_location=device))
     pace = Pace()
     hooks = _RayHooks(args, rank, world_size, pace)
-    run_fit(fit, task, PacedSource(source, pace), settings, config.seed, hooks)
-    hooks.report({"finished": True}, fit.state_dict(), extras())
-
-
-Built = tuple[Task, WellSource, Callable[[], dict[str, Tensor]]]
-"""A task, the source it trains on, and what a finished run keeps."""
-
-
-def _vae_task(args: WorkerArgs, source: WellSource, tables: Tables) -> Built:
-    config = args.config
-    vae = Vae(tables.basal.shape[1], config.vae)
-    if config.vae.standardise:
-        mean, scale = target_moments(source, tables)
-        vae.set_scaling(mean.cpu(), scale.cpu())
-    vae = vae.to(source.device)
-
-    def extras() -> dict[str, Tensor]:
-        factors = config.vae.observation_noise_rank
-        noise = fit_observation_noise(vae.eval(), source, tables, config.seed, factors)
-        return prefixed("vae.", vae) | {"noise.factor": noise.factor, "noise.sd": noise.sd}
-
-    return VaeTask(vae, tables, config), source, extras
-
-
-def _ldm_task(args: WorkerArgs, source: WellSource, tables: Tables) -> Built:
-    config, n_genes = args.config, tables.basal.shape[1]
-    assert args.vae is not None
-    vae = Vae(n_genes, config.vae)
-    weights = ray.get(args.vae)
-    vae.load_state_dict({n.removeprefix("vae."): value for n, value in weights.items() if n.startswith("vae.")})
-    vae = vae.to(source.device).eval().requires_grad_(False)
-    latents = Latents(vae, tables, args.encoded)
-    if config.ingest.latents and not args.encoded and isinstance(source, ResidentSource):
-        source = source.encoded(latents.moments)
-        latents = Latents(vae, tables, encoded=True)
-    model = LatentDiffusion(n_genes, tables.embeddings.shape[1], config)
-    model.set_latent_scaling(*(value.cpu() for value in latent_moments(source, latents, config.seed)))
-    if not config.denoiser.raw_inputs:
-        controls = tables.basal[torch.from_numpy(ray.get(args.training_controls).copy()).long().to(source.device)]
-        scale = controls.std(dim=0, correction=0).clamp_min(0.1)
-        model.condition_encoder.set_scaling(controls.mean(dim=0).cpu(), scale.cpu())
-    monitor = MeanMonitor(ray.get(args.monitor), tables, config.predict.guidance) if args.monitor else None
-    task = LdmTask(model.to_device(source.device), latents, tables, config, monitor)
-    return task, source, lambda: prefixed("ldm.", task.model)
-
-
-def _rival_task(args: WorkerArgs, source: WellSource, tables: Tables) -> Built:
-    config = args.config
-    model = build_baseline(args.kind, tables.basal.shape[1], tables.embeddings.shape[1], config.pertdit)
-    if isinstance(model, PertDit):
-        model.set_scaling(*(value.cpu() for value in mean_and_scale(rows.values for rows in source.sweep("train"))))
-    task = RivalTask(model, tables, config, source.device)
-    return task, source, lambda: prefixed("net.", task.model)
-
-
-def optimiser_settings(kind: str, config: Config) -> OptimiserSettings:
-    """Return the settings that a kind of model is trained with."""
-    settings: OptimiserSettings = getattr(config, optimiser_group(kind))
-    return settings
+    run_fit(fit, built.task, PacedSource(built.source, pace), settings, config.seed, hooks)
+    hooks.tell({"stage": "measuring what is kept"})
+    hooks.report({"finished": True}, fit.state_dict(), built.kept())
 
 
 class _RayHooks:
@@ -185,7 +128,7 @@ class _RayHooks:
             self._loss, self._valid_loss = gauge("train_loss", tags), gauge("train_valid_loss", tags)
             self._checkpoint_s = gauge("train_checkpoint_seconds", tags)
             self._batch = gauge("train_global_batch_wells", tags)
-            self._batch.set(optimiser_settings(args.kind, args.config).global_batch_size)
+            self._batch.set(args.config.optimiser(args.kind).global_batch_size)
 
     def on_step(self, step: int, total: int, epoch: int, loss: Tensor) -> None:
         if time.monotonic() - self._last <= REPORT_EVERY_S:
@@ -197,6 +140,11 @@ class _RayHooks:
             self._loss.set(latest)
             self._board.put.remote({"step": step, "total": total, "epoch": epoch, "loss": latest})
 
+    def tell(self, news: TrainingStatus) -> None:
+        """Pass news on to the driver; all workers know the same, one says it."""
+        if self._rank == 0:
+            self._board.put.remote(news)
+
     def report(
         self, metrics: dict[str, Any], state: dict[str, Any] | None, tensors: dict[str, Tensor] | None = None
     ) -> None:
@@ -204,7 +152,7 @@ class _RayHooks:
             metrics = metrics | self._tell_pace(self._pace.of_epoch())
         if self._rank == 0 and "valid_loss" in metrics:
             self._valid_loss.set(metrics["valid_loss"])
-            self._board.put.remote({"valid_loss": metrics["valid_loss"], "best_loss": metrics["best_loss"]})
+            self.tell({"valid_loss": metrics["valid_loss"], "best_loss": metrics["best_loss"]})
         if state is None or self._rank != 0:
             ray.train.report(metrics)
             return

@@ -15,13 +15,13 @@ from ray.tune.integration.ray_train import TuneReportCallback
 
 from ldm_ray.bundle.bundle import Bundle, bundle_exists, load_bundle
 from ldm_ray.cluster.placement import Placement
-from ldm_ray.cluster.train.run import train_ldm, train_vae
+from ldm_ray.cluster.train.run import Run, ensure_bundle
 from ldm_ray.config import Config
 from ldm_ray.data.dataset import PairedDataset, open_dataset
 from ldm_ray.errors import DataError, NonFiniteError, SettingsError
 from ldm_ray.evaluation.trial_scores import score_trial
-from ldm_ray.layout import RUN
 from ldm_ray.storage.store import Store
+from ldm_ray.training.status import OnStatus, TrainingStatus
 from ldm_ray.tuning.space import searches_autoencoder, trial_config
 from ldm_ray.tuning.trials import Objective
 
@@ -81,16 +81,24 @@ def _trained(point: dict[str, Any], spec: TrialSpec, beat: Callable[[], None]) -
     dataset, store = open_dataset(spec.data, options), Store(spec.out, options)
     folder = trial_folder(point["number"])
     url = store.path(folder)
-    if not bundle_exists(url, options):
-        vae = (
-            load_bundle(spec.vae, "vae", options)
-            if spec.vae
-            else _autoencoder(dataset, store, config, spec, point["number"], beat)
-        )
-        resume = store.exists(f"{folder}/{RUN}")
-        told = [EpochReport()]  # type: ignore[no-untyped-call]
-        train_ldm(dataset, vae, url, config, resume, False, _beating(beat), spec.placement, told)
-    return load_bundle(url, "ldm", options), dataset
+    if bundle_exists(url, options):
+        return load_bundle(url, "ldm", options), dataset
+    vae = (
+        load_bundle(spec.vae, "vae", options)
+        if spec.vae
+        else _autoencoder(dataset, store, config, spec, point["number"], beat)
+    )
+    run = Run(
+        kind="ldm",
+        dataset=dataset,
+        out=url,
+        config=config,
+        vae=vae,
+        placement=spec.placement,
+        callbacks=[EpochReport()],  # type: ignore[no-untyped-call]
+        on_status=_beating(beat),
+    )
+    return ensure_bundle(run), dataset
 
 
 class EpochReport(TuneReportCallback):
@@ -117,9 +125,16 @@ def _autoencoder(
     while not bundle_exists(url, options):
         beat()  # who waits is alive; the one who trains is watched
         if ray.get(spec.claims.claim.remote(name, number)):
-            resume = store.exists(f"{folder}/{RUN}")
+            run = Run(
+                kind="vae",
+                dataset=dataset,
+                out=url,
+                config=_of_the_autoencoder(config),
+                placement=spec.placement,
+                on_status=_beating(beat),
+            )
             with _holding(spec.claims, name, number):
-                train_vae(dataset, url, _of_the_autoencoder(config), resume, False, _beating(beat), spec.placement)
+                ensure_bundle(run)
         time.sleep(1.0)
     return load_bundle(url, "vae", options)
 
@@ -184,13 +199,14 @@ def watched(silence_s: float) -> Iterator[Callable[[], None]]:
         done.set()
 
 
-def _beating(beat: Callable[[], None]) -> Callable[[dict[str, Any]], None]:
+def _beating(beat: Callable[[], None]) -> OnStatus:
     """Return a listener that takes a status for a sign of life only if it is new."""
-    seen: list[dict[str, Any]] = [{}]
+    seen = TrainingStatus()
 
-    def hear(status: dict[str, Any]) -> None:
-        if status != seen[0]:
-            seen[0] = dict(status)
+    def hear(status: TrainingStatus) -> None:
+        nonlocal seen
+        if status != seen:
+            seen = status.copy()
             beat()
 
     return hear

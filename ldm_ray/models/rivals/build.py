@@ -5,12 +5,10 @@ from typing import Literal, get_args
 from ldm_ray.errors import SettingsError
 from ldm_ray.models.rivals.pertdit import PertDit
 from ldm_ray.models.rivals.prnet import Prnet
-from ldm_ray.settings import EncoderSettings, PertditSettings
+from ldm_ray.settings import PertditSettings
 
 BaselineKind = Literal["prnet", "pertdit-cross", "pertdit-catcross", "pertdit-ada"]
 BASELINE_KINDS: tuple[BaselineKind, ...] = get_args(BaselineKind)
-FINGERPRINT = EncoderSettings(kind="fcfp", radius=2, n_bits=1024)
-"""The drug vector of PRnet, and of AdaDiT as shipped."""
 
 
 def build_baseline(
@@ -41,8 +39,3 @@ def build_baseline(
     if kind == "pertdit-ada":
         return PertDit("ada", n_genes, embedding_dim, settings)
     raise SettingsError(f"--kind must be one of {', '.join(BASELINE_KINDS)}; got {kind!r}")
-
-
-def encoder_settings(kind: str, settings: EncoderSettings) -> EncoderSettings:
-    """Return which compound encoder a rival takes: its own fingerprint, or the project's embedding."""
-    return FINGERPRINT if kind in ("prnet", "pertdit-ada") else settings

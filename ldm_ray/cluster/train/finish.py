@@ -1,0 +1,57 @@
+"""From the last checkpoint of a run to its bundle."""
+
+from pathlib import Path
+
+import ray
+import safetensors.torch
+import torch
+from ray.train import Checkpoint
+
+from ldm_ray.bundle.bundle import Bundle, Kind
+from ldm_ray.bundle.metadata import answering_parts, base_parts, dataset_metadata
+from ldm_ray.bundle.target_base import TargetBase
+from ldm_ray.cluster.placement import Placement
+from ldm_ray.config import Config
+from ldm_ray.data.dataset import PairedDataset
+from ldm_ray.evaluation.calibration import calibrate
+from ldm_ray.layout import CHECKPOINT_STATE, CHECKPOINT_TENSORS
+from ldm_ray.training.status import OnStatus
+
+
+def finished_bundle(
+    kind: Kind,
+    dataset: PairedDataset,
+    vae: Bundle | None,
+    base: TargetBase,
+    config: Config,
+    checkpoint: Checkpoint,
+) -> Bundle:
+    """Turn the last checkpoint into a bundle whose spreads are not calibrated yet."""
+    with checkpoint.as_directory() as folder:
+        tensors = safetensors.torch.load_file(Path(folder) / CHECKPOINT_TENSORS)
+        state = torch.load(Path(folder) / CHECKPOINT_STATE, weights_only=True, map_location="cpu")
+    described, shifts = base_parts(base)
+    metadata = dataset_metadata(dataset) | {"history": state["history"], "best_epoch": state["best_epoch"]} | described
+    tensors |= shifts
+    if kind == "vae":
+        return Bundle(kind, config, metadata, tensors)
+    answering, more = answering_parts(dataset, config)
+    metadata |= answering
+    if vae:
+        metadata["vae_history"] = vae.metadata["history"]
+        more |= {name: value for name, value in vae.tensors.items() if name not in tensors}
+    return Bundle(kind, config, metadata, tensors | more)
+
+
+def calibrated(bundle: Bundle, dataset: PairedDataset, placement: Placement, on_status: OnStatus) -> Bundle:
+    """Calibrate the bundle where it was trained, since the driver's machine may have no GPU."""
+
+    def tell(done: int, total: int) -> None:
+        on_status({"stage": "calibrating", "stage_done": done, "stage_total": total})
+
+    if not placement.use_gpu:
+        return calibrate(bundle, dataset, tell)
+    on_status({"stage": "calibrating"})
+    task = ray.remote(calibrate).options(num_gpus=min(1.0, placement.gpus))
+    on_gpu: Bundle = ray.get(task.remote(bundle, dataset))
+    return on_gpu

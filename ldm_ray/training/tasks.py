@@ -1,0 +1,108 @@
+"""Builds what a training run trains: the task of each kind of model, its scaling, and what a finished run keeps."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ldm_ray.bundle.bundle import prefixed
+from ldm_ray.config import Config
+from ldm_ray.models.ldm import LatentDiffusion
+from ldm_ray.models.rivals.build import build_baseline
+from ldm_ray.models.rivals.pertdit import PertDit
+from ldm_ray.models.vae import Vae
+from ldm_ray.training.moments import fit_observation_noise, latent_moments, mean_and_scale, target_moments
+from ldm_ray.training.monitor import MeanMonitor, MonitorWells
+from ldm_ray.training.rival_steps import RivalTask
+from ldm_ray.training.rows import Tables, expression_of
+from ldm_ray.training.source import ResidentSource, WellSource
+from ldm_ray.training.steps import Latents, LdmTask, Task, VaeTask
+
+SMALLEST_CONTROL_SD = 0.1
+"""log2. Genes that hardly vary over controls would else be blown up."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskInputs:
+    """What a worker knows when it builds its task.
+
+    Attributes:
+        kind: `vae`, `ldm` or a rival's name.
+        config: All settings.
+        source: This worker's wells.
+        tables: What the wells refer to.
+        training_controls: Rows of `tables.basal` that training wells are paired with, (n,).
+        vae: Weights of the autoencoder under a diffusion model.
+        monitor: Validation wells on which a diffusion model's mean is measured after each epoch.
+    """
+
+    kind: str
+    config: Config
+    source: WellSource
+    tables: Tables
+    training_controls: np.ndarray
+    vae: Mapping[str, Tensor] | None = None
+    monitor: MonitorWells | None = None
+
+
+@dataclass(frozen=True)
+class BuiltTask:
+    """A task, the wells it trains on, and what a finished run keeps of it."""
+
+    task: Task
+    source: WellSource
+    kept: Callable[[], dict[str, Tensor]]
+
+
+def build_task(inputs: TaskInputs) -> BuiltTask:
+    """Build a model with fresh weights, scaled by the training wells of all workers, and its task."""
+    return {"vae": _vae_task, "ldm": _ldm_task}.get(inputs.kind, _rival_task)(inputs)
+
+
+def _vae_task(inputs: TaskInputs) -> BuiltTask:
+    config, source, tables = inputs.config, inputs.source, inputs.tables
+    vae = Vae(tables.basal.shape[1], config.vae)
+    if config.vae.standardise:
+        mean, scale = target_moments(source, tables)
+        vae.set_scaling(mean.cpu(), scale.cpu())
+    vae = vae.to(source.device)
+
+    def kept() -> dict[str, Tensor]:
+        factors = config.vae.observation_noise_rank
+        noise = fit_observation_noise(vae.eval(), source, tables, config.seed, factors)
+        return prefixed("vae.", vae) | {"noise.factor": noise.factor, "noise.sd": noise.sd}
+
+    return BuiltTask(VaeTask(vae, tables, config), source, kept)
+
+
+def _ldm_task(inputs: TaskInputs) -> BuiltTask:
+    config, source, tables = inputs.config, inputs.source, inputs.tables
+    n_genes = tables.basal.shape[1]
+    assert inputs.vae is not None
+    vae = Vae(n_genes, config.vae)
+    vae.load_state_dict({n.removeprefix("vae."): value for n, value in inputs.vae.items() if n.startswith("vae.")})
+    vae = vae.to(source.device).eval().requires_grad_(False)
+    latents = Latents(vae, tables)
+    if config.ingest.latents and isinstance(source, ResidentSource):
+        source = source.encoded(latents.moments)
+    model = LatentDiffusion(n_genes, tables.embeddings.shape[1], config)
+    model.set_latent_scaling(*(value.cpu() for value in latent_moments(source, latents, config.seed)))
+    if not config.denoiser.raw_inputs:
+        controls = tables.basal[torch.from_numpy(inputs.training_controls).long().to(source.device)]
+        scale = controls.std(dim=0, correction=0).clamp_min(SMALLEST_CONTROL_SD)
+        model.condition_encoder.set_scaling(controls.mean(dim=0).cpu(), scale.cpu())
+    monitor = MeanMonitor(inputs.monitor, tables, config.predict.guidance) if inputs.monitor else None
+    task = LdmTask(model.to_device(source.device), latents, tables, config, monitor)
+    return BuiltTask(task, source, lambda: prefixed("ldm.", task.model))
+
+
+def _rival_task(inputs: TaskInputs) -> BuiltTask:
+    config, source, tables = inputs.config, inputs.source, inputs.tables
+    model = build_baseline(inputs.kind, tables.basal.shape[1], tables.embeddings.shape[1], config.pertdit)
+    if isinstance(model, PertDit):
+        scaling = mean_and_scale(expression_of(rows) for rows in source.sweep("train"))
+        model.set_scaling(*(value.cpu() for value in scaling))
+    task = RivalTask(model, tables, config, source.device)
+    return BuiltTask(task, source, lambda: prefixed("net.", task.model))

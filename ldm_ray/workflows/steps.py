@@ -1,0 +1,36 @@
+"""Single steps of a workflow, with the progress that people see."""
+
+from dataclasses import replace
+
+from ldm_ray.bundle.bundle import Bundle, bundle_exists
+from ldm_ray.cluster.batch.embed import embed
+from ldm_ray.cluster.train.run import Run, ensure_bundle, train
+from ldm_ray.config import Config
+from ldm_ray.console import counting, training
+from ldm_ray.data.dataset import PairedDataset
+
+
+def encode_compounds(dataset: PairedDataset, config: Config) -> None:
+    """Encode the compounds that the dataset has no embeddings of yet."""
+    with counting("encoding compounds") as progress:
+        embed(dataset, config, on_progress=progress)
+
+
+def trained(run: Run, title: str) -> Bundle:
+    """Load the run's bundle, or encode what it needs and resume or start it; see `ensure_bundle`."""
+    if not bundle_exists(run.out, run.config.storage_options):
+        _encode_for(run)
+    with training(title) as on_status:
+        return ensure_bundle(replace(run, on_status=on_status))
+
+
+def train_now(run: Run, title: str) -> Bundle:
+    """Encode what the run needs and train, as `run.begin` says; see `train`."""
+    _encode_for(run)
+    with training(title) as on_status:
+        return train(replace(run, on_status=on_status))
+
+
+def _encode_for(run: Run) -> None:
+    if run.kind != "vae":
+        encode_compounds(run.dataset, run.config.encoded_for(run.kind))
