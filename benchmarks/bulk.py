@@ -86,9 +86,8 @@ def conditions(bundle: str, data: str, n: int) -> pd.DataFrame:
 def sampler_rows_per_s(bundle: str, frame: pd.DataFrame) -> float:
     """Conditions a second of the sampler alone."""
     predictor = Predictor.from_bundle(bundle, "cpu")
-    queries = [
-        Query(*row) for row in frame[["smiles", "dose_um", "time_h", "cell"]][:REFERENCE_ROWS].itertuples(False, None)
-    ]
+    asked = frame[["smiles", "dose_um", "time_h", "cell"]][:REFERENCE_ROWS]
+    queries = [Query(*row) for row in asked.itertuples(index=False, name=None)]
     prepared = [predictor.reader.prepare(query) for query in queries]
     assert predictor.encodings is not None
     base = torch.as_tensor(predictor.reader.base(prepared))

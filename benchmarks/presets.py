@@ -107,7 +107,7 @@ def run(dataset: PairedDataset, config: Config, seed: int, out: Path, threads: i
         return there
     connect(config.ray)
     embed(dataset, config)
-    placement = Placement(1, False, cpus_per_worker(1), 0.0, threads)
+    placement = Placement(1, use_gpu=False, cpus=cpus_per_worker(1), gpus=0.0, threads=threads)
     began = time.monotonic()
     vae, ldm = str(out / "vae"), str(out / "ldm")
     run = Run(kind="vae", dataset=dataset, out=vae, config=config, placement=placement)

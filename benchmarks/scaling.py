@@ -104,7 +104,7 @@ def steps(config: Config, n_steps: int) -> dict[str, float]:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     tables = Tables(*(torch.randn(64, width) for width in (N_GENES, N_GENES, config.encoder.n_bits, N_GENES)))
-    vae = Vae(N_GENES, config.vae).eval().requires_grad_(False)
+    vae = Vae(N_GENES, config.vae).eval().requires_grad_(requires_grad=False)
     task = LdmTask(LatentDiffusion(N_GENES, config.encoder.n_bits, config), Latents(vae, tables), tables, config)
     settings = config.train_ldm.model_copy(update={"epochs": 1, "checkpoint_every_steps": 10**9})
     clock, fit = Clock(), start_fit(task.module, settings)

@@ -122,7 +122,7 @@ def load_molformer(config: MolformerConfig, weights: Path) -> Molformer:
             sides = [None if side is None else tuple(side.shape) for side in (wanted, got)]
             raise SettingsError(f"{weights}: tensor {PREFIX}{name} must have shape {sides[0]}; got {sides[1]}")
     model.load_state_dict({name: value.float() for name, value in own.items()}, assign=True)
-    return model.eval().requires_grad_(False)
+    return model.eval().requires_grad_(requires_grad=False)
 
 
 def plain_smiles(smiles: str) -> str:

@@ -57,6 +57,7 @@ app.add_typer(bench_app, name="bench")
 
 @app.command(epilog="Example: `ldm-ray simulate --out runs/release --profiles 12000`")
 def simulate(
+    *,
     out: Annotated[Path, typer.Option(help="Local folder of the release.")],
     profiles: Annotated[int | None, typer.Option(help="Treated wells that survive cleaning.")] = None,
     gene_info: Annotated[Path | None, typer.Option(help="Use this table's genes, not made-up ones.")] = None,
@@ -83,6 +84,7 @@ def simulate(
     " --gene-info gene.txt --out runs/data`, or `ldm-ray prepare --h5ad Lincs_L1000.h5ad --out runs/data`"
 )
 def prepare(
+    *,
     out: Annotated[str, typer.Option(help="Folder URL of the dataset.")],
     gctx: Gctx = None,
     inst_info: InstInfo = None,
@@ -109,7 +111,9 @@ def prepare(
     with spinning("reading tables"):
         release = paths.open(resolved.storage_options)
     with counting("writing treated wells") as progress:
-        manifest = write_dataset(release, out, resolved, overwrite, progress, resume, part_runner(resolved))
+        manifest = write_dataset(
+            release, out, resolved, overwrite=overwrite, on_progress=progress, resume=resume, run=part_runner(resolved)
+        )
     dataset = open_dataset(out, resolved.storage_options)
     if json:
         print_json(describe_json(dataset))
@@ -120,6 +124,7 @@ def prepare(
 
 @app.command(epilog="Example: `ldm-ray embed --data runs/data`")
 def embed(
+    *,
     data: Data,
     overwrite: Overwrite = False,
     config: ConfigFile = None,
@@ -133,7 +138,9 @@ def embed(
 
     resolved = settings(config, overrides, seed)
     with counting("encoding compounds") as progress:
-        url = embed_dataset(open_dataset(data, resolved.storage_options), resolved, overwrite, progress)
+        url = embed_dataset(
+            open_dataset(data, resolved.storage_options), resolved, overwrite=overwrite, on_progress=progress
+        )
     if json:
         print_json({"embeddings": url})
     say(f"embeddings in {url}")
@@ -149,6 +156,7 @@ app.command("predict", epilog=PREDICT_EPILOG)(predict)
 
 @app.command(epilog="Example: `ldm-ray demo --out demo --config jobs/configs/demo.yaml`")
 def demo(
+    *,
     out: Annotated[Path, typer.Option(help="Local folder for everything.")] = Path("demo"),
     overwrite: Overwrite = False,
     config: ConfigFile = None,
@@ -159,13 +167,13 @@ def demo(
     """Run the whole chain on a simulated release: simulate, prepare, embed, train, evaluate, predict."""
     from ldm_ray.workflows.demo import run_demo
 
-    metrics = run_demo(out, settings(config, overrides, seed), overwrite)
+    metrics = run_demo(out, settings(config, overrides, seed), overwrite=overwrite)
     if json:
         print_json(metrics)
 
 
 @app.callback(invoke_without_command=True)
-def version(show: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+def version(*, show: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
     """Show the version if asked."""
     if show:
         sys.stdout.write(f"ldm-ray {__version__}\n")

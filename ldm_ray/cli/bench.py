@@ -21,6 +21,7 @@ def bench() -> None:
 
 @bench_app.command(epilog="Example: `ldm-ray bench samplers --bundle demo/ldm --data demo/data`")
 def samplers(
+    *,
     bundle: Annotated[str, typer.Option(help="Folder URL of a diffusion model.")],
     data: Data,
     wells: Annotated[int, typer.Option(help="Validation wells.", min=8)] = 48,

@@ -16,6 +16,7 @@ data_app = typer.Typer(no_args_is_help=True, help="Look at a paired dataset, che
     epilog="Examples: `ldm-ray data describe runs/data`; `ldm-ray data describe s3://bucket/data --out runs/pictures`"
 )
 def describe(
+    *,
     root: Root,
     out: Annotated[str | None, typer.Option(help="Folder URL for pictures: cell lines, doses, expression.")] = None,
     config: ConfigFile = None,
@@ -42,7 +43,7 @@ def describe(
 
 
 @data_app.command(epilog="Example: `ldm-ray data validate runs/data`")
-def validate(root: Root, config: ConfigFile = None, overrides: Overrides = None, json: Json = False) -> None:
+def validate(*, root: Root, config: ConfigFile = None, overrides: Overrides = None, json: Json = False) -> None:
     """Check a dataset from its files: schema, ids, ranges, NaN, split leakage, checksums. Exit code 2 if one fails."""
     from ldm_ray.data.dataset import open_dataset
     from ldm_ray.data.validate import validate as check
@@ -61,7 +62,7 @@ def validate(root: Root, config: ConfigFile = None, overrides: Overrides = None,
 
 
 @data_app.command(epilog="Example: `ldm-ray data migrate runs/data`")
-def migrate(root: Root, config: ConfigFile = None, overrides: Overrides = None, json: Json = False) -> None:
+def migrate(*, root: Root, config: ConfigFile = None, overrides: Overrides = None, json: Json = False) -> None:
     """Bring a dataset that an older version wrote to the present schema, in place."""
     from ldm_ray.data.migrate import migrate as bring
     from ldm_ray.schema import SCHEMA_VERSION
@@ -75,6 +76,7 @@ def migrate(root: Root, config: ConfigFile = None, overrides: Overrides = None, 
 
 @data_app.command(epilog="Example: `ldm-ray data resplit runs/data --unseen cell --out runs/data-cell`")
 def resplit(
+    *,
     root: Root,
     unseen: Annotated[str, typer.Option(help="What the test side has that training has not: cell, plate or both.")],
     out: Annotated[str, typer.Option(help="Folder URL of the new dataset.")],
@@ -102,6 +104,7 @@ def resplit(
 
 @data_app.command(epilog="Example: `ldm-ray data gdsc runs/data --table GDSC2_fitted_dose_response.csv`")
 def gdsc(
+    *,
     root: Root,
     table: Annotated[str, typer.Option(help="GDSC2's fitted dose-response table: .csv, .csv.gz or .xlsx.")],
     config: ConfigFile = None,

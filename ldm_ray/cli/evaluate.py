@@ -17,6 +17,7 @@ EPILOG = (
 
 
 def evaluate(
+    *,
     out: Annotated[str, typer.Option(help="Folder URL of the report.")],
     data: Annotated[str | None, typer.Option("--data", help="Folder URL of a paired dataset.")] = None,
     bundle: Annotated[list[str] | None, typer.Option(help="Bundle of a trained model or rival; repeatable.")] = None,
@@ -46,7 +47,7 @@ def evaluate(
     if ic50:
         if not (bundles and gdsc and basal_profiles):
             raise SettingsError("--ic50 wants --bundle, --gdsc and --basal-profiles")
-        _ic50(bundles, gdsc, basal_profiles, out, resolved, json)
+        _ic50(urls=bundles, gdsc=gdsc, basal=basal_profiles, out=out, config=resolved, json=json)
         return
     if data is None or not (bundles or table1):
         raise SettingsError("give --data, and --bundle or --table1")
@@ -59,10 +60,10 @@ def evaluate(
         if json:
             print_json(result)
         return
-    _judge(data, bundles, out, resolved, json, fig3)
+    _judge(data=data, urls=bundles, out=out, config=resolved, json=json, only_fig3=fig3)
 
 
-def _judge(data: str, urls: list[str], out: str, config: Config, json: bool, only_fig3: bool) -> None:
+def _judge(*, data: str, urls: list[str], out: str, config: Config, json: bool, only_fig3: bool) -> None:
     from ldm_ray.bundle.bundle import load_bundle
     from ldm_ray.cluster.batch.evaluate import block_runner
     from ldm_ray.data.dataset import open_dataset
@@ -86,7 +87,7 @@ def _judge(data: str, urls: list[str], out: str, config: Config, json: bool, onl
     say("written: " + ", ".join(written))
 
 
-def _ic50(urls: list[str], gdsc: str, basal: str, out: str, config: Config, json: bool) -> None:
+def _ic50(*, urls: list[str], gdsc: str, basal: str, out: str, config: Config, json: bool) -> None:
     from ldm_ray.bundle.bundle import load_bundle
     from ldm_ray.data.source import source_file
     from ldm_ray.evaluation.ic50.benchmark import evaluate_ic50

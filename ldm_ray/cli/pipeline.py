@@ -28,6 +28,7 @@ EPILOG = (
 
 
 def pipeline(
+    *,
     out: Annotated[str, typer.Option(help="Folder URL for everything.")],
     gctx: Gctx = None,
     inst_info: InstInfo = None,
@@ -52,7 +53,7 @@ def pipeline(
     from ldm_ray.workflows.pipeline import Pipeline
 
     paths = ReleasePaths(gctx, inst_info, pert_info, gene_info, h5ad, allow_missing_genes)
-    done = Pipeline(out, settings(config, overrides, seed), paths, conditions).run(overwrite)
+    done = Pipeline(out, settings(config, overrides, seed), paths, conditions).run(overwrite=overwrite)
     if json:
         print_json(done)
     rows = [[step["name"], step["state"], f"{step['seconds']:.0f}", step["out"]] for step in done["steps"]]

@@ -26,6 +26,7 @@ EPILOG = (
 
 
 def predict(
+    *,
     bundle: Annotated[str, typer.Option(help="Bundle of a trained model.")],
     smiles: Annotated[str | None, typer.Option(help="The compound.")] = None,
     cell: Annotated[str | None, typer.Option(help="A cell line of the bundle.")] = None,
@@ -53,7 +54,7 @@ def predict(
     n_samples = n_samples or (asked.predict.n_samples if "n_samples" in given else None)
     steps = steps or (asked.predict.steps if "steps" in given else None)
     if all(value is not None for value in single) and not any([conditions, *grid]):
-        _one(bundle, single, asked, n_samples, steps, top, json)  # type: ignore[arg-type]
+        _one(bundle=bundle, single=single, asked=asked, n_samples=n_samples, steps=steps, top=top, json=json)  # type: ignore[arg-type]
         return
     if any(value is not None for value in single) or (conditions is None) == (compounds is None):
         raise QueryError(
@@ -63,12 +64,23 @@ def predict(
     if out is None:
         raise QueryError(f"{'--conditions' if conditions else '--compounds'} wants --out")
     if conditions is not None and PurePosixPath(out).suffix:
-        _table(bundle, conditions, out, asked, n_samples, steps, json)
+        _table(bundle=bundle, conditions=conditions, out=out, asked=asked, n_samples=n_samples, steps=steps, json=json)
         return
-    _many(bundle, conditions, grid, out, asked, n_samples, steps, overwrite, json)
+    _many(
+        bundle=bundle,
+        conditions=conditions,
+        grid=grid,
+        out=out,
+        asked=asked,
+        n_samples=n_samples,
+        steps=steps,
+        overwrite=overwrite,
+        json=json,
+    )
 
 
 def _one(
+    *,
     bundle: str,
     single: tuple[str, str, float, float],
     asked: Config,
@@ -83,11 +95,11 @@ def _one(
     predictor = Predictor.from_bundle(bundle, storage_options=asked.storage_options)
     with spinning("sampling"):
         predictions = predictor.predict([query], n_samples, steps, asked.seed)
-    _show_prediction(query, predictions, top, json)
+    _show_prediction(query, predictions, top, json=json)
 
 
 def _table(
-    bundle: str, conditions: str, out: str, asked: Config, n_samples: int | None, steps: int | None, json: bool
+    *, bundle: str, conditions: str, out: str, asked: Config, n_samples: int | None, steps: int | None, json: bool
 ) -> None:
     from ldm_ray.prediction.bulk.tables import check_out, read_queries, write_predictions
     from ldm_ray.prediction.predictor import Predictor
@@ -105,6 +117,7 @@ def _table(
 
 
 def _many(
+    *,
     bundle: str,
     conditions: str | None,
     grid: tuple[str | None, ...],
@@ -127,7 +140,9 @@ def _many(
         return read_tables(str(conditions), asked.storage_options) if product is None else product.tables(rows)
 
     with counting("conditions") as progress:
-        manifest = predict_many(tables, str(source), bundle, out, asked, n_samples, steps, overwrite, progress)
+        manifest = predict_many(
+            tables, str(source), bundle, out, asked, n_samples, steps, overwrite=overwrite, on_progress=progress
+        )
     say(f"{manifest['n_predicted']:,} predictions in {out}")
     if manifest["n_errors"]:
         say(f"{manifest['n_errors']:,} conditions were refused; why: {out}/errors/")
@@ -158,7 +173,7 @@ def _numbers(option: str, text: str) -> list[float]:
         raise QueryError(f"{option} must be numbers, comma-separated; got {text!r}") from None
 
 
-def _show_prediction(query: "object", predictions: "object", top: int, json: bool) -> None:
+def _show_prediction(query: "object", predictions: "object", top: int, *, json: bool) -> None:
     from ldm_ray.prediction.predictor import Predictions, Query
 
     assert isinstance(query, Query)

@@ -20,6 +20,7 @@ SETTINGS_WIDTH = 60
 
 
 def runs(
+    *,
     root: Annotated[str, typer.Argument(help="Folder URL; runs in it and below it are listed.")],
     config: ConfigFile = None,
     overrides: Overrides = None,

@@ -21,6 +21,7 @@ NAME_WIDTH = 17
 
 
 def status(
+    *,
     run: Annotated[str, typer.Argument(help="Folder URL of a run of any kind, or of a dataset.")],
     watch: Annotated[
         bool, typer.Option("--watch", help="Look again until it has ended; --json: a line a look.")

@@ -19,6 +19,7 @@ train_app = typer.Typer(no_args_is_help=True, help="Train the autoencoder, then 
     " `ldm-ray train vae --data runs/data --out runs/folds --folds all`",
 )
 def train_vae(
+    *,
     data: Data,
     out: Annotated[str, typer.Option(help="Folder URL of the bundle; with --folds, of one a fold.")],
     cross_validate: Annotated[str | None, typer.Option("--folds", help="all: train and score one a fold.")] = None,
@@ -36,16 +37,17 @@ def train_vae(
 
     resolved = settings(config, overrides, seed)
     if cross_validate is not None:
-        _cross_validate(cross_validate, data, out, resolved, overwrite, json)
+        _cross_validate(which=cross_validate, data=data, out=out, config=resolved, overwrite=overwrite, json=json)
         return
     begin = begin_of(resume=resume, overwrite=overwrite)
     dataset = open_dataset(data, resolved.storage_options)
     bundle = train_now(Run(kind="vae", dataset=dataset, out=out, config=resolved, begin=begin), "autoencoder")
-    _show_training(out, bundle.metadata, json)
+    _show_training(out, bundle.metadata, json=json)
 
 
 @train_app.command("ldm", epilog="Example: `ldm-ray train ldm --data runs/data --vae runs/vae --out runs/ldm`")
 def train_ldm(
+    *,
     data: Data,
     vae: Annotated[str, typer.Option(help="Bundle of a trained autoencoder.")],
     out: Annotated[str, typer.Option(help="Folder URL of the bundle.")],
@@ -67,13 +69,14 @@ def train_ldm(
     dataset = open_dataset(data, resolved.storage_options)
     autoencoder = load_bundle(vae, "vae", resolved.storage_options)
     run = Run(kind="ldm", dataset=dataset, out=out, config=resolved, vae=autoencoder, begin=begin)
-    _show_training(out, train_now(run, "latent diffusion").metadata, json)
+    _show_training(out, train_now(run, "latent diffusion").metadata, json=json)
 
 
 @train_app.command(
     "baseline", epilog="Example: `ldm-ray train baseline --kind prnet --data runs/data --out runs/prnet`"
 )
 def train_baseline(
+    *,
     kind: Annotated[str, typer.Option(help="prnet, pertdit-cross, pertdit-catcross or pertdit-ada.")],
     data: Data,
     out: Annotated[str, typer.Option(help="Folder URL of the bundle.")],
@@ -97,10 +100,10 @@ def train_baseline(
         raise SettingsError(f"--kind must be one of {', '.join(BASELINE_KINDS)}; got {kind!r}")
     dataset = open_dataset(data, resolved.storage_options)
     bundle = train_now(Run(kind=rival, dataset=dataset, out=out, config=resolved, begin=begin), kind)
-    _show_training(out, bundle.metadata, json)
+    _show_training(out, bundle.metadata, json=json)
 
 
-def _cross_validate(which: str, data: str, out: str, config: Config, overwrite: bool, json: bool) -> None:
+def _cross_validate(*, which: str, data: str, out: str, config: Config, overwrite: bool, json: bool) -> None:
     from ldm_ray.cluster.train.folds import SCORES, run_folds
     from ldm_ray.data.dataset import open_dataset
 
@@ -113,7 +116,9 @@ def _cross_validate(which: str, data: str, out: str, config: Config, overwrite: 
                 if "step" in own:
                     bar(name, int(own["step"]), int(own["total"]))
 
-        table = run_folds(open_dataset(data, config.storage_options), out, config, overwrite, hear)
+        table = run_folds(
+            open_dataset(data, config.storage_options), out, config, overwrite=overwrite, on_progress=hear
+        )
     if json:
         print_json(table)
     body = [[str(row["fold"]), *(f"{row[key]:.4f}" for key in SCORES), str(row["epochs"])] for row in table["folds"]]
@@ -127,7 +132,7 @@ def _cross_validate(which: str, data: str, out: str, config: Config, overwrite: 
     say(f"bundles and folds.json in {out}")
 
 
-def _show_training(out: str, metadata: dict[str, list[dict[str, float]]], json: bool) -> None:
+def _show_training(out: str, metadata: dict[str, list[dict[str, float]]], *, json: bool) -> None:
     kept = metadata["history"][int(metadata["best_epoch"])]  # type: ignore[call-overload]
     if json:
         print_json({"bundle": out, "epochs": len(metadata["history"]), "best": kept})

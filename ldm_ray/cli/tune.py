@@ -18,6 +18,7 @@ tune_app = typer.Typer(
 
 @tune_app.callback(invoke_without_command=True)
 def tune(
+    *,
     context: typer.Context,
     data: Annotated[str, typer.Option(help="Folder URL of the dataset.")] = "",
     out: Annotated[str, typer.Option(help="Folder URL of the search.")] = "",
@@ -52,6 +53,7 @@ def tune(
 
 @tune_app.command(epilog="Example: `ldm-ray tune report runs/search`")
 def report(
+    *,
     search: Annotated[str, typer.Argument(help="Folder URL of a search, running or ended.")],
     overrides: Overrides = None,
     json: Json = False,
@@ -77,6 +79,7 @@ def report(
     " --retrain 101 --retrain 102 --retrain 103`"
 )
 def export(
+    *,
     search: Annotated[str, typer.Argument(help="Folder URL of a search.")],
     out: Annotated[str, typer.Option(help="Folder URL of the bundle; with --retrain, of one a seed.")],
     trial: Annotated[int | None, typer.Option(help="Another trial than the best.", min=0)] = None,
@@ -90,7 +93,9 @@ def export(
 
     options = settings(None, overrides, None).storage_options
     with training("latent diffusion") as status:
-        written = export_trial(search, out, trial, tuple(retrain or ()), overwrite, options, status)
+        written = export_trial(
+            search, out, trial, tuple(retrain or ()), overwrite=overwrite, storage_options=options, on_status=status
+        )
     say("written: " + ", ".join(written))
     if json:
         print_json({"bundles": written})

@@ -15,7 +15,7 @@ from ldm_ray.settings import RaySettings
 KNOCK_S = 10.0
 
 
-def connect(settings: RaySettings, dashboard: bool = False) -> None:
+def connect(settings: RaySettings, *, dashboard: bool = False) -> None:
     """Connect to Ray, quietly: the cluster of `RAY_ADDRESS`, of this job or of this machine, else one of its own.
 
     Args:

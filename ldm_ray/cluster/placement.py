@@ -42,7 +42,7 @@ class Placement:
         """Resources of one worker, as Ray Train takes them."""
         return {"CPU": self.cpus} | ({"GPU": self.gpus} if self.use_gpu else {})
 
-    def described(self, global_batch_size: int, resident: bool) -> str:
+    def described(self, global_batch_size: int, *, resident: bool) -> str:
         """Say in a line what a run does with the cluster."""
         each = f"{self.gpus:g} GPU" if self.use_gpu else f"{self.cpus:g} CPU, {self.threads} thread(s)"
         wells = "kept in memory" if resident else "streamed"

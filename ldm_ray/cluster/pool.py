@@ -28,7 +28,7 @@ class Pool:
         return {"concurrency": self.actors, "num_cpus": self.cpus, "num_gpus": self.gpus}
 
 
-def pool(settings: RaySettings, at_most: int, cpus: float, can_use_gpus: bool = True) -> Pool:
+def pool(settings: RaySettings, at_most: int, cpus: float, *, can_use_gpus: bool = True) -> Pool:
     """Return a pool with an actor a GPU, or else one a CPU, of the nodes that run.
 
     How many nodes an autoscaler may yet start, Ray does not tell. Where `ray.actors` asks for more actors than there is
@@ -47,7 +47,7 @@ def pool(settings: RaySettings, at_most: int, cpus: float, can_use_gpus: bool = 
     return Pool(min(settings.actors or max(1, cpus_now), at_most), cpus, 0)
 
 
-def placed_pool(settings: RaySettings, at_most: int, cpus: float, can_use_gpus: bool = True) -> Pool:
+def placed_pool(settings: RaySettings, at_most: int, cpus: float, *, can_use_gpus: bool = True) -> Pool:
     """Return a pool once there is room for one of its actors; Ray Data itself would wait for it for ever.
 
     Args:
@@ -59,7 +59,7 @@ def placed_pool(settings: RaySettings, at_most: int, cpus: float, can_use_gpus: 
     Raises:
         SettingsError: If there is none in time.
     """
-    one = pool(settings, 1, cpus, can_use_gpus)
+    one = pool(settings, 1, cpus, can_use_gpus=can_use_gpus)
     what = f"an actor of {one.gpus} GPU" if one.gpus else f"an actor of {one.cpus:g} CPU"
     wait_for_room([{"CPU": one.cpus, "GPU": one.gpus}], what, settings.placement_timeout_s)
-    return pool(settings, at_most, cpus, can_use_gpus)  # of the nodes that were started for it, too
+    return pool(settings, at_most, cpus, can_use_gpus=can_use_gpus)  # of the nodes that were started for it, too

@@ -58,7 +58,7 @@ def _matrix(file: h5py.File) -> Any:
     return file["X"] if isinstance(file["X"], h5py.Dataset) else sparse_dataset(file["X"])
 
 
-def read_h5ad(file: AnyFile, gene_info: AnyFile | None = None, allow_missing_genes: bool = False) -> Release:
+def read_h5ad(file: AnyFile, gene_info: AnyFile | None = None, *, allow_missing_genes: bool = False) -> Release:
     """Open an h5ad; X itself is not read yet.
 
     Args:
@@ -83,7 +83,7 @@ def read_h5ad(file: AnyFile, gene_info: AnyFile | None = None, allow_missing_gen
         raise DataError(f"{path} is not a readable h5ad: {' '.join(str(error).split())}") from None
     if shape != (len(obs), len(var)):
         raise DataError(f"{path}: X must be {(len(obs), len(var))} as obs and var say; got {shape}")
-    genes, note = _genes(var, path, gene_info, allow_missing_genes)
+    genes, note = _genes(var, path, gene_info, allow_missing=allow_missing_genes)
     wells = _wells(obs, path)
     counts = {
         "wells_in_table": len(obs),
@@ -136,7 +136,7 @@ def _entrez(ids: pd.Series, path: SourceFile) -> np.ndarray:
     return np.asarray(number, dtype=np.int64)
 
 
-def _genes(var: pd.DataFrame, path: SourceFile, gene_info: AnyFile | None, allow_missing: bool) -> tuple[Genes, str]:
+def _genes(var: pd.DataFrame, path: SourceFile, gene_info: AnyFile | None, *, allow_missing: bool) -> tuple[Genes, str]:
     """Genes keep the file's order; the note says where their Entrez ids come from."""
     symbols = var["pr_gene_symbol"].astype(str) if "pr_gene_symbol" in var else pd.Series(var.index.astype(str))
     ids = next((name for name in ("pr_gene_id", "entrez_id", "gene_id") if name in var), None)

@@ -33,6 +33,7 @@ def read_l1000(
     inst_info: AnyFile,
     pert_info: AnyFile,
     gene_info: AnyFile,
+    *,
     allow_missing_genes: bool = False,
 ) -> Release:
     """Open a release; the matrix itself is not read yet.
@@ -50,7 +51,7 @@ def read_l1000(
         StoreError: For a file that is missing or damaged.
     """
     reader = open_gctx(gctx)
-    genes = match_landmarks(read_gene_info(gene_info), reader, allow_missing_genes)
+    genes = match_landmarks(read_gene_info(gene_info), reader, allow_missing=allow_missing_genes)
     inst = _read_table(inst_info, INST_INFO_COLUMNS)
     pert = _read_table(pert_info, ("pert_id", "canonical_smiles")).drop_duplicates("pert_id")
     counts = {"wells_in_table": len(inst)}
@@ -103,7 +104,7 @@ def read_gene_info(path: AnyFile) -> pd.DataFrame:
     return table
 
 
-def match_landmarks(gene_info: pd.DataFrame, reader: GctxReader, allow_missing: bool) -> Genes:
+def match_landmarks(gene_info: pd.DataFrame, reader: GctxReader, *, allow_missing: bool) -> Genes:
     """Find the landmark genes among the matrix's rows, by Entrez id."""
     landmarks = gene_info[gene_info["pr_is_lm"] == "1"].drop_duplicates("pr_gene_id")
     position = {text.strip().removesuffix(".0"): i for i, text in enumerate(reader.gene_ids)}

@@ -41,6 +41,7 @@ def prepare(
     release: Release,
     root: str,
     config: Config,
+    *,
     overwrite: bool = False,
     on_progress: Progress = lambda done, total: None,
     resume: bool = False,
@@ -66,7 +67,7 @@ def prepare(
     settings = config.model_dump(mode="json", include={"cleaning", "pairing", "splits", "prepare"})
     settings["prepare"].pop("workers")
     digest = plan_digest(SCHEMA_VERSION, sources, settings, release.counts)
-    if done := _check_root(store, overwrite, resume, digest):
+    if done := _check_root(store, overwrite=overwrite, resume=resume, digest=digest):
         return done
     ledger = Ledger()
     treated = clean(release.wells, config.cleaning, ledger)
@@ -105,7 +106,7 @@ def prepare(
     return manifest
 
 
-def _check_root(store: Store, overwrite: bool, resume: bool, digest: str) -> dict[str, Any] | None:
+def _check_root(store: Store, *, overwrite: bool, resume: bool, digest: str) -> dict[str, Any] | None:
     """Refuse a root that is in use; return the manifest if the wanted dataset is complete already.
 
     Raises:

@@ -53,9 +53,11 @@ class ReleasePaths:
         self.check()
         if self.h5ad:
             genes = source_file(self.gene_info, storage_options) if self.gene_info else None
-            return read_h5ad(source_file(self.h5ad, storage_options), genes, self.allow_missing_genes)
+            return read_h5ad(
+                source_file(self.h5ad, storage_options), genes, allow_missing_genes=self.allow_missing_genes
+            )
         matrix, wells, compounds, genes = (source_file(path, storage_options) for path in self._tables if path)
-        return read_l1000(matrix, wells, compounds, genes, self.allow_missing_genes)
+        return read_l1000(matrix, wells, compounds, genes, allow_missing_genes=self.allow_missing_genes)
 
     @property
     def _tables(self) -> tuple[str | None, ...]:

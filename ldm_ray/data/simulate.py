@@ -256,7 +256,7 @@ def _plate_wells(
         )
 
     for i, (compound, dose) in enumerate(zip(batch.compounds, batch.doses_um, strict=True)):
-        text, unit = _dose_text(float(dose), units[(i + number) % 3], settings.dirt, i, replicate)
+        text, unit = _dose_text(float(dose), units[(i + number) % 3], dirt=settings.dirt, i=i, replicate=replicate)
         kind = "TRT_CP" if settings.dirt and i % 40 == 7 else "trt_cp"
         own = {"compound": int(compound), "dose_um": float(dose)}
         add("treated_wells", _pert_id(compound), f"simulated-{compound + 1}", kind, text, unit, **own)
@@ -297,7 +297,7 @@ def _add_dirt(add: Callable[..., None], number: int) -> None:
         add("no_control", "SIM-ORPHAN", "orphan", "trt_cp", "10", "uM")
 
 
-def _dose_text(dose_um: float, unit: str, dirt: bool, i: int, replicate: int) -> tuple[str, str]:
+def _dose_text(dose_um: float, unit: str, *, dirt: bool, i: int, replicate: int) -> tuple[str, str]:
     """Write a dose as real files do: in several units, and 1.11 as 1.1 on some plates."""
     if dirt and i % 16 == 3:
         return f"{dose_um * 1000:g}", "nM"

@@ -159,7 +159,7 @@ def ddim(schedule: Schedule, steps: Tensor, eta: float = 0.0) -> SamplerPlan:
     )
 
 
-def dpm_solver(schedule: Schedule, steps: Tensor, stochastic: bool = False) -> SamplerPlan:
+def dpm_solver(schedule: Schedule, steps: Tensor, *, stochastic: bool = False) -> SamplerPlan:
     """DPM-Solver++ (2M) on x0_hat in lambda = log(alpha / sigma), of the ODE or of the SDE.
 
     With h = lambda_p - lambda_t, h' the step before and D = x0_hat + h / (2 h') (x0_hat - x0_hat_before):

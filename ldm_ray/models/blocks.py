@@ -127,6 +127,7 @@ class Mlp(nn.Module):
         width_in: int,
         widths: Sequence[int],
         norm: Norm,
+        *,
         activation: Activation = "leaky_relu",
         dropout: float = 0.0,
         salt: int = 0,

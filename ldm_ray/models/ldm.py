@@ -34,7 +34,11 @@ class LatentDiffusion(nn.Module):
         )
         self.head, self._settings = settings.head, settings
         self._schedule = build_schedule(
-            schedule.kind, schedule.num_steps, schedule.beta_first, schedule.beta_last, schedule.zero_terminal_snr
+            schedule.kind,
+            schedule.num_steps,
+            schedule.beta_first,
+            schedule.beta_last,
+            zero_terminal_snr=schedule.zero_terminal_snr,
         )
         self.diffusion = GaussianDiffusion(self._schedule)
         self.latent_dim = latent_dim

@@ -96,6 +96,7 @@ class Client:
     def predict(
         self,
         conditions: Sequence[Mapping[str, Any]],
+        *,
         n_samples: int | None = None,
         steps: int | None = None,
         seed: int = 0,

@@ -40,7 +40,17 @@ def arrow_filesystem(fs: Any, path: str, attempts: int = ATTEMPTS) -> pafs.FileS
         profile = fs.kwargs.get("profile")
         region = fs.client_kwargs.get("region_name")
         bucket = path.split("/", 1)[0]
-        return _native_s3(fs.key, fs.secret, fs.token, fs.anon, endpoint, region, profile, bucket, attempts)
+        return _native_s3(
+            fs.key,
+            fs.secret,
+            fs.token,
+            anonymous=fs.anon,
+            endpoint=endpoint,
+            region=region,
+            profile=profile,
+            bucket=bucket,
+            attempts=attempts,
+        )
     return pafs.PyFileSystem(pafs.FSSpecHandler(fs))
 
 
@@ -49,6 +59,7 @@ def _native_s3(
     key: str | None,
     secret: str | None,
     token: str | None,
+    *,
     anonymous: bool,
     endpoint: str | None,
     region: str | None,

@@ -28,7 +28,7 @@ class StepSampler(nn.Module):
     second_moment: Tensor
     seen: Tensor
 
-    def __init__(self, num_steps: int, importance: bool) -> None:
+    def __init__(self, num_steps: int, *, importance: bool) -> None:
         super().__init__()
         self.num_steps, self.importance = num_steps, importance
         if importance:

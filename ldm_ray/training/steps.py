@@ -74,7 +74,7 @@ class LdmLossModule(nn.Module):
     def __init__(self, model: LatentDiffusion, config: Config) -> None:
         super().__init__()
         self.model, self.guidance_dropout = model, config.denoiser.guidance_dropout
-        self.steps = StepSampler(model.diffusion.num_steps, config.denoiser.step_sampling == "importance")
+        self.steps = StepSampler(model.diffusion.num_steps, importance=config.denoiser.step_sampling == "importance")
 
     def forward(self, batch: DiffusionBatch) -> StepLosses:
         """Loss at one drawn step a row, Eq. (10); with a regression head, of what it leaves, plus its squared error."""

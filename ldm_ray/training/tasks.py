@@ -83,7 +83,7 @@ def _ldm_task(inputs: TaskInputs) -> BuiltTask:
     assert inputs.vae is not None
     vae = Vae(n_genes, config.vae)
     vae.load_state_dict({n.removeprefix("vae."): value for n, value in inputs.vae.items() if n.startswith("vae.")})
-    vae = vae.to(source.device).eval().requires_grad_(False)
+    vae = vae.to(source.device).eval().requires_grad_(requires_grad=False)
     latents = Latents(vae, tables)
     if config.ingest.latents and isinstance(source, ResidentSource):
         source = source.encoded(latents.moments)

@@ -32,7 +32,7 @@ class StoreJournal(BaseJournalBackend):
         DataError: If its driver lives on this machine.
     """
 
-    def __init__(self, store: Store, driver: bool = False) -> None:
+    def __init__(self, store: Store, *, driver: bool = False) -> None:
         self._store, self._name = store, uuid.uuid4().hex if driver else ""
         if driver:
             self._take_over()
@@ -84,10 +84,10 @@ def _is_alive(pid: int) -> bool:
     return True
 
 
-def open_storage(store: Store, driver: bool = False) -> JournalStorage:
+def open_storage(store: Store, *, driver: bool = False) -> JournalStorage:
     """Open the storage of a search, empty or not; arguments and errors as `StoreJournal`."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    return JournalStorage(StoreJournal(store, driver))
+    return JournalStorage(StoreJournal(store, driver=driver))
 
 
 def open_study(storage: JournalStorage, objectives: tuple[Objective, ...]) -> optuna.Study:

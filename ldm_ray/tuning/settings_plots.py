@@ -135,7 +135,7 @@ def _jittered(search: Search, trial: Trial, key: str) -> float:
     return place + 0.3 * (golden - 0.5) / len(distribution.choices)
 
 
-def _shades(dark_is_low: bool) -> Colormap:
+def _shades(*, dark_is_low: bool) -> Colormap:
     ends = ["#16304f", "#5d9ccc", "#c3dbec"]
     return LinearSegmentedColormap.from_list("better", ends if dark_is_low else ends[::-1])
 

@@ -15,7 +15,7 @@ from ldm_ray.prediction.predictor import Predictor
 from ldm_ray.workflows.pipeline import Pipeline
 
 
-def run_demo(out: Path, config: Config, overwrite: bool = False) -> dict[str, Any]:
+def run_demo(out: Path, config: Config, *, overwrite: bool = False) -> dict[str, Any]:
     """Simulate, prepare, embed, train, evaluate and predict; steps that are done already are not repeated.
 
     Args:
@@ -28,7 +28,7 @@ def run_demo(out: Path, config: Config, overwrite: bool = False) -> dict[str, An
     """
     started = time.monotonic()
     pipeline = Pipeline(str(out), config)
-    pipeline.run(overwrite)
+    pipeline.run(overwrite=overwrite)
     metrics = pipeline.store.read_json(f"{REPORT}/{METRICS}")
     show_scores(metrics)
     say("\nreport and pictures:")

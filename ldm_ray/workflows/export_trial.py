@@ -24,6 +24,7 @@ def export_trial(
     out: str,
     number: int | None,
     seeds: tuple[int, ...],
+    *,
     overwrite: bool,
     storage_options: StorageOptions,
     on_status: OnStatus,
@@ -63,8 +64,8 @@ def export_trial(
             f"{out.rstrip('/')}/seed{seed}",
             config.model_copy(update={"seed": seed}),
             origin,
-            overwrite,
-            on_status,
+            overwrite=overwrite,
+            on_status=on_status,
         )
         for seed in seeds
     ]
@@ -79,7 +80,7 @@ def _trial(trials: Sequence[Trial], number: int) -> Trial:
 
 
 def _trained(
-    data: str, out: str, config: Config, origin: dict[str, object], overwrite: bool, on_status: OnStatus
+    data: str, out: str, config: Config, origin: dict[str, object], *, overwrite: bool, on_status: OnStatus
 ) -> str:
     """Train autoencoder and diffusion model with the config's seed, going on with what is there."""
     options, dataset = config.storage_options, open_dataset(data, config.storage_options)

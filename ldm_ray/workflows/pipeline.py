@@ -76,7 +76,7 @@ class Pipeline:
             ("predict", PREDICTIONS, "", self._predict),
         ]
 
-    def run(self, overwrite: bool = False) -> dict[str, Any]:
+    def run(self, *, overwrite: bool = False) -> dict[str, Any]:
         """Run the steps that are not done, or all of them anew; return what `pipeline.json` holds.
 
         Raises:

@@ -159,7 +159,7 @@ def test_schedules_keep_their_definitions() -> None:
     assert float(cosine_schedule(1000).alpha_bar[499]) == pytest.approx(0.4939, abs=2e-3)  # f(1/2) / f(0)
     assert float(sigmoid_schedule(1000).alpha_bar[499]) == pytest.approx(0.5, abs=1e-9)  # symmetric
     for kind in ("linear", "cosine", "sigmoid"):
-        plain, zero = (build_schedule(kind, 1000, 1e-5, 0.01, flag) for flag in (False, True))
+        plain, zero = (build_schedule(kind, 1000, 1e-5, 0.01, zero_terminal_snr=flag) for flag in (False, True))
         assert float(plain.alpha_bar[-1]) > 0
         assert float(zero.alpha_bar[-1]) == 0.0
         assert float(zero.beta[-1]) == 1.0

@@ -102,7 +102,7 @@ def exact_var(diffusion: GaussianDiffusion, t: Tensor) -> Tensor:
 
 
 def build(kind: str, zero: bool, head: Head, loss: str) -> Objective:
-    schedule = build_schedule(kind, STEPS, 2e-3, 0.2, zero)  # type: ignore[arg-type]
+    schedule = build_schedule(kind, STEPS, 2e-3, 0.2, zero_terminal_snr=zero)  # type: ignore[arg-type]
     name: Loss = loss.partition(", ")[0]  # type: ignore[assignment]
     gamma = 5.0 if loss.endswith("SNR") else None
     return Objective(GaussianDiffusion(schedule), head, name, 0.001, gamma)

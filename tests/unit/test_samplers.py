@@ -240,7 +240,7 @@ def test_a_correction_moves_weight_from_the_estimate_before_to_the_present_one()
 @pytest.mark.parametrize("zero_terminal_snr", [False, True])
 @pytest.mark.parametrize("sampler", ["ancestral", "ddim", "dpm++2m", "dpm++2m-sde"])
 def test_every_plan_is_finite(kind: str, zero_terminal_snr: bool, sampler: str) -> None:
-    schedule = build_schedule(kind, 200, 1e-4, 0.02, zero_terminal_snr)  # type: ignore[arg-type]
+    schedule = build_schedule(kind, 200, 1e-4, 0.02, zero_terminal_snr=zero_terminal_snr)  # type: ignore[arg-type]
     for spacing in ("linear", "quadratic", "log_snr"):
         for count in (2, 3, 17, 199, 200):
             plan = build_plan(schedule, SamplerChoice(sampler, count, spacing, 0.3))  # type: ignore[arg-type]

@@ -19,15 +19,13 @@ from ldm_ray.data.l1000 import read_l1000
 from ldm_ray.data.parts import Part, PartWriter
 from ldm_ray.data.prepare import prepare
 from ldm_ray.errors import DataError, LdmRayError, StoreError
-from ldm_ray.layout import CONDITIONS, DRIVER, MANIFEST, METADATA, PAGE, SEARCH
+from ldm_ray.layout import CONDITIONS, DRIVER, MANIFEST
 from ldm_ray.prediction.bulk.conditions import SCHEMA, stage
 from ldm_ray.prediction.bulk.parts import PartPredictor
 from ldm_ray.prediction.bulk.run import BulkRun, described_run
 from ldm_ray.storage.store import Store, written_at
 from ldm_ray.tracking.record import with_epoch, write_record
 from ldm_ray.tuning.state import begin_search
-from ldm_ray.workflows import status
-from ldm_ray.workflows.pipeline import REPORT
 from ldm_ray.workflows.pipeline_state import PipelineState
 from ldm_ray.workflows.status import SILENT_S, Status, read_status
 from tests.conftest import World, small_config
@@ -218,12 +216,6 @@ def test_what_is_no_run_is_said(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text('{"rows_per_part": 3}')
     with pytest.raises(DataError, match="must have 'bundle'"):
         read_status(str(tmp_path))
-
-
-def test_names_that_are_not_imported_are_those_of_their_writers() -> None:
-    assert status.BUNDLE == METADATA
-    assert status.SEARCH == SEARCH
-    assert f"{REPORT}/{PAGE}" == status.REPORT
 
 
 def test_a_run_on_s3_has_an_age(s3: S3Server) -> None:

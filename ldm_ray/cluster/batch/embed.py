@@ -34,6 +34,7 @@ PRETRAINED = ("molformer", "hub")
 def embed(
     dataset: PairedDataset,
     config: Config,
+    *,
     overwrite: bool = False,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> str:

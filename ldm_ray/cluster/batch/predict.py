@@ -35,6 +35,7 @@ def predict_many(
     config: Config,
     n_samples: int | None = None,
     steps: int | None = None,
+    *,
     overwrite: bool = False,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:

@@ -29,6 +29,7 @@ def run_folds(
     dataset: PairedDataset,
     out: str,
     config: Config,
+    *,
     overwrite: bool = False,
     on_progress: Callable[[dict[str, Any]], None] = lambda status: None,
 ) -> dict[str, Any]:

@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 
 def start_run(
-    store: Store, kind: str, dataset: PairedDataset, config: Config, num_workers: int, resume: bool
+    store: Store, kind: str, dataset: PairedDataset, config: Config, num_workers: int, *, resume: bool
 ) -> RunRecord:
     """Write the record of a run that begins or goes on, and begin it with each tracker.
 

@@ -181,7 +181,12 @@ class StoredSearch(OptunaSearch):
             self._keep(trial_id)
             self._told()
 
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+    def on_trial_complete(  # positional as in Ray's own signature
+        self,
+        trial_id: str,
+        result: dict[str, Any] | None = None,
+        error: bool = False,  # noqa: FBT001, FBT002
+    ) -> None:
         """Tell Optuna how a trial ended, once."""
         result = result or {}
         # Of the epoch at which the scheduler stops a trial, Tune tells here and nowhere else.

@@ -80,7 +80,7 @@ def _panel(axes: Axes, rows: list[dict[str, Any]]) -> None:
     axes.grid(axis="x", alpha=0.3)
 
 
-def _with_interval(row: dict[str, Any], key: str, percent: bool = False) -> str:
+def _with_interval(row: dict[str, Any], key: str, *, percent: bool = False) -> str:
     if row[key] is None:
         return "undefined"
     low, high = row[f"{key}_interval"]

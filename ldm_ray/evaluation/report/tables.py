@@ -104,13 +104,16 @@ def score_tables(metrics: dict[str, Any]) -> list[ScoreTable]:
         columns = [c for c in section.columns if c.key in NORMALISED or _any(metrics["rows"], c.key)]
         rows = [row for row in metrics["rows"] if any(row.get(column.key) is not None for column in columns)]
         if rows:
-            body = [[row_name(row), *(cell(row, column, section.title in SHORT) for column in columns)] for row in rows]
+            body = [
+                [row_name(row), *(cell(row, column, with_interval=section.title in SHORT) for column in columns)]
+                for row in rows
+            ]
             heads = ["prediction", *(column.head for column in columns)]
             tables.append(ScoreTable(section.title, heads, body, section.meaning))
     return tables
 
 
-def cell(row: dict[str, Any], column: Column, with_interval: bool) -> str:
+def cell(row: dict[str, Any], column: Column, *, with_interval: bool) -> str:
     """Write one value, with its interval if it has one and it is wanted."""
     value = row.get(column.key)
     if value is None:

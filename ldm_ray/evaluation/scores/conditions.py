@@ -121,5 +121,5 @@ def _extremes(values: np.ndarray, top: int) -> tuple[np.ndarray, np.ndarray]:
 def _shared(first: np.ndarray, second: np.ndarray, n_genes: int) -> np.ndarray:
     """Count the genes that two lists of each row share, (n,)."""
     member = np.zeros((len(first), n_genes), dtype=bool)
-    np.put_along_axis(member, first, True, axis=1)
+    np.put_along_axis(member, first, values=True, axis=1)
     return np.asarray(np.take_along_axis(member, second, axis=1).sum(axis=1), dtype=np.float64)

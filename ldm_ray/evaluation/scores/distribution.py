@@ -51,7 +51,7 @@ class DistributionJudge:
         }
         for within, suffix in SUFFIX.items():
             real, half_distance = self.real[within]
-            result = compare_correlations(moments.correlation(within), real, half_distance)
+            result = compare_correlations(moments.correlation(within=within), real, half_distance)
             scores[f"correlation_error{suffix}"] = result.error
             scores[f"correlation_spearman{suffix}"] = result.spearman
             scores[f"top30_overlap{suffix}"] = result.top30_overlap
@@ -65,7 +65,7 @@ class DistributionJudge:
             first, second = order[: len(rows) // 2], order[len(rows) // 2 :]
             pairs.append(distances(self.wells.y[first], self.wells.y[second]))
         overlaps = {
-            f"top30_overlap_half_half{suffix}": top_overlap(*(half.correlation(within) for half in self._halves))
+            f"top30_overlap_half_half{suffix}": top_overlap(*(half.correlation(within=within) for half in self._halves))
             for within, suffix in SUFFIX.items()
         }
         return {
@@ -90,8 +90,8 @@ class DistributionJudge:
             whole.merge(half)
         result = {}
         for within in (WITHIN, POOLED):
-            first, second = (half.correlation(within) for half in self._halves)
-            result[within] = (whole.correlation(within), float(np.linalg.norm(first - second)))
+            first, second = (half.correlation(within=within) for half in self._halves)
+            result[within] = (whole.correlation(within=within), float(np.linalg.norm(first - second)))
         return result
 
     @cached_property

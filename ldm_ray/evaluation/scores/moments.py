@@ -52,7 +52,7 @@ class GeneMoments:
         """Mean of each group, (n_groups, n_genes); 0 for an empty one."""
         return np.asarray(self.sums / np.maximum(self.counts, 1)[:, None])
 
-    def covariance(self, within: bool) -> np.ndarray:
+    def covariance(self, *, within: bool) -> np.ndarray:
         """Covariance of genes over wells, (n_genes, n_genes): within groups, or around the mean of all."""
         n = max(1.0, self.counts.sum())
         if within:
@@ -61,12 +61,12 @@ class GeneMoments:
         mean = self.sums.sum(axis=0) / n
         return np.asarray(self.second / n - np.outer(mean, mean))
 
-    def correlation(self, within: bool) -> np.ndarray:
+    def correlation(self, *, within: bool) -> np.ndarray:
         """Correlation of genes over wells; genes that do not vary have correlation 0, and 1 with themselves.
 
         Source: Pearson's correlation, as in Kim & Yoo, Fig. 3.
         """
-        covariance = self.covariance(within)
+        covariance = self.covariance(within=within)
         variance = covariance.diagonal()
         scale = np.where(variance > CONSTANT, 1 / np.sqrt(np.maximum(variance, CONSTANT)), 0.0)
         matrix = np.clip(covariance * scale[:, None] * scale, -1.0, 1.0)
