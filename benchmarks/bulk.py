@@ -23,7 +23,6 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
 import pandas as pd
-import torch
 
 from benchmarks.machine import machine, write
 from ldm_ray.data.dataset import open_dataset
@@ -89,14 +88,11 @@ def sampler_rows_per_s(bundle: str, frame: pd.DataFrame) -> float:
     asked = frame[["smiles", "dose_um", "time_h", "cell"]][:REFERENCE_ROWS]
     queries = [Query(*row) for row in asked.itertuples(index=False, name=None)]
     prepared = [predictor.reader.prepare(query) for query in queries]
-    assert predictor.encodings is not None
-    base = torch.as_tensor(predictor.reader.base(prepared))
-    keys = torch.tensor([item.key for item in prepared])
     how = predictor.sampling(1, None, 0)
-    predictor.sampler.sample_told(predictor.encodings.tell(prepared), base, keys, how)  # type: ignore[attr-defined]
+    predictor.sample(prepared, how)
     began, rounds = time.perf_counter(), 0
     while time.perf_counter() - began < REFERENCE_S:
-        predictor.sampler.sample_told(predictor.encodings.tell(prepared), base, keys, how)  # type: ignore[attr-defined]
+        predictor.sample(prepared, how)
         rounds += 1
     return rounds * len(queries) / (time.perf_counter() - began)
 

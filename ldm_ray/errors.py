@@ -18,7 +18,15 @@ class BundleError(LdmRayError):
 
 
 class QueryError(LdmRayError):
-    """A query (cell line, SMILES, dose, time) that cannot be answered."""
+    """A query (cell line, SMILES, dose, time) that cannot be answered.
+
+    Attributes:
+        field: The part of the query that is wrong, for instance `dose_um`; empty if it is not one part.
+    """
+
+    def __init__(self, message: str, *, field: str = "") -> None:
+        super().__init__(message)
+        self.field = field
 
 
 class ShapeError(LdmRayError):

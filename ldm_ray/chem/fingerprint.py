@@ -40,7 +40,7 @@ class MorganEncoder:
         for row, text in enumerate(smiles):
             molecule = Chem.MolFromSmiles(text)
             if molecule is None:
-                raise QueryError(f"smiles must be a molecule that RDKit can parse; got {text!r}")
+                raise QueryError(f"smiles must be a molecule that RDKit can parse; got {text!r}", field="smiles")
             bits[row] = generator.GetFingerprintAsNumPy(molecule)
         return bits
 

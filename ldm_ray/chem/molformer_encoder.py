@@ -59,7 +59,10 @@ class MolformerEncoder:
         for text, row in zip(smiles, rows, strict=True):
             if len(row) > self._config.max_position_embeddings:
                 limit = self._config.max_position_embeddings
-                raise QueryError(f"smiles must have at most {limit} tokens for MoLFormer; {text[:60]!r} has {len(row)}")
+                raise QueryError(
+                    f"smiles must have at most {limit} tokens for MoLFormer; {text[:60]!r} has {len(row)}",
+                    field="smiles",
+                )
         vectors = np.empty((len(rows), self.dim), dtype=np.float32)
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
         while order:
@@ -133,5 +136,5 @@ def plain_smiles(smiles: str) -> str:
     """
     molecule = Chem.MolFromSmiles(smiles)
     if molecule is None:
-        raise QueryError(f"smiles must be a molecule that RDKit can parse; got {smiles!r}")
+        raise QueryError(f"smiles must be a molecule that RDKit can parse; got {smiles!r}", field="smiles")
     return str(Chem.MolToSmiles(molecule, isomericSmiles=False))

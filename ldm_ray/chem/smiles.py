@@ -56,7 +56,7 @@ def parent_smiles(smiles: str) -> str:
     compound = parse_compound(smiles)
     if compound is None:
         shown = smiles if len(smiles) <= 60 else smiles[:57] + "..."
-        raise QueryError(f"{NO_MOLECULE}; got {shown!r}")
+        raise QueryError(f"{NO_MOLECULE}; got {shown!r}", field="smiles")
     return compound.parent_smiles
 
 

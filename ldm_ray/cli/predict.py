@@ -1,6 +1,7 @@
 """`ldm-ray predict`: one condition, a table of them, or very many."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from ldm_ray.prediction.bulk.conditions import Grid
+    from ldm_ray.prediction.predictor import Predictions
+    from ldm_ray.prediction.queries import Query
 
 EPILOG = (
     "Examples: `ldm-ray predict --bundle runs/ldm --smiles 'CC(=O)Oc1ccccc1C(=O)O' --cell A375 --dose-um 10 --time-h"
@@ -49,117 +52,167 @@ def predict(
 ) -> None:
     """Predict one condition, a table of them, or very many in parts."""
     asked = settings(config, overrides, seed)
-    single, grid = (smiles, cell, dose_um, time_h), (compounds, cells, doses_um, times_h)
     given = asked.predict.model_fields_set
-    n_samples = n_samples or (asked.predict.n_samples if "n_samples" in given else None)
-    steps = steps or (asked.predict.steps if "steps" in given else None)
-    if all(value is not None for value in single) and not any([conditions, *grid]):
-        _one(bundle=bundle, single=single, asked=asked, n_samples=n_samples, steps=steps, top=top, json=json)  # type: ignore[arg-type]
-        return
-    if any(value is not None for value in single) or (conditions is None) == (compounds is None):
-        raise QueryError(
-            "give --smiles, --cell, --dose-um and --time-h, or --conditions and --out, or --compounds, --cells,"
-            " --doses-um, --times-h and --out"
-        )
-    if out is None:
-        raise QueryError(f"{'--conditions' if conditions else '--compounds'} wants --out")
-    if conditions is not None and PurePosixPath(out).suffix:
-        _table(bundle=bundle, conditions=conditions, out=out, asked=asked, n_samples=n_samples, steps=steps, json=json)
-        return
-    _many(
+    how = _How(
         bundle=bundle,
-        conditions=conditions,
-        grid=grid,
-        out=out,
-        asked=asked,
-        n_samples=n_samples,
-        steps=steps,
-        overwrite=overwrite,
+        config=asked,
+        n_samples=n_samples or (asked.predict.n_samples if "n_samples" in given else None),
+        steps=steps or (asked.predict.steps if "steps" in given else None),
         json=json,
+    )
+    single, grid = (smiles, cell, dose_um, time_h), (compounds, cells, doses_um, times_h)
+    match _question(single, conditions, grid, out):
+        case _One() as one:
+            _predict_one(one, how, top)
+        case _Table(conditions=url, out=file) if PurePosixPath(file).suffix:
+            _predict_table(url, file, how)
+        case _Table(conditions=url, out=folder):
+            _predict_parts(url, lambda: _tables_of(url, asked), folder, how, overwrite=overwrite)
+        case _Product() as product:
+            conditions_of = _grid(product, asked)
+            rows = asked.predict.rows_per_part
+            _predict_parts(
+                conditions_of.fingerprint, lambda: conditions_of.tables(rows), product.out, how, overwrite=overwrite
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _How:
+    """By which model, and how; None: as the bundle has it."""
+
+    bundle: str
+    config: Config
+    n_samples: int | None
+    steps: int | None
+    json: bool
+
+
+@dataclass(frozen=True)
+class _One:
+    """One condition."""
+
+    smiles: str
+    cell: str
+    dose_um: float
+    time_h: float
+
+
+@dataclass(frozen=True)
+class _Table:
+    """A table of conditions; `out` is a file, or a folder for results in parts."""
+
+    conditions: str
+    out: str
+
+
+@dataclass(frozen=True)
+class _Product:
+    """A grid, as it was typed."""
+
+    compounds: str
+    cells: str
+    doses_um: str
+    times_h: str
+    out: str
+
+
+def _question(
+    single: tuple[str | None, str | None, float | None, float | None],
+    conditions: str | None,
+    grid: tuple[str | None, str | None, str | None, str | None],
+    out: str | None,
+) -> _One | _Table | _Product:
+    """Tell what is asked from which options are given.
+
+    Raises:
+        QueryError: If they make no one question.
+    """
+    smiles, cell, dose_um, time_h = single
+    if conditions is None and not any(grid):
+        if smiles is not None and cell is not None and dose_um is not None and time_h is not None:
+            return _One(smiles, cell, dose_um, time_h)
+    elif all(value is None for value in single) and (conditions is None) != (grid[0] is None):
+        if out is None:
+            raise QueryError(f"{'--conditions' if conditions else '--compounds'} wants --out")
+        if conditions is not None:
+            return _Table(conditions, out)
+        compounds, cells, doses_um, times_h = grid
+        if not compounds or not cells or not doses_um or not times_h:
+            raise QueryError("a grid wants --compounds, --cells, --doses-um and --times-h")
+        return _Product(compounds, cells, doses_um, times_h, out)
+    raise QueryError(
+        "give --smiles, --cell, --dose-um and --time-h, or --conditions and --out, or --compounds, --cells,"
+        " --doses-um, --times-h and --out"
     )
 
 
-def _one(
-    *,
-    bundle: str,
-    single: tuple[str, str, float, float],
-    asked: Config,
-    n_samples: int | None,
-    steps: int | None,
-    top: int,
-    json: bool,
-) -> None:
+def _predict_one(one: _One, how: _How, top: int) -> None:
     from ldm_ray.prediction.predictor import Predictor, Query
 
-    query = Query(single[0], single[2], single[3], single[1])
-    predictor = Predictor.from_bundle(bundle, storage_options=asked.storage_options)
+    query = Query(one.smiles, one.dose_um, one.time_h, one.cell)
+    predictor = Predictor.from_bundle(how.bundle, storage_options=how.config.storage_options)
     with spinning("sampling"):
-        predictions = predictor.predict([query], n_samples, steps, asked.seed)
-    _show_prediction(query, predictions, top, json=json)
+        predictions = predictor.predict([query], how.n_samples, how.steps, how.config.seed)
+    if how.json:
+        print_json(_as_json(query, predictions))
+    _show_prediction(query, predictions, top)
 
 
-def _table(
-    *, bundle: str, conditions: str, out: str, asked: Config, n_samples: int | None, steps: int | None, json: bool
-) -> None:
+def _predict_table(conditions: str, out: str, how: _How) -> None:
     from ldm_ray.prediction.bulk.tables import check_out, read_queries, write_predictions
     from ldm_ray.prediction.predictor import Predictor
 
+    options, seed = how.config.storage_options, how.config.seed
     check_out(out)
-    queries = read_queries(conditions, asked.storage_options)
-    predictor = Predictor.from_bundle(bundle, storage_options=asked.storage_options)
+    queries = read_queries(conditions, options)
+    predictor = Predictor.from_bundle(how.bundle, storage_options=options)
     with spinning(f"sampling {len(queries):,} conditions"):
-        predictions = predictor.predict(queries, n_samples, steps, asked.seed)
-    used = {"bundle": bundle, "seed": asked.seed} | predictor.used(n_samples, steps)
-    write_predictions(out, queries, predictions, used, asked.storage_options)
+        predictions = predictor.predict(queries, how.n_samples, how.steps, seed)
+    used = {"bundle": how.bundle, "seed": seed} | predictor.used(how.n_samples, how.steps)
+    write_predictions(out, queries, predictions, used, options)
     say(f"{len(queries):,} predictions in {out}")
-    if json:
+    if how.json:
         print_json({"predictions": out, "n": len(queries)})
 
 
-def _many(
-    *,
-    bundle: str,
-    conditions: str | None,
-    grid: tuple[str | None, ...],
-    out: str,
-    asked: Config,
-    n_samples: int | None,
-    steps: int | None,
-    overwrite: bool,
-    json: bool,
+def _predict_parts(
+    source: str, tables: "Callable[[], Iterable[pa.Table]]", out: str, how: _How, *, overwrite: bool
 ) -> None:
-    from ldm_ray.cluster.batch.predict import predict_many
-    from ldm_ray.prediction.bulk.conditions import read_tables
+    from ldm_ray.cluster.batch.predict import BulkPrediction, predict_many
 
-    rows = asked.predict.rows_per_part
-
-    product = None if conditions is not None else _grid(grid, asked)
-    source = conditions if product is None else product.fingerprint
-
-    def tables() -> "Iterable[pa.Table]":
-        return read_tables(str(conditions), asked.storage_options) if product is None else product.tables(rows)
-
+    asked = BulkPrediction(
+        tables=tables,
+        source=source,
+        bundle=how.bundle,
+        out=out,
+        config=how.config,
+        n_samples=how.n_samples,
+        steps=how.steps,
+        overwrite=overwrite,
+    )
     with counting("conditions") as progress:
-        manifest = predict_many(
-            tables, str(source), bundle, out, asked, n_samples, steps, overwrite=overwrite, on_progress=progress
-        )
+        manifest = predict_many(asked, progress)
     say(f"{manifest['n_predicted']:,} predictions in {out}")
     if manifest["n_errors"]:
         say(f"{manifest['n_errors']:,} conditions were refused; why: {out}/errors/")
-    if json:
+    if how.json:
         print_json(manifest)
 
 
-def _grid(grid: tuple[str | None, ...], asked: Config) -> "Grid":
-    from ldm_ray.prediction.bulk.conditions import Grid as Product
+def _tables_of(url: str, config: Config) -> "Iterable[pa.Table]":
+    from ldm_ray.prediction.bulk.conditions import read_tables
+
+    return read_tables(url, config.storage_options)
+
+
+def _grid(product: _Product, config: Config) -> "Grid":
+    from ldm_ray.prediction.bulk.conditions import Grid
     from ldm_ray.storage.store import split_url
 
-    compounds, cells, doses_um, times_h = grid
-    if not compounds or not cells or not doses_um or not times_h:
-        raise QueryError("a grid wants --compounds, --cells, --doses-um and --times-h")
-    store, name = split_url(compounds, asked.storage_options)
+    store, name = split_url(product.compounds, config.storage_options)
     smiles = [line.strip() for line in store.read_bytes(name).decode().splitlines() if line.strip()]
-    return Product(smiles, _listed(cells), _numbers("--doses-um", doses_um), _numbers("--times-h", times_h))
+    doses_um, times_h = _numbers("--doses-um", product.doses_um), _numbers("--times-h", product.times_h)
+    return Grid(smiles, _listed(product.cells), doses_um, times_h)
 
 
 def _listed(text: str) -> list[str]:
@@ -173,21 +226,30 @@ def _numbers(option: str, text: str) -> list[float]:
         raise QueryError(f"{option} must be numbers, comma-separated; got {text!r}") from None
 
 
-def _show_prediction(query: "object", predictions: "object", top: int, *, json: bool) -> None:
-    from ldm_ray.prediction.predictor import Predictions, Query
+def _as_json(query: "Query", predictions: "Predictions") -> dict[str, object]:
+    """Return everything that is known of one prediction as plain values."""
+    genes = {
+        gene: {"mean": float(mean), "delta": float(delta), "std": float(std)}
+        for gene, mean, delta, std in zip(
+            predictions.genes, predictions.mean[0], predictions.delta[0], predictions.std[0], strict=True
+        )
+    }
+    return {
+        "smiles": query.smiles,
+        "cell": query.cell,
+        "dose_um": query.dose_um,
+        "time_h": query.time_h,
+        "similarity": float(predictions.similarity[0]),
+        "note": predictions.notes[0],
+        "out_of_domain": bool(predictions.out_of_domain[0]),
+        "genes": genes,
+    }
 
-    assert isinstance(query, Query)
-    assert isinstance(predictions, Predictions)
+
+def _show_prediction(query: "Query", predictions: "Predictions", top: int) -> None:
+    """Print the genes that change most."""
     delta, std, mean = predictions.delta[0], predictions.std[0], predictions.mean[0]
     order = delta.argsort()
-    if json:
-        genes = {
-            gene: {"mean": float(mean[i]), "delta": float(delta[i]), "std": float(std[i])}
-            for i, gene in enumerate(predictions.genes)
-        }
-        print_json({"smiles": query.smiles, "cell": query.cell, "dose_um": query.dose_um, "time_h": query.time_h}
-                   | {"similarity": float(predictions.similarity[0]), "note": predictions.notes[0],
-                      "out_of_domain": bool(predictions.out_of_domain[0]), "genes": genes})  # fmt: skip
     rows = [
         [predictions.genes[i], f"{delta[i]:+.3f}", f"{std[i]:.3f}", f"{mean[i]:.2f}"]
         for i in [*order[::-1][:top], *order[:top][::-1]]

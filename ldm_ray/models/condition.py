@@ -67,7 +67,7 @@ class ConditionEncoder(nn.Module):
         joint = self.basal.width + self.compound.width + self.dose.width + self.time.width
         self.joint = Mlp(joint, settings.condition_widths, norm, dropout=dropout, salt=300)
         self.width = self.joint.width
-        # What stands for a compound that is not told (classifier-free guidance).
+        # What stands for a compound that the model is not given (classifier-free guidance).
         self.no_compound = nn.Parameter(torch.zeros(self.compound.width)) if settings.guidance_dropout else None
         self.register_buffer("basal_mean", torch.zeros(n_genes))
         self.register_buffer("basal_scale", torch.ones(n_genes))
@@ -77,20 +77,22 @@ class ConditionEncoder(nn.Module):
         self.basal_mean.copy_(mean)
         self.basal_scale.copy_(scale)
 
-    def forward(self, condition: Condition, keys: Tensor | None = None, untold: Tensor | None = None) -> Tensor:
+    def forward(
+        self, condition: Condition, keys: Tensor | None = None, without_compound: Tensor | None = None
+    ) -> Tensor:
         """Encode.
 
         Args:
             condition: A batch.
             keys: Decide dropout in training, (batch,), int64.
-            untold: Rows that are encoded without their compound, (batch,), bool; wants `guidance_dropout`.
+            without_compound: Rows that are encoded without their compound, (batch,), bool; wants `guidance_dropout`.
 
         Raises:
             ShapeError: If the profile or the embedding has another width than the encoder was built for.
         """
         compound = self.encode_compound(condition.compound, keys)
-        if self.no_compound is not None and untold is not None:
-            compound = torch.where(untold[:, None], self.no_compound, compound)
+        if self.no_compound is not None and without_compound is not None:
+            compound = torch.where(without_compound[:, None], self.no_compound, compound)
         basal = self.encode_basal(condition.x_basal, keys)
         return self.join(basal, compound, condition.dose_um, condition.time_h, keys)
 

@@ -67,10 +67,10 @@ class AdaLnDenoiser(nn.Module):
 
     def forward(self, z_t: Tensor, t: Tensor, condition: Tensor, keys: Tensor | None = None) -> Tensor:
         """Return the raw output, (batch, 2 latent_dim); arguments as `Denoiser.forward`."""
-        told = nn.functional.silu(torch.cat([condition, self.time(t, z_t.dtype)], dim=1))
+        signal = nn.functional.silu(torch.cat([condition, self.time(t, z_t.dtype)], dim=1))
         h = self.input(z_t)
         for block in self.blocks:
-            h = block(h, told, keys)
+            h = block(h, signal, keys)
         out: Tensor = self.output(self.norm(h))
         return out
 
@@ -78,18 +78,18 @@ class AdaLnDenoiser(nn.Module):
 class AdaLnBlock(nn.Module):
     """h + gate * MLP(norm(h) * (1 + scale) + shift)."""
 
-    def __init__(self, width: int, hidden: int, told_dim: int, dropout: float, salt: int) -> None:
+    def __init__(self, width: int, hidden: int, signal_dim: int, dropout: float, salt: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
-        self.modulation = nn.Linear(told_dim, 3 * width)
+        self.modulation = nn.Linear(signal_dim, 3 * width)
         nn.init.zeros_(self.modulation.weight)
         nn.init.zeros_(self.modulation.bias)
         self.up, self.down = nn.Linear(width, hidden), nn.Linear(hidden, width)
         self.dropout = KeyedDropout(dropout, salt)
 
-    def forward(self, h: Tensor, told: Tensor, keys: Tensor | None) -> Tensor:
-        """Map (batch, width) to (batch, width); `told` is (batch, told_dim)."""
-        return self.modulated(h, self.modulation(told), keys)
+    def forward(self, h: Tensor, signal: Tensor, keys: Tensor | None) -> Tensor:
+        """Map (batch, width) to (batch, width); `signal` is (batch, signal_dim)."""
+        return self.modulated(h, self.modulation(signal), keys)
 
     def modulated(self, h: Tensor, modulation: Tensor, keys: Tensor | None) -> Tensor:
         """Go on from shift, scale and gate side by side, (batch, 3 width)."""

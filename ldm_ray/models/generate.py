@@ -17,7 +17,7 @@ from ldm_ray.models.condition import Condition
 from ldm_ray.models.in_blocks import in_blocks, mean_and_var
 from ldm_ray.models.ldm import LatentDiffusion
 from ldm_ray.models.prepared import prepare
-from ldm_ray.models.row_sampler import PlanTable, RowSampler, Told
+from ldm_ray.models.row_sampler import DenoiserTerms, PlanTable, RowSampler
 from ldm_ray.models.vae import Vae
 from ldm_ray.noise import mix, standard_normal
 
@@ -138,12 +138,12 @@ class ProfileGenerator:
             condition: n conditions.
             base: What the target is measured from, log2, (n, n_genes).
         """
-        told = self.tell(condition)
-        mean = told.mean
+        encoded = self.encode(condition)
+        mean = encoded.mean
         if self.model.mean_head is None:
-            mean = in_blocks(self._first_guess, self.rows, told.terms)
-            if told.untold is not None:
-                without = in_blocks(self._first_guess, self.rows, told.untold)
+            mean = in_blocks(self._first_guess, self.rows, encoded.terms)
+            if encoded.without_compound is not None:
+                without = in_blocks(self._first_guess, self.rows, encoded.without_compound)
                 mean = without + self.guidance * (mean - without)
         return in_blocks(self.decode, self.rows, mean) + base
 
@@ -157,14 +157,14 @@ class ProfileGenerator:
             keys: Key of each condition, (n,), int64.
             how: Numbers of samples and draws, and the sampler.
         """
-        return self.sample_told(self.tell(condition), base, keys, how)
+        return self.sample_encoded(self.encode(condition), base, keys, how)
 
     @torch.inference_mode()
-    def sample_told(self, told: Told, base: Tensor, keys: Tensor, how: Sampling) -> Samples:
+    def sample_encoded(self, encoded: DenoiserTerms, base: Tensor, keys: Tensor, how: Sampling) -> Samples:
         """Sample profiles of conditions that are encoded already; see `sample`."""
         parts = []
         for index in self._chunks(keys, how):
-            profiles = self._profiles(told.rows(index), keys[index], how)
+            profiles = self._profiles(encoded.rows(index), keys[index], how)
             mean, variance = mean_and_var(profiles)
             draws = self.with_noise(profiles[:, : how.n_draws], keys[index], how.seed)
             # The base is added last, so that averaging rounds small changes and not whole profiles.
@@ -175,8 +175,8 @@ class ProfileGenerator:
     @torch.inference_mode()
     def latent_profiles(self, condition: Condition, keys: Tensor, how: Sampling) -> Tensor:
         """Decoder's mean at each latent sample, without base and observation noise, (n, n_samples, n_genes)."""
-        told = self.tell(condition)
-        return torch.cat([self._profiles(told.rows(index), keys[index], how) for index in self._chunks(keys, how)])
+        encoded = self.encode(condition)
+        return torch.cat([self._profiles(encoded.rows(index), keys[index], how) for index in self._chunks(keys, how)])
 
     def with_noise(self, profiles: Tensor, keys: Tensor, seed: int) -> Tensor:
         """Add observation noise to the first samples of conditions, (n, n_draws, n_genes); keys are (n,)."""
@@ -192,18 +192,18 @@ class ProfileGenerator:
         chunks: tuple[Tensor, ...] = torch.arange(len(keys), device=keys.device).split(a_chunk)
         return chunks
 
-    def _profiles(self, told: Told, keys: Tensor, how: Sampling) -> Tensor:
+    def _profiles(self, encoded: DenoiserTerms, keys: Tensor, how: Sampling) -> Tensor:
         owner, own = row_keys(keys, how.n_samples, how.seed)
         passes = zip(owner.split(self.rows), own.split(self.rows), strict=True)
-        decoded = [self._decoded(told.rows(some), some_keys, how.sampler) for some, some_keys in passes]
+        decoded = [self._decoded(encoded.rows(some), some_keys, how.sampler) for some, some_keys in passes]
         return torch.cat(decoded).view(len(keys), how.n_samples, -1)
 
-    def _decoded(self, told: Told, keys: Tensor, sampler: SamplerChoice) -> Tensor:
+    def _decoded(self, encoded: DenoiserTerms, keys: Tensor, sampler: SamplerChoice) -> Tensor:
         """Decoder's means at sampled latents, for at most a pass of rows, each the first line of one plan."""
         rows = self.row_sampler()
         first, length = self.lines(sampler)
         slots = torch.arange(len(keys))
-        rows.start(slots, told, keys, torch.full((len(keys),), first))
+        rows.start(slots, encoded, keys, torch.full((len(keys),), first))
         for _ in range(length):
             rows.tick()
         return self.decode(rows.latents())[: len(keys)]
@@ -217,10 +217,10 @@ class ProfileGenerator:
         return self.plans.lines(sampler, lambda: build_plan(self.model.diffusion.schedule, sampler))
 
     @torch.inference_mode()
-    def tell(self, condition: Condition) -> Told:
+    def encode(self, condition: Condition) -> DenoiserTerms:
         """Encode conditions, and where guidance asks for it once more without their compounds."""
         basal, compound = self.encode_basal(condition.x_basal), self.encode_compound(condition.compound)
-        return self.tell_encoded(basal, compound, condition)
+        return self.encode_parts(basal, compound, condition)
 
     @torch.inference_mode()
     def encode_basal(self, x_basal: Tensor) -> Tensor:
@@ -233,7 +233,7 @@ class ProfileGenerator:
         return in_blocks(self.model.condition_encoder.encode_compound, self.rows, compound)
 
     @torch.inference_mode()
-    def tell_encoded(self, basal: Tensor, compound: Tensor, condition: Condition) -> Told:
+    def encode_parts(self, basal: Tensor, compound: Tensor, condition: Condition) -> DenoiserTerms:
         """Go on from encoded controls and compounds, n rows each; of `condition` all but the control counts."""
         model, encoder, rows = self.model, self.model.condition_encoder, self.rows
         own = (condition.dose_um, condition.time_h)
@@ -241,13 +241,13 @@ class ProfileGenerator:
         mean = torch.zeros(len(encoded), model.latent_dim, device=encoded.device)
         if model.mean_head is not None:
             mean = in_blocks(model.mean_head, rows, condition.compound, encoded)
-        untold = None
+        without_compound = None
         if self.guidance != 1.0:
             assert encoder.no_compound is not None
             nothing = encoder.no_compound.expand(len(encoded), -1)
             without = in_blocks(encoder.join, rows, basal, nothing, *own)
-            untold = in_blocks(self._prepared.condition_terms, rows, without)
-        return Told(in_blocks(self._prepared.condition_terms, rows, encoded), mean, untold)
+            without_compound = in_blocks(self._prepared.condition_terms, rows, without)
+        return DenoiserTerms(in_blocks(self._prepared.condition_terms, rows, encoded), mean, without_compound)
 
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> Tensor:

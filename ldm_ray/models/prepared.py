@@ -65,9 +65,9 @@ class _PreparedConcat:
         return torch.addmm(self._bias, condition, self._of_condition)
 
     def output(self, z_t: Tensor, t: Tensor, terms: Tensor) -> Tensor:
-        h, told = z_t, list(terms.split(self._widths, dim=1))
-        told[0] = told[0] + self._of_step[t]
-        for block, term, weight in zip(self._blocks, told, self._own, strict=True):
+        h, per_block = z_t, list(terms.split(self._widths, dim=1))
+        per_block[0] = per_block[0] + self._of_step[t]
+        for block, term, weight in zip(self._blocks, per_block, self._own, strict=True):
             h = block.activation(block.norm(torch.addmm(term, h, weight)))
         return torch.addmm(self._out.bias, h, self._out_weight)
 

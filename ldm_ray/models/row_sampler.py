@@ -21,32 +21,32 @@ START, REVERSE = 20, 21
 
 
 @dataclass(frozen=True)
-class Told:
-    """What conditions come to before sampling, one row each.
+class DenoiserTerms:
+    """Conditions as the denoiser takes them, one row each.
 
     Attributes:
         terms: The denoiser's terms, (n, terms); see `models/prepared.py`.
         mean: Latents of the regression head, (n, latent_dim); 0 without one.
-        untold: Terms without the compound, (n, terms); None without guidance.
+        without_compound: Terms without the compound, (n, terms); None without guidance.
     """
 
     terms: Tensor
     mean: Tensor
-    untold: Tensor | None
+    without_compound: Tensor | None
 
-    def rows(self, index: Tensor) -> "Told":
+    def rows(self, index: Tensor) -> "DenoiserTerms":
         """Pick rows."""
-        untold = None if self.untold is None else self.untold[index]
-        return Told(self.terms[index], self.mean[index], untold)
+        without_compound = None if self.without_compound is None else self.without_compound[index]
+        return DenoiserTerms(self.terms[index], self.mean[index], without_compound)
 
     @staticmethod
-    def cat(parts: "Sequence[Told]") -> "Told":
+    def cat(parts: "Sequence[DenoiserTerms]") -> "DenoiserTerms":
         """Put the rows of some below each other."""
-        untold = [part.untold for part in parts if part.untold is not None]
-        return Told(
+        without_compound = [part.without_compound for part in parts if part.without_compound is not None]
+        return DenoiserTerms(
             torch.cat([part.terms for part in parts]),
             torch.cat([part.mean for part in parts]),
-            torch.cat(untold) if untold else None,
+            torch.cat(without_compound) if without_compound else None,
         )
 
 
@@ -95,26 +95,26 @@ class RowSampler:
         self._keys = torch.zeros(rows, dtype=torch.int64, device=device)
         self._line = torch.zeros(rows, dtype=torch.int64)  # on the host: no pass waits for a GPU to be read
         self._terms: Tensor | None = None
-        self._untold: Tensor | None = None
+        self._without_compound: Tensor | None = None
 
     @torch.inference_mode()
-    def start(self, slots: Tensor, told: Told, keys: Tensor, first_line: Tensor) -> None:
+    def start(self, slots: Tensor, encoded: DenoiserTerms, keys: Tensor, first_line: Tensor) -> None:
         """Begin samples in some rows.
 
         Args:
             slots: Which rows, (n,), int64, on the host.
-            told: Their conditions, n rows.
+            encoded: Their conditions, n rows.
             keys: Their keys, (n,), int64.
             first_line: Where their plans begin in `plans`, (n,), int64, on the host.
         """
         if self._terms is None:
-            self._terms = torch.zeros(self.n_rows, told.terms.shape[1], device=self.z.device)
-            self._untold = None if told.untold is None else torch.zeros_like(self._terms)
-        self._terms[slots] = told.terms
-        if self._untold is not None and told.untold is not None:
-            self._untold[slots] = told.untold
+            self._terms = torch.zeros(self.n_rows, encoded.terms.shape[1], device=self.z.device)
+            self._without_compound = None if encoded.without_compound is None else torch.zeros_like(self._terms)
+        self._terms[slots] = encoded.terms
+        if self._without_compound is not None and encoded.without_compound is not None:
+            self._without_compound[slots] = encoded.without_compound
         self._keys[slots], self._line[slots] = keys, first_line
-        self._before[slots], self._mean[slots] = 0.0, told.mean
+        self._before[slots], self._mean[slots] = 0.0, encoded.mean
         # Made for all rows, as noise of the same shape has the same bits; see `noise.py`.
         noise = standard_normal(mix(self._keys, START), self._model.latent_dim)
         self.z[slots] = noise[slots]
@@ -128,8 +128,8 @@ class RowSampler:
         t = self.plans.steps[line]
         coef_z, coef_x0, coef_last, var_least, var_gain, log1p_u = self.plans.coefficients[line].T[:, :, None]
         x0_hat, s = self._read(self._terms, t)
-        if self._untold is not None:
-            without, _ = self._read(self._untold, t)
+        if self._without_compound is not None:
+            without, _ = self._read(self._without_compound, t)
             x0_hat = without + self._guidance * (x0_hat - without)
         self.z = coef_z * self.z + coef_x0 * x0_hat + coef_last * self._before
         if bool(self.plans.noisy[here].any()):

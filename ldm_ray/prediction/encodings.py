@@ -1,4 +1,4 @@
-"""What queries come to before sampling, with the parts that many share encoded once: compounds and controls."""
+"""Queries encoded for the sampler, with shared parts cached: compounds and controls."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from torch import Tensor
 from ldm_ray.chem.embedding import CompoundEncoder
 from ldm_ray.models.condition import Condition
 from ldm_ray.models.generate import ProfileGenerator
-from ldm_ray.models.row_sampler import Told
+from ldm_ray.models.row_sampler import DenoiserTerms
 from ldm_ray.prediction.lru import Lru
 from ldm_ray.prediction.queries import PreparedQuery
 
@@ -29,13 +29,13 @@ class Encodings:
         self.compounds = Lru[str, tuple[Tensor, Tensor]](COMPOUNDS)
         self.controls = Lru[str | bytes, Tensor](CONTROLS)
 
-    def know(self, parents: Sequence[str], vectors: np.ndarray) -> None:
+    def preload(self, parents: Sequence[str], vectors: np.ndarray) -> None:
         """Take embeddings that were computed elsewhere, (n, dim)."""
         rows = dict(zip(parents, torch.from_numpy(vectors), strict=True))
         self.compounds.fetch(list(rows), lambda new: self._encode(torch.stack([rows[parent] for parent in new])))
 
     @torch.inference_mode()
-    def tell(self, prepared: Sequence[PreparedQuery]) -> Told:
+    def encode(self, prepared: Sequence[PreparedQuery]) -> DenoiserTerms:
         """Encode n queries."""
         device = self._generator.device
         compounds = self.compounds.fetch(
@@ -53,7 +53,7 @@ class Encodings:
             time_h=self._tensor([item.query.time_h for item in prepared]),
         )
         encoded = torch.stack([own for _, own in compounds])
-        return self._generator.tell_encoded(torch.stack(controls), encoded, condition)
+        return self._generator.encode_parts(torch.stack(controls), encoded, condition)
 
     @torch.inference_mode()
     def _encode(self, vectors: Tensor) -> list[tuple[Tensor, Tensor]]:

@@ -118,13 +118,7 @@ class Predictor:
         if not queries:
             raise QueryError("at least one query is wanted; got none")
         prepared = [self.reader.prepare(query) for query in queries]
-        keys = torch.tensor([item.key for item in prepared], dtype=torch.int64, device=self.device)
-        base = torch.as_tensor(self.reader.base(prepared), device=self.device)
-        if isinstance(self.sampler, ProfileGenerator) and self.encodings is not None:
-            samples = self.sampler.sample_told(self.encodings.tell(prepared), base, keys, how)
-        else:
-            samples = self.sampler.sample(self._condition(prepared), base, keys, how)
-        return self.predictions(prepared, samples)
+        return self.predictions(prepared, self.sample(prepared, how))
 
     def direct_mean(self, queries: Sequence[Query]) -> np.ndarray:
         """Expected expression of each query without sampling, log2, (n, n_genes), where the model can; see `sampler`.
@@ -133,8 +127,22 @@ class Predictor:
             QueryError: As `predict`.
         """
         prepared = [self.reader.prepare(query) for query in queries]
-        base = torch.as_tensor(self.reader.base(prepared), device=self.device)
-        return _checked(self.sampler.direct_mean(self._condition(prepared), base))
+        return _checked(self.sampler.direct_mean(self._condition(prepared), self.base(prepared)))
+
+    def sample(self, prepared: Sequence[PreparedQuery], how: Sampling) -> Samples:
+        """Sample prepared queries; each is the same whatever stands beside it, bit for bit."""
+        base, keys = self.base(prepared), self.keys(prepared)
+        if isinstance(self.sampler, ProfileGenerator) and self.encodings is not None:
+            return self.sampler.sample_encoded(self.encodings.encode(prepared), base, keys, how)
+        return self.sampler.sample(self._condition(prepared), base, keys, how)
+
+    def base(self, prepared: Sequence[PreparedQuery]) -> Tensor:
+        """Return what the target of each query is measured from, log2, (n, n_genes), on the device."""
+        return torch.as_tensor(self.reader.base(prepared), device=self.device)
+
+    def keys(self, prepared: Sequence[PreparedQuery]) -> Tensor:
+        """Return the key of each query's noise, (n,), int64, on the device."""
+        return torch.tensor([item.key for item in prepared], dtype=torch.int64, device=self.device)
 
     def sampling(
         self, n_samples: int | None = None, steps: int | None = None, seed: int = 0, n_draws: int = 0
@@ -152,15 +160,17 @@ class Predictor:
             n_draws,
         )
         if how.n_samples < 1:
-            raise QueryError(f"n_samples must be at least 1; got {how.n_samples}")
+            raise QueryError(f"n_samples must be at least 1; got {how.n_samples}", field="n_samples")
         if not 2 <= how.sampler.steps <= longest:
-            raise QueryError(f"steps must be between 2 and {longest}; got {how.sampler.steps}")
+            raise QueryError(f"steps must be between 2 and {longest}; got {how.sampler.steps}", field="steps")
         if not 0 <= n_draws <= how.n_samples:
-            raise QueryError(f"n_draws must be between 0 and n_samples = {how.n_samples}; got {n_draws}")
+            raise QueryError(
+                f"n_draws must be between 0 and n_samples = {how.n_samples}; got {n_draws}", field="n_draws"
+            )
         return how
 
     def predictions(self, prepared: Sequence[PreparedQuery], samples: Samples) -> Predictions:
-        """Turn samples of prepared queries into what a user is told."""
+        """Turn samples of prepared queries into the answer that users get."""
         mean, spread, draws = (_checked(v) for v in (samples.mean, samples.std * self.sd_scale, samples.draws))
         similarity, outside, notes = self.reader.judge(prepared)
         basal = np.stack([item.basal for item in prepared])

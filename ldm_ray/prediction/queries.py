@@ -1,4 +1,4 @@
-"""Queries: what a user asks, checked and turned into what a model is told."""
+"""Queries: what a user asks, checked and prepared for a model."""
 
 import difflib
 import math
@@ -87,7 +87,7 @@ class QueryReader:
         """
         for name, value in (("dose_um", query.dose_um), ("time_h", query.time_h)):
             if not (math.isfinite(value) and value > 0):
-                raise QueryError(f"{name} must be a number above 0; got {value}")
+                raise QueryError(f"{name} must be a number above 0; got {value}", field=name)
         parent = parent_smiles(query.smiles)
         basal, origin, note = self._basal(query)
         key = key_of(parent, origin, f"{query.dose_um:.6g}", f"{query.time_h:.6g}")
@@ -124,13 +124,15 @@ class QueryReader:
         if query.basal is not None:
             basal = np.asarray(query.basal, dtype=np.float32)
             if basal.shape != (self.n_genes,) or not np.isfinite(basal).all():
-                raise QueryError(f"basal must be {self.n_genes} finite log2 values; got shape {basal.shape}")
+                raise QueryError(
+                    f"basal must be {self.n_genes} finite log2 values; got shape {basal.shape}", field="basal"
+                )
             return basal, basal.tobytes(), ""
         rows = self._rows.get(query.cell)
         if not rows:
             near = difflib.get_close_matches(query.cell.upper(), self.cell_lines, n=3, cutoff=0.3)
             hint = f"; near matches: {', '.join(near)}" if near else f"; known: {', '.join(self.cell_lines[:12])}"
-            raise QueryError(f"cell line {query.cell!r} is not in the bundle{hint}")
+            raise QueryError(f"cell line {query.cell!r} is not in the bundle{hint}", field="cell")
         row = min(rows, key=lambda i: (abs(self._cells[i]["time_h"] - query.time_h), i))
         time_h = self._cells[row]["time_h"]
         note = "" if time_h == query.time_h else f"control of {query.cell} taken at {time_h:g} h, the nearest time"

@@ -18,7 +18,7 @@ from torch import Tensor
 from ldm_ray.errors import BundleError
 from ldm_ray.models.generate import ProfileGenerator, Samples, Sampling, row_keys
 from ldm_ray.models.in_blocks import mean_and_var
-from ldm_ray.models.row_sampler import Told
+from ldm_ray.models.row_sampler import DenoiserTerms
 from ldm_ray.prediction.predictor import Predictor
 from ldm_ray.prediction.queries import PreparedQuery
 from ldm_ray.serving.errors import OverloadedError
@@ -63,7 +63,7 @@ class _Job:
         self.started, self.left = 0, len(self.prepared)
         self.missing = [how.n_samples] * len(self.prepared)
         self.profiles: dict[int, Tensor] = {}
-        self.told: Told
+        self.encoded: DenoiserTerms
         self.base: Tensor
         self.keys: Tensor
         self.own_keys: Tensor
@@ -73,10 +73,9 @@ class _Job:
     def cost(self) -> int:
         return self.rows * self.length
 
-    def encoded(self, told: Told, base: Tensor, noise_var: Tensor) -> None:
-        """Take what the conditions come to, and make room for the answer."""
-        self.told, self.base = told, base
-        self.keys = torch.tensor([item.key for item in self.prepared], device=base.device)
+    def take(self, encoded: DenoiserTerms, base: Tensor, keys: Tensor, noise_var: Tensor) -> None:
+        """Take the encoded conditions, and make room for the answer."""
+        self.encoded, self.base, self.keys = encoded, base, keys
         _, self.own_keys = row_keys(self.keys, self.how.n_samples, self.how.seed)
         draws = base.new_zeros(len(base), self.how.n_draws, base.shape[1])
         self.samples = Samples(torch.zeros_like(base), torch.zeros_like(base), draws, noise_var)
@@ -203,8 +202,8 @@ class SamplerEngine:
             return
         prepared = [item for job in jobs for item in job.prepared]
         try:
-            told = self._encodings.tell(prepared)
-            base = torch.as_tensor(self._predictor.reader.base(prepared)).to(self._generator.device)
+            encoded = self._encodings.encode(prepared)
+            base, keys = self._predictor.base(prepared), self._predictor.keys(prepared)
         except Exception as error:  # a bad query must not end the thread that serves all others
             self._forget(jobs)
             for job in jobs:
@@ -213,14 +212,14 @@ class SamplerEngine:
         first = 0
         for job in jobs:
             own = torch.arange(first, first + len(job.prepared))
-            job.encoded(told.rows(own), base[own], self._noise_var)
+            job.take(encoded.rows(own), base[own], keys[own], self._noise_var)
             first += len(job.prepared)
             self._queue.append(job)
 
     def _fill(self) -> None:
         """Put waiting samples into free rows, first come, first served."""
         free = [number for number, slot in enumerate(self._slots) if slot is None]
-        slots, told, keys, lines = list[int](), list[Told](), list[Tensor](), list[int]()
+        slots, terms, keys, lines = list[int](), list[DenoiserTerms](), list[Tensor](), list[int]()
         while free and self._queue:
             job = self._queue[0]
             if job.future.cancelled():  # those rows of it that are under way go on
@@ -235,14 +234,14 @@ class SamplerEngine:
             slots += free[:n]
             free = free[n:]
             own = torch.arange(job.started, job.started + n)
-            told.append(job.told.rows(own // job.how.n_samples))
+            terms.append(job.encoded.rows(own // job.how.n_samples))
             keys.append(job.own_keys[own])
             lines += [first] * n
             job.started += n
             if job.started == job.rows:
                 self._queue.popleft()
         if slots:
-            self._rows.start(torch.tensor(slots), Told.cat(told), torch.cat(keys), torch.tensor(lines))
+            self._rows.start(torch.tensor(slots), DenoiserTerms.cat(terms), torch.cat(keys), torch.tensor(lines))
 
     def _step(self) -> None:
         began = time.perf_counter()

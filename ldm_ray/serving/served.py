@@ -61,11 +61,11 @@ class ServedModel:
                 n_draws = how.n_samples
                 how = predictor.sampling(request.n_samples, request.steps, request.seed, n_draws)
         except QueryError as error:
-            raise RequestError("steps" if "steps" in str(error) else "n_samples", str(error)) from None
+            raise RequestError("steps" if error.field == "steps" else "n_samples", str(error)) from None
         # In a thread: a molecule takes a millisecond to read, and other requests are not to wait for hundreds.
         prepared = await asyncio.to_thread(self._prepare_all, request.conditions)
         if vectors and predictor.encodings is not None:
-            predictor.encodings.know(list(vectors), np.stack(list(vectors.values())))
+            predictor.encodings.preload(list(vectors), np.stack(list(vectors.values())))
         samples = await asyncio.wrap_future(self.engine.submit(prepared, how))
         predictions = predictor.predictions(prepared, samples)
         return Answer(
@@ -154,6 +154,4 @@ class ServedModel:
         try:
             return self.predictor.reader.prepare(query)
         except QueryError as error:
-            text = str(error)
-            field = next((name for name in ("smiles", "basal", "dose_um", "time_h") if text.startswith(name)), "cell")
-            raise RequestError(f"conditions.{number}.{field}", text) from None
+            raise RequestError(f"conditions.{number}.{error.field}", str(error)) from None

@@ -15,7 +15,7 @@ from ldm_ray.training.monitor import MeanMonitor
 from ldm_ray.training.rows import LatentRows, Rows, Tables, condition_of, target_of
 from ldm_ray.training.step_sampling import StepSampler
 
-LATENT, STEP, FORWARD, PREVIOUS, UNTOLD = 10, 11, 12, 13, 14
+LATENT, STEP, FORWARD, PREVIOUS, WITHOUT_COMPOUND = 10, 11, 12, 13, 14
 """Purposes of noise, mixed into the key."""
 
 
@@ -79,7 +79,7 @@ class LdmLossModule(nn.Module):
     def forward(self, batch: DiffusionBatch) -> StepLosses:
         """Loss at one drawn step a row, Eq. (10); with a regression head, of what it leaves, plus its squared error."""
         model, diffusion, keys = self.model, self.model.diffusion, batch.keys
-        encoded = model.condition_encoder(batch.condition, keys, self._untold(keys))
+        encoded = model.condition_encoder(batch.condition, keys, self._without_compound(keys))
         mean = model.mean_latent(batch.condition, encoded, keys)
         z_0 = batch.z_0 - mean.detach()
         t, weight = self.steps.draw(mix(keys, STEP))
@@ -95,11 +95,11 @@ class LdmLossModule(nn.Module):
             loss, parts["mean_mse"] = loss + regression, regression.detach()
         return StepLosses(loss, parts)
 
-    def _untold(self, keys: Tensor) -> Tensor | None:
+    def _without_compound(self, keys: Tensor) -> Tensor | None:
         """Rows that are trained without their compound, (batch,), bool."""
         if not (self.training and self.guidance_dropout):
             return None
-        return ~keep_mask(mix(keys, UNTOLD), 1, 1.0 - self.guidance_dropout)[:, 0]
+        return ~keep_mask(mix(keys, WITHOUT_COMPOUND), 1, 1.0 - self.guidance_dropout)[:, 0]
 
 
 class Task(Protocol):

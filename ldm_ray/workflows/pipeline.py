@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from ldm_ray.bundle.bundle import load_bundle
 from ldm_ray.cluster.batch.evaluate import block_runner
-from ldm_ray.cluster.batch.predict import predict_many, remove_predictions
+from ldm_ray.cluster.batch.predict import BulkPrediction, predict_many, remove_predictions
 from ldm_ray.cluster.batch.prepare import part_runner
 from ldm_ray.cluster.train.run import Run
 from ldm_ray.config import FREE_TO_CHANGE, Config, dump_config, read_settings
@@ -198,7 +198,14 @@ class Pipeline:
         source = self._conditions or f"held-out conditions of {self.url(DATA)}"
         with counting("conditions") as progress:
             manifest = predict_many(
-                self._tables, source, self.url(LDM), self.url(PREDICTIONS), self.config, on_progress=progress
+                BulkPrediction(
+                    tables=self._tables,
+                    source=source,
+                    bundle=self.url(LDM),
+                    out=self.url(PREDICTIONS),
+                    config=self.config,
+                ),
+                progress,
             )
         refused = f"; {manifest['n_errors']:,} refused, see errors/" if manifest["n_errors"] else ""
         say(f"{manifest['n_predicted']:,} predictions in {self.url(PREDICTIONS)}{refused}")

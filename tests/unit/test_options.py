@@ -119,8 +119,8 @@ def test_adaln_blocks_start_as_the_identity() -> None:
     assert not torch.allclose(one, other)
 
 
-def test_guidance_extrapolates_from_the_untold_compound() -> None:
-    """x0 = untold + w (told - untold): w = 1 changes nothing, w = 0 forgets the compound, and it is linear in w."""
+def test_guidance_extrapolates_from_no_compound() -> None:
+    """x0 = without + w (with - without): w = 1 changes nothing, w = 0 forgets the compound, and it is linear in w."""
     model = built("denoiser.guidance_dropout=0.2", "denoiser.head=x0")
     with torch.no_grad():
         assert model.condition_encoder.no_compound is not None
@@ -141,10 +141,10 @@ def test_guidance_extrapolates_from_the_untold_compound() -> None:
 def test_rows_trained_without_their_compound_are_a_share() -> None:
     config = small("denoiser.guidance_dropout=0.25")
     module = LdmLossModule(LatentDiffusion(GENES, EMBEDDING, config), config)
-    untold = module.train()._untold(torch.arange(20_000))
-    assert untold is not None
-    assert float(untold.float().mean()) == pytest.approx(0.25, abs=0.01)
-    assert module.eval()._untold(torch.arange(20)) is None
+    without = module.train()._without_compound(torch.arange(20_000))
+    assert without is not None
+    assert float(without.float().mean()) == pytest.approx(0.25, abs=0.01)
+    assert module.eval()._without_compound(torch.arange(20)) is None
 
 
 def test_the_regression_head_carries_the_mean_and_diffusion_the_rest() -> None:

@@ -63,8 +63,8 @@ def test_a_denoiser_taken_apart_says_the_same(name: str) -> None:
         encoded = model.condition_encoder(condition)
         z, t = standard_normal(mix(keys, 1), model.latent_dim), torch.arange(40) * 25
         prepared = prepare(model.denoiser, model.diffusion.num_steps)
-        told = prepared.output(z, t, prepared.condition_terms(encoded))
-        torch.testing.assert_close(told, model.denoiser(z, t, encoded), rtol=1e-4, atol=1e-4)
+        output = prepared.output(z, t, prepared.condition_terms(encoded))
+        torch.testing.assert_close(output, model.denoiser(z, t, encoded), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("choice", [
@@ -133,7 +133,7 @@ def test_rows_of_other_plans_share_passes() -> None:
     """Rows join and leave at any tick; each ends with the bits that it has when it is sampled with its like."""
     generator = generator_of("default", rows=32)
     condition, _, keys = conditions(6)
-    told = generator.tell(condition)
+    encoded = generator.encode(condition)
     choices = [SamplerChoice("ancestral", 3), SamplerChoice("dpm++2m", 6), SamplerChoice("ddim", 4, eta=0.5)]
     _, own = row_keys(keys, 1, 0)
     rows, ended = generator.row_sampler(), {}
@@ -143,7 +143,7 @@ def test_rows_of_other_plans_share_passes() -> None:
         if tick % 2 == 0 and waiting:
             number, slot = waiting.pop(0), (tick * 7) % 32
             first, length = generator.lines(choices[number % 3])
-            rows.start(torch.tensor([slot]), told.rows(torch.tensor([number])), own[[number]], torch.tensor([first]))
+            rows.start(torch.tensor([slot]), encoded.rows(torch.tensor([number])), own[[number]], torch.tensor([first]))
             at[slot] = (number, length)
         rows.tick()
         at = {slot: (number, left - 1) for slot, (number, left) in at.items()}

@@ -1,7 +1,6 @@
 """Encodes a dataset's compounds in a pool of Ray actors, only those that its table does not have yet."""
 
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 import pyarrow as pa
@@ -17,11 +16,10 @@ from ldm_ray.chem.embedding import (
     table_name,
 )
 from ldm_ray.cluster.connect import connect
-from ldm_ray.cluster.pool import placed_pool
-from ldm_ray.cluster.reported import raise_reported, reported
+from ldm_ray.cluster.pool import map_in_pool, placed_pool
 from ldm_ray.config import Config
 from ldm_ray.data.dataset import PairedDataset
-from ldm_ray.errors import DataError, LdmRayError
+from ldm_ray.errors import DataError
 from ldm_ray.settings import EncoderSettings
 from ldm_ray.storage.store import matrix
 
@@ -79,21 +77,11 @@ def encode_on_ray(smiles: list[str], encoder: CompoundEncoder, config: Config) -
     Raises:
         DataError: If not every molecule came out.
     """
-    # The blocks are cut here: with every CPU taken by the pool, an operator that cuts them would wait for ever.
-    blocks = [pa.table({"smiles": smiles[i : i + ROWS_PER_CALL]}) for i in range(0, len(smiles), ROWS_PER_CALL)]
-    actors = placed_pool(config.ray, len(blocks), CPUS_PER_ACTOR, can_use_gpus=config.encoder.kind in PRETRAINED)
-    data = ray.data.from_arrow(blocks).map_batches(
-        _Encode,
-        fn_constructor_args=(config.encoder,),
-        batch_format="pyarrow",
-        batch_size=None,
-        **actors.options,
-    )
+    starts = range(0, len(smiles), ROWS_PER_CALL)
+    actors = placed_pool(config.ray, len(starts), CPUS_PER_ACTOR, can_use_gpus=config.encoder.kind in PRETRAINED)
     place = {text: i for i, text in enumerate(smiles)}
     vectors, seen = np.empty((len(smiles), encoder.dim), dtype=np.float32), set()
-    tables: Iterable[pa.Table] = data.iter_batches(batch_format="pyarrow", batch_size=None)
-    for table in tables:
-        raise_reported(table)
+    for table in map_in_pool(_EncodeCompounds, (config.encoder, ray.put(smiles)), starts, actors):
         rows = [place[text] for text in table["smiles"].to_pylist()]
         vectors[rows] = matrix(table["embedding"])
         seen.update(rows)
@@ -102,14 +90,14 @@ def encode_on_ray(smiles: list[str], encoder: CompoundEncoder, config: Config) -
     return vectors
 
 
-class _Encode:
-    """An actor of the pool; a pretrained encoder is loaded once."""
+class _EncodeCompounds:
+    """Encodes some compounds at a time; a pretrained encoder is loaded once."""
 
-    def __init__(self, settings: EncoderSettings) -> None:
+    def __init__(self, settings: EncoderSettings, smiles: "ray.ObjectRef[list[str]]") -> None:
         self._encoder = build_encoder(settings)
+        self._smiles: list[str] = ray.get(smiles)
 
-    def __call__(self, batch: pa.Table) -> Any:
-        try:
-            return encode_table(batch, self._encoder)
-        except LdmRayError as error:
-            return reported(error)
+    def work(self, item: int) -> pa.Table:
+        """Encode the compounds from this number on."""
+        some = self._smiles[item : item + ROWS_PER_CALL]
+        return encode_table(pa.table({"smiles": some}), self._encoder)

@@ -1,17 +1,14 @@
 """Scores blocks of wells in a pool of Ray actors, streamed by Ray Data and merged in order."""
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import pyarrow as pa
 import ray
 import ray.data
 
 from ldm_ray.cluster.connect import connect
-from ldm_ray.cluster.pool import placed_pool
-from ldm_ray.cluster.reported import raise_reported, reported
+from ldm_ray.cluster.pool import map_in_pool, placed_pool
 from ldm_ray.config import Config
-from ldm_ray.errors import LdmRayError
 from ldm_ray.evaluation.scoring import Runner, Scoring, in_turn
 from ldm_ray.evaluation.tally import Tally, merge
 from ldm_ray.settings import RaySettings
@@ -41,34 +38,28 @@ def block_runner(config: Config) -> Runner:
 
 
 def _on_ray(scoring: Scoring, starts: list[int], workers: int, settings: RaySettings) -> Iterator[Tally]:
+    """Yield tallies in the order of the blocks, so that sums are the same for any number of actors."""
     actors = placed_pool(settings, min(workers or len(starts), len(starts)), CPUS_PER_ACTOR)
-    ray.data.DataContext.get_current().execution_options.preserve_order = True
-    data = ray.data.from_items(starts, override_num_blocks=len(starts)).map_batches(
-        _Score,
-        fn_constructor_args=(ray.put(scoring),),
-        batch_size=1,
-        batch_format="pyarrow",
-        **actors.options,
-    )
-    for table in data.iter_batches(batch_format="pyarrow", batch_size=None, prefetch_batches=0):
-        raise_reported(table)
-        yield from map(Tally.from_bytes, pa.table(table)["tally"].to_pylist())
+    early: dict[int, Tally] = {}
+    waiting = iter(starts)
+    wanted = next(waiting)
+    for table in map_in_pool(_ScoreBlocks, (ray.put(scoring),), starts, actors):
+        for start, tally in zip(table["item"].to_pylist(), table["tally"].to_pylist(), strict=True):
+            early[start] = Tally.from_bytes(tally)
+        while wanted in early:
+            yield early.pop(wanted)
+            wanted = next(waiting, -1)
 
 
-class _Score:
-    """An actor of the pool; the networks are built once."""
+class _ScoreBlocks:
+    """Scores some blocks at a time; the networks are built once."""
 
     def __init__(self, scoring: "ray.ObjectRef[Scoring]") -> None:
         self._scoring: Scoring = ray.get(scoring)
         self._blocks, self._models = self._scoring.blocks(), self._scoring.open_models()
 
-    def __call__(self, batch: pa.Table) -> Any:
-        try:
-            tallies = [self._merged(start) for start in batch["item"].to_pylist()]
-        except LdmRayError as error:
-            return reported(error)
-        return pa.table({"tally": pa.array([tally.to_bytes() for tally in tallies], pa.large_binary())})
-
-    def _merged(self, start: int) -> Tally:
-        blocks = self._blocks[start : start + BLOCKS_PER_TASK]
-        return merge(self._scoring.tally(rows, self._models) for rows in blocks)
+    def work(self, item: int) -> pa.Table:
+        """Score the blocks from this number on, and merge their tallies."""
+        blocks = self._blocks[item : item + BLOCKS_PER_TASK]
+        tally = merge(self._scoring.tally(rows, self._models) for rows in blocks)
+        return pa.table({"tally": pa.array([tally.to_bytes()], pa.large_binary())})

@@ -5,19 +5,16 @@ validation well, in files and row groups of the profiles' own layout; the id is 
 the dataset. A file that is there is not written again.
 """
 
-import pyarrow as pa
 import ray
 import ray.data
 import torch
 
 from ldm_ray.bundle.bundle import Bundle
 from ldm_ray.bundle.target_base import TargetBase
-from ldm_ray.cluster.pool import pool
-from ldm_ray.cluster.reported import raise_reported, reported
+from ldm_ray.cluster.pool import map_in_pool, pool
 from ldm_ray.config import Config
 from ldm_ray.data.dataset import PairedDataset
 from ldm_ray.data.slices import WellFiles, profile_files
-from ldm_ray.errors import LdmRayError
 from ldm_ray.layout import LATENTS
 from ldm_ray.training.latents import FileEncoder, latents_id, record_name
 
@@ -36,38 +33,24 @@ def latent_files(dataset: PairedDataset, vae: Bundle, base: TargetBase, config: 
     present = set(dataset.store.names(folder))
     numbers = [i for i in range(len(profiles.entries)) if record_name(i) not in present]
     if numbers:
-        _encode(numbers, FileEncoder(dataset.store, folder, profiles, vae, base.of_controls(dataset)), config)
+        encoder = ray.put(FileEncoder(dataset.store, folder, profiles, vae, base.of_controls(dataset)))
+        actors = pool(config.ray, len(numbers), CPUS_PER_ACTOR)
+        for _ in map_in_pool(_EncodeFiles, (encoder,), numbers, actors):
+            pass  # the files are the result
     entries = tuple(dataset.store.read_json(f"{folder}/{record_name(i)}") for i in range(len(profiles.entries)))
     return WellFiles(
         profiles.filesystem, profiles.root, entries, "moments", 2 * vae.config.vae.latent_dim, profiles.wait_s
     )
 
 
-def _encode(numbers: list[int], encoder: "FileEncoder", config: Config) -> None:
-    """Encode files in a pool of actors, each of which loads the autoencoder once."""
-    data = ray.data.from_items(numbers, override_num_blocks=len(numbers)).map_batches(
-        _Encode,
-        fn_constructor_args=(ray.put(encoder),),
-        batch_size=1,
-        batch_format="pyarrow",
-        **pool(config.ray, len(numbers), CPUS_PER_ACTOR).options,
-    )
-    for table in data.iter_batches(batch_format="pyarrow", batch_size=None):
-        raise_reported(table)
-
-
-class _Encode:
-    """An actor of the pool."""
+class _EncodeFiles:
+    """Encodes profile files; the autoencoder is loaded once."""
 
     def __init__(self, encoder: "ray.ObjectRef[FileEncoder]") -> None:
         self._encoder: FileEncoder = ray.get(encoder)
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._vae = self._encoder.vae.build_vae().to(self._device)
 
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        try:
-            for number in batch["item"].to_pylist():
-                self._encoder.write(number, self._vae, self._device)
-        except LdmRayError as error:
-            return reported(error)
-        return batch
+    def work(self, item: int) -> None:
+        """Encode the file with this number."""
+        self._encoder.write(item, self._vae, self._device)

@@ -21,7 +21,7 @@ from ldm_ray.settings import PertditSettings
 
 Variant = Literal["cross", "catcross", "ada"]
 DOSE_SCALE = 100.0
-"""log10 dose is multiplied with this before its sinusoid: decades must be told apart like steps."""
+"""log10 dose is multiplied with this before its sinusoid: decades must be as distinct as steps."""
 
 
 class PertDit(nn.Module):

@@ -1,7 +1,7 @@
 """One part of a bulk prediction: conditions in, a table of predictions and a table of errors out."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,6 @@ import torch
 
 from ldm_ray.errors import QueryError
 from ldm_ray.layout import CONDITIONS, ERRORS
-from ldm_ray.models.generate import ProfileGenerator
 from ldm_ray.prediction.bulk.conditions import COLUMNS, read_part
 from ldm_ray.prediction.bulk.memory import keep_freed_memory
 from ldm_ray.prediction.bulk.run import NOTHING_GOOD, BulkRun, part_name
@@ -19,6 +18,14 @@ from ldm_ray.prediction.predictor import Predictor
 from ldm_ray.prediction.queries import PreparedQuery, Query
 from ldm_ray.storage.filesystem import StorageOptions
 from ldm_ray.storage.store import Store, list_column
+
+
+@dataclass(frozen=True)
+class PartCounts:
+    """Conditions of a part that were predicted, and that were refused."""
+
+    rows: int
+    errors: int
 
 
 class PartPredictor:
@@ -37,7 +44,7 @@ class PartPredictor:
         self._run, self._store = run, Store(run.out, storage_options)
         self.predictor = Predictor.from_bundle(run.bundle, storage_options=storage_options)
 
-    def write(self, part: int) -> dict[str, int]:
+    def write(self, part: int) -> PartCounts:
         """Predict one part and write it, its errors first; return how many rows were predicted and refused."""
         conditions = read_part(self._store, CONDITIONS, part)
         first = part * self._run.rows_per_part
@@ -51,7 +58,7 @@ class PartPredictor:
             self._store.write_table(part_name(part), self._predict(first + np.array(good), prepared))
         else:
             self._store.write_json(f"{ERRORS}/{part_name(part)}{NOTHING_GOOD}", {"part": part})
-        return {"rows": len(prepared), "errors": len(errors)}
+        return PartCounts(len(prepared), len(errors))
 
     def _prepare(self, conditions: pd.DataFrame) -> tuple[list[int], list[PreparedQuery], list[tuple[int, str]]]:
         reader, good, prepared, errors = self.predictor.reader, list[int](), list[PreparedQuery](), []
@@ -67,13 +74,8 @@ class PartPredictor:
 
     def _predict(self, rows: np.ndarray, prepared: list[PreparedQuery]) -> pa.Table:
         run, predictor = self._run, self.predictor
-        generator, encodings = predictor.sampler, predictor.encodings
-        assert isinstance(generator, ProfileGenerator)
-        assert encodings is not None
         how = predictor.sampling(run.n_samples, run.steps, run.seed)
-        keys = torch.tensor([item.key for item in prepared], dtype=torch.int64, device=predictor.device)
-        base = torch.as_tensor(predictor.reader.base(prepared), device=predictor.device)
-        predictions = predictor.predictions(prepared, generator.sample_told(encodings.tell(prepared), base, keys, how))
+        predictions = predictor.predictions(prepared, predictor.sample(prepared, how))
         columns: dict[str, Any] = {
             "row": rows,
             "smiles": [item.query.smiles for item in prepared],

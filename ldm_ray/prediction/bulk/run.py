@@ -2,11 +2,12 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import Any, TypedDict, cast
 
 from ldm_ray.errors import DataError
-from ldm_ray.layout import CONDITIONS, ERRORS
+from ldm_ray.layout import CONDITIONS, ERRORS, MANIFEST
+from ldm_ray.storage.store import Store
 
 NOTHING_GOOD = ".all.json"
 """Ending of the file that a part without any prediction leaves beside its errors."""
@@ -64,19 +65,61 @@ class BulkRun:
         """Return how many conditions a part has."""
         return min(self.rows_per_part, self.n_rows - part * self.rows_per_part)
 
-    def described(self) -> dict[str, Any]:
-        """What the manifest says, and what a run that goes on must agree with."""
-        return asdict(self) | {"columns": list(self.columns), "conditions": CONDITIONS}
+    def described(self) -> "BulkManifest":
+        """Return the manifest of the run while it lasts; a run that resumes must agree with it."""
+        return BulkManifest(
+            bundle=self.bundle,
+            bundle_id=self.bundle_id,
+            out=self.out,
+            source=self.source,
+            n_rows=self.n_rows,
+            rows_per_part=self.rows_per_part,
+            n_samples=self.n_samples,
+            steps=self.steps,
+            seed=self.seed,
+            columns=list(self.columns),
+            conditions=CONDITIONS,
+            done=False,
+        )
 
 
-def described_run(manifest: Mapping[str, Any]) -> BulkRun:
+class BulkCounts(TypedDict, total=False):
+    """What the manifest says of a bulk prediction at its end."""
+
+    done: bool
+    n_predicted: int
+    n_errors: int
+
+
+class BulkManifest(BulkCounts):
+    """`manifest.json` of a bulk prediction; see `BulkRun`."""
+
+    bundle: str
+    bundle_id: str
+    out: str
+    source: str
+    n_rows: int
+    rows_per_part: int
+    n_samples: int
+    steps: int | None
+    seed: int
+    columns: list[str]
+    conditions: str
+
+
+def described_run(manifest: Mapping[str, object]) -> BulkRun:
     """Return the run that a manifest describes.
 
     Raises:
         DataError: If it is not that of a bulk prediction.
     """
     try:
-        values = {field.name: manifest[field.name] for field in fields(BulkRun)}
+        own: dict[str, Any] = {field.name: manifest[field.name] for field in fields(BulkRun)}
     except KeyError as error:
         raise DataError(f"the manifest of a bulk prediction must have {error}") from None
-    return BulkRun(**values | {"columns": tuple(values["columns"])})
+    return BulkRun(**own | {"columns": tuple(own["columns"])})
+
+
+def read_manifest(store: Store) -> BulkManifest | None:
+    """Return the manifest of a folder's bulk prediction; None if there is none."""
+    return cast("BulkManifest", store.read_json(MANIFEST)) if store.exists(MANIFEST) else None

@@ -2,61 +2,45 @@
 
 import json
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import anndata
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from ldm_ray.errors import LdmRayError, QueryError
+from ldm_ray.errors import QueryError
+from ldm_ray.prediction.bulk.conditions import COLUMNS, read_tables
 from ldm_ray.prediction.predictor import Predictions, Query
 from ldm_ray.storage.filesystem import StorageOptions
 from ldm_ray.storage.store import list_column, split_url
 
-QUERY_COLUMNS = ("smiles", "cell", "dose_um", "time_h")
 OUT_FORMATS = (".parquet", ".h5ad")
 
 
 def read_queries(url: str, storage_options: StorageOptions | None = None) -> list[Query]:
-    """Read a CSV or Parquet table with columns smiles, cell, dose_um and time_h.
+    """Read a table of queries whole; columns and formats as `read_tables`.
 
     Raises:
-        QueryError: For another format, a missing column, an empty table or a dose or time that is no number.
+        QueryError: For another format, a missing column, an empty table or a dose or time that is not a number.
         StoreError: If it cannot be read.
     """
-    store, name = split_url(url, storage_options)
-    if name.endswith(".parquet"):
-        frame = store.read_table(name).to_pandas()
-    elif name.endswith((".csv", ".tsv", ".txt")):
-        separator = "," if name.endswith(".csv") else "\t"
-        try:
-            frame = pd.read_csv(pa.BufferReader(store.read_bytes(name)), sep=separator)
-        except ValueError as error:
-            if isinstance(error, LdmRayError):
-                raise
-            raise QueryError(f"{url} is not a table: {' '.join(str(error).split())}") from None
-    else:
-        raise QueryError(f"--conditions must be a .csv, .tsv or .parquet table; got {name!r}")
-    missing = [column for column in QUERY_COLUMNS if column not in frame.columns]
-    if missing:
-        raise QueryError(f"{url} must have the columns {', '.join(QUERY_COLUMNS)}; it lacks {missing[0]!r}")
-    if frame.empty:
+    rows = [row for table in read_tables(url, storage_options) for row in table.to_pylist()]
+    if not rows:
         raise QueryError(f"{url} holds no query")
-    numbers = {name: pd.to_numeric(frame[name], errors="coerce") for name in ("dose_um", "time_h")}
-    for name, values in numbers.items():
-        if values.isna().any():
-            row = int(np.flatnonzero(values.isna())[0])
-            raise QueryError(f"{url}, row {row + 1}: {name} must be a number above 0; got {frame[name].iloc[row]!r}")
-    rows = zip(
-        frame["smiles"].astype(str),
-        frame["cell"].astype(str),
-        numbers["dose_um"],
-        numbers["time_h"],
-        strict=True,
-    )
-    return [Query(smiles, float(dose), float(time), cell) for smiles, cell, dose, time in rows]
+    return [_query(url, number, row) for number, row in enumerate(rows, start=1)]
+
+
+def _query(url: str, number: int, row: Mapping[str, str | None]) -> Query:
+    def value(name: str) -> float:
+        try:
+            return float(row[name] or "")
+        except ValueError:
+            message = f"{url}, row {number}: {name} must be a number above 0; got {row[name]!r}"
+            raise QueryError(message, field=name) from None
+
+    return Query(row["smiles"] or "", value("dose_um"), value("time_h"), row["cell"] or "")
 
 
 def check_out(url: str) -> None:
@@ -78,7 +62,7 @@ def write_predictions(
     samples, steps, seed) is kept in the Parquet metadata `settings`, or in `uns`.
     """
     store, name = split_url(url, storage_options)
-    columns = {column: [getattr(query, column) for query in queries] for column in QUERY_COLUMNS}
+    columns = {column: [getattr(query, column) for query in queries] for column in COLUMNS}
     columns["similarity"] = predictions.similarity.tolist()
     columns["out_of_domain"] = predictions.out_of_domain.tolist()
     columns["note"] = list(predictions.notes)
