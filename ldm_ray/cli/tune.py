@@ -1,12 +1,16 @@
 """The commands of a search: `ldm-ray tune`, `tune report` and `tune export`."""
 
-from typing import Annotated
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ldm_ray.cli.options import ConfigFile, Json, Overrides, Overwrite, Seed, settings
 from ldm_ray.console import print_json, say, searching, show_table, spinning, training
 from ldm_ray.errors import SettingsError
+
+if TYPE_CHECKING:
+    from ldm_ray.tuning.trials import Search
 
 tune_app = typer.Typer(
     help="Search settings with Ray Tune and Optuna; a killed search goes on when the same command is started again.",
@@ -101,19 +105,12 @@ def export(
         print_json({"bundles": written})
 
 
-def _show(search: "object") -> None:
+def _show(search: "Search") -> None:
     from ldm_ray.tuning.tables import terminal_table
-    from ldm_ray.tuning.trials import Search
 
-    assert isinstance(search, Search)
     title, head, body = terminal_table(search)
     show_table(title, head, body)
 
 
-def _as_json(search: "object") -> dict[str, object]:
-    from dataclasses import asdict
-
-    from ldm_ray.tuning.trials import Search
-
-    assert isinstance(search, Search)
+def _as_json(search: "Search") -> dict[str, object]:
     return {"name": search.name, "wanted": search.wanted, "trials": [asdict(trial) for trial in search.trials]}

@@ -22,7 +22,7 @@ POOLS = 4
 
 
 @dataclass(frozen=True)
-class Pool:
+class ActorPool:
     """How many actors work side by side, and what each has of the cluster.
 
     Attributes:
@@ -49,7 +49,7 @@ class PoolWorker(Protocol):
 
 
 def map_in_pool(
-    build: Callable[..., PoolWorker], arguments: tuple[Any, ...], items: Sequence[int], pool: Pool
+    build: Callable[..., PoolWorker], arguments: tuple[Any, ...], items: Sequence[int], pool: ActorPool
 ) -> Iterator[pa.Table]:
     """Work on numbered items in a pool of actors; results come as they are done.
 
@@ -93,7 +93,7 @@ def map_in_pool(
             log.warning("an actor died; a new pool works on the %d items that are left", len(left))
 
 
-def pool(settings: RaySettings, at_most: int, cpus: float, *, can_use_gpus: bool = True) -> Pool:
+def pool_of(settings: RaySettings, at_most: int, cpus: float, *, can_use_gpus: bool = True) -> ActorPool:
     """Return a pool with an actor a GPU, or else one a CPU, of the nodes that run.
 
     How many nodes an autoscaler may yet start, Ray does not tell. Where `ray.actors` asks for more actors than there is
@@ -108,26 +108,26 @@ def pool(settings: RaySettings, at_most: int, cpus: float, *, can_use_gpus: bool
     cpus_now, gpus_now = cpus_and_gpus()
     use_gpus = gpus_now > 0 if settings.use_gpu is None else settings.use_gpu
     if can_use_gpus and use_gpus:
-        return Pool(min(settings.actors or max(1, gpus_now), at_most), 0.0, 1)
-    return Pool(min(settings.actors or max(1, cpus_now), at_most), cpus, 0)
+        return ActorPool(min(settings.actors or max(1, gpus_now), at_most), 0.0, 1)
+    return ActorPool(min(settings.actors or max(1, cpus_now), at_most), cpus, 0)
 
 
-def placed_pool(settings: RaySettings, at_most: int, cpus: float, *, can_use_gpus: bool = True) -> Pool:
+def placed_pool(settings: RaySettings, at_most: int, cpus: float, *, can_use_gpus: bool = True) -> ActorPool:
     """Return a pool once there is room for one of its actors; Ray Data itself would wait for it for ever.
 
     Args:
-        settings: As `pool`, and how long to wait.
-        at_most: As `pool`.
-        cpus: As `pool`.
-        can_use_gpus: As `pool`.
+        settings: As `pool_of`, and how long to wait.
+        at_most: As `pool_of`.
+        cpus: As `pool_of`.
+        can_use_gpus: As `pool_of`.
 
     Raises:
         SettingsError: If there is none in time.
     """
-    one = pool(settings, 1, cpus, can_use_gpus=can_use_gpus)
+    one = pool_of(settings, 1, cpus, can_use_gpus=can_use_gpus)
     what = f"an actor of {one.gpus} GPU" if one.gpus else f"an actor of {one.cpus:g} CPU"
     wait_for_room([{"CPU": one.cpus, "GPU": one.gpus}], what, settings.placement_timeout_s)
-    return pool(settings, at_most, cpus, can_use_gpus=can_use_gpus)  # of the nodes that were started for it, too
+    return pool_of(settings, at_most, cpus, can_use_gpus=can_use_gpus)  # of the nodes that were started for it, too
 
 
 class _PoolActor:

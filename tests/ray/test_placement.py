@@ -10,7 +10,7 @@ import pytest
 from ldm_ray.cluster import placement
 from ldm_ray.cluster import pool as pools
 from ldm_ray.cluster.placement import Placement, count_workers, place
-from ldm_ray.cluster.pool import Pool, placed_pool, pool
+from ldm_ray.cluster.pool import ActorPool, placed_pool, pool_of
 from ldm_ray.config import load_config
 from ldm_ray.errors import SettingsError
 from ldm_ray.settings import RaySettings
@@ -99,22 +99,22 @@ def test_a_cluster_that_is_not_there_is_one_line_at_once(address: str, reason: s
 @pytest.mark.parametrize(
     ("cpus", "gpus", "settings", "wanted"),
     [
-        (16, 0, RaySettings(), Pool(8, 0.5, 0)),  # no more than there is work for
-        (4, 0, RaySettings(), Pool(4, 0.5, 0)),
-        (16, 2, RaySettings(), Pool(2, 0.0, 1)),
-        (16, 2, RaySettings(use_gpu=False), Pool(8, 0.5, 0)),
-        (4, 0, RaySettings(actors=6), Pool(6, 0.5, 0)),  # two wait for nodes that an autoscaler starts
-        (0, 0, RaySettings(), Pool(1, 0.5, 0)),  # for which a node has to be started first
-        (4, 0, RaySettings(use_gpu=True), Pool(1, 0.0, 1)),
-        (4, 1, RaySettings(use_gpu=True, actors=4), Pool(4, 0.0, 1)),
+        (16, 0, RaySettings(), ActorPool(8, 0.5, 0)),  # no more than there is work for
+        (4, 0, RaySettings(), ActorPool(4, 0.5, 0)),
+        (16, 2, RaySettings(), ActorPool(2, 0.0, 1)),
+        (16, 2, RaySettings(use_gpu=False), ActorPool(8, 0.5, 0)),
+        (4, 0, RaySettings(actors=6), ActorPool(6, 0.5, 0)),  # two wait for nodes that an autoscaler starts
+        (0, 0, RaySettings(), ActorPool(1, 0.5, 0)),  # for which a node has to be started first
+        (4, 0, RaySettings(use_gpu=True), ActorPool(1, 0.0, 1)),
+        (4, 1, RaySettings(use_gpu=True, actors=4), ActorPool(4, 0.0, 1)),
     ],
 )
 def test_pools_follow_the_cluster_and_what_is_set(
-    cpus: int, gpus: int, settings: RaySettings, wanted: Pool, monkeypatch: pytest.MonkeyPatch
+    cpus: int, gpus: int, settings: RaySettings, wanted: ActorPool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pools, "cpus_and_gpus", lambda: (cpus, gpus))
-    assert pool(settings, 8, 0.5) == wanted
-    assert pool(settings, 1, 0.5, can_use_gpus=False) == Pool(1, 0.5, 0)
+    assert pool_of(settings, 8, 0.5) == wanted
+    assert pool_of(settings, 1, 0.5, can_use_gpus=False) == ActorPool(1, 0.5, 0)
 
 
 @pytest.mark.usefixtures("cluster")

@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +12,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
+from ldm_ray.cluster.tune.private import READ_IN, OpenAsha, OpenOptunaSearch
 from ldm_ray.cluster.tune.search import ContinuedAsha, StoredSearch
 from ldm_ray.cluster.tune.trial import watched
 from ldm_ray.config import Config, load_config
@@ -287,3 +289,11 @@ def test_a_silent_trial_ends_its_process(monkeypatch: pytest.MonkeyPatch) -> Non
         while not ended and time.monotonic() < deadline:
             time.sleep(0.02)
     assert set(ended) == {1}
+
+
+def test_the_private_members_are_those_of_the_versions_that_were_read() -> None:
+    """When this fails, read `cluster/tune/private.py` beside the new version, then name it there."""
+    for package, read_in in READ_IN.items():
+        assert version(package).startswith(f"{read_in}."), package
+    assert {"_ot_trials", "_ot_study"} <= set(vars(OpenOptunaSearch({}, metric="loss", mode="min")))
+    assert hasattr(OpenAsha(metric="loss", mode="min")._brackets[0], "_rungs")

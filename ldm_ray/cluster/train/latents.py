@@ -11,7 +11,7 @@ import torch
 
 from ldm_ray.bundle.bundle import Bundle
 from ldm_ray.bundle.target_base import TargetBase
-from ldm_ray.cluster.pool import map_in_pool, pool
+from ldm_ray.cluster.pool import map_in_pool, pool_of
 from ldm_ray.config import Config
 from ldm_ray.data.dataset import PairedDataset
 from ldm_ray.data.slices import WellFiles, profile_files
@@ -34,7 +34,7 @@ def latent_files(dataset: PairedDataset, vae: Bundle, base: TargetBase, config: 
     numbers = [i for i in range(len(profiles.entries)) if record_name(i) not in present]
     if numbers:
         encoder = ray.put(FileEncoder(dataset.store, folder, profiles, vae, base.of_controls(dataset)))
-        actors = pool(config.ray, len(numbers), CPUS_PER_ACTOR)
+        actors = pool_of(config.ray, len(numbers), CPUS_PER_ACTOR)
         for _ in map_in_pool(_EncodeFiles, (encoder,), numbers, actors):
             pass  # the files are the result
     entries = tuple(dataset.store.read_json(f"{folder}/{record_name(i)}") for i in range(len(profiles.entries)))

@@ -14,19 +14,17 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 import optuna
 from optuna.trial import TrialState
 from ray import tune
-from ray.tune.schedulers import AsyncHyperBandScheduler
-from ray.tune.search.optuna import OptunaSearch
 
 from ldm_ray.bundle.bundle import check_autoencoder, load_bundle
 from ldm_ray.cluster.batch.embed import embed
 from ldm_ray.cluster.connect import check_cleaning, connect, wait_for_train_runs
 from ldm_ray.cluster.placement import share_cluster
+from ldm_ray.cluster.tune.private import OpenAsha, OpenOptunaSearch, suggest_missing
 from ldm_ray.cluster.tune.trial import ERROR, FINAL, Claims, TrialSpec, run_trial, trial_folder
 from ldm_ray.config import Config
 from ldm_ray.data.dataset import PairedDataset, open_dataset
@@ -43,10 +41,10 @@ from ldm_ray.tuning.trials import Objective, Search
 ATTEMPTS = 3
 CPUS_OF_A_TRIAL = 0.01
 """Its workers have their own; this is its driver."""
-Told = Callable[[Search], None]
+OnSearch = Callable[[Search], None]
 
 
-def run_search(data: str, vae: str, out: str, config: Config, on_progress: Told = lambda search: None) -> Search:
+def run_search(data: str, vae: str, out: str, config: Config, on_progress: OnSearch = lambda search: None) -> Search:
     """Search the settings that `tune.space` names, or go on with the search that is there.
 
     Args:
@@ -54,7 +52,7 @@ def run_search(data: str, vae: str, out: str, config: Config, on_progress: Told 
         vae: Bundle of the autoencoder under all trials; empty if the space varies the autoencoder too.
         out: Folder URL of the search.
         config: What every trial starts from, and the search's own settings.
-        on_progress: Told of the search whenever a trial has news.
+        on_progress: Called with the search whenever a trial has news.
 
     Raises:
         SettingsError: If the space or the objectives make no sense.
@@ -68,7 +66,7 @@ def run_search(data: str, vae: str, out: str, config: Config, on_progress: Told 
     storage = open_storage(store, driver=True)
     study = open_study(storage, wanted)
 
-    def told() -> None:
+    def announce() -> None:
         search = search_of(study.get_trials(deepcopy=False), out, config)
         write_trials(store, search)
         on_progress(search)
@@ -80,10 +78,10 @@ def run_search(data: str, vae: str, out: str, config: Config, on_progress: Told 
         embed(open_dataset(data, config.storage_options), config)
         concurrent, placement = share_cluster(config.ray, config.tune.concurrent, config.tune.gpus_per_trial)
         spec = TrialSpec(data, vae, out, config, wanted, placement, Claims.remote())  # type: ignore[attr-defined]
-        _run_tune(spec, StoredSearch(study, storage, space, wanted, config, told), study, left, concurrent)
+        _run_tune(spec, StoredSearch(study, storage, space, wanted, config, announce), study, left, concurrent)
         wait_for_train_runs()  # what they still write would stand over what is written here
     _clear(store, study)
-    told()
+    announce()
     ended = sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False))
     if ended < config.tune.trials:
         raise LdmRayError(f"interrupted with {ended} of {config.tune.trials} trials ended; the same command goes on")
@@ -116,11 +114,11 @@ def _run_tune(spec: TrialSpec, searcher: "StoredSearch", study: optuna.Study, le
         ).fit()
 
 
-class StoredSearch(OptunaSearch):
+class StoredSearch(OpenOptunaSearch):
     """OptunaSearch on a study that outlives the driver.
 
     Trials that were running when the last driver ended are suggested first. A trial that the scheduler stopped is
-    told to Optuna as pruned, with its curve; Ray's own class would tell it as complete.
+    reported to Optuna as pruned, with its curve; Ray's own class would report it as complete.
     """
 
     def __init__(
@@ -130,7 +128,7 @@ class StoredSearch(OptunaSearch):
         space: Mapping[str, Any],
         wanted: Sequence[Objective],
         config: Config,
-        told: Callable[[], None],
+        announce: Callable[[], None],
     ) -> None:
         trials = study.get_trials(deepcopy=False)
         with warnings.catch_warnings():
@@ -150,7 +148,7 @@ class StoredSearch(OptunaSearch):
         )
         self._study, self._searched = study, dict(space)
         self._unfinished = [t for t in trials if t.state == TrialState.RUNNING]
-        self._first, self._names, self._told = wanted[0].name, [objective.name for objective in wanted], told
+        self._first, self._names, self._announce = wanted[0].name, [objective.name for objective in wanted], announce
         self._curves: dict[str, dict[int, float]] = {}
         self._since: dict[str, float] = {}
 
@@ -164,13 +162,10 @@ class StoredSearch(OptunaSearch):
     def suggest(self, trial_id: str) -> dict[str, Any]:
         """Return a trial's number and settings."""
         if self._unfinished:
-            frozen = self._unfinished.pop(0)
-            suggesting: Any = self._ot_study  # the study with the sampler; Ray declares it None
-            self._ot_trials[trial_id] = optuna.trial.Trial(suggesting, frozen._trial_id)
+            self.resume_trial(trial_id, self._unfinished.pop(0))
         super().suggest(trial_id)
-        trial = self._ot_trials[trial_id]
-        for key, distribution in self._searched.items():
-            trial._suggest(key, distribution)  # one that was killed while it was suggested lacks some
+        trial = self.optuna_trial(trial_id)
+        suggest_missing(trial, self._searched)
         self._curves[trial_id] = {int(epoch): value for epoch, value in trial.user_attrs.get("curve", [])}
         self._since[trial_id] = time.monotonic() - trial.user_attrs.get("seconds", 0.0)
         return {"number": trial.number, "params": dict(trial.params)}
@@ -179,7 +174,7 @@ class StoredSearch(OptunaSearch):
         """Keep an epoch's value."""
         if self._take(trial_id, result):
             self._keep(trial_id)
-            self._told()
+            self._announce()
 
     def on_trial_complete(  # positional as in Ray's own signature
         self,
@@ -192,7 +187,8 @@ class StoredSearch(OptunaSearch):
         # Of the epoch at which the scheduler stops a trial, Tune tells here and nowhere else.
         self._take(trial_id, result)
         self._keep(trial_id)
-        trial = self._ot_trials.pop(trial_id)
+        trial = self.optuna_trial(trial_id)
+        self.forget_trial(trial_id)
         values: list[Any] = [result.get(name) for name in self._names]
         if error or ERROR in result:
             trial.set_user_attr("error", str(result.get(ERROR, "its process died, and again when started anew")))
@@ -206,7 +202,7 @@ class StoredSearch(OptunaSearch):
             self._study.tell(trial.number, values)
         else:
             self._tell_stopped(trial, self._curves[trial_id])
-        self._told()
+        self._announce()
 
     def _tell_stopped(self, trial: optuna.Trial, curve: Mapping[int, float]) -> None:
         if len(self._names) == 1:
@@ -222,12 +218,12 @@ class StoredSearch(OptunaSearch):
         return True
 
     def _keep(self, trial_id: str) -> None:
-        trial = self._ot_trials[trial_id]
+        trial = self.optuna_trial(trial_id)
         trial.set_user_attr("curve", sorted(self._curves[trial_id].items()))
         trial.set_user_attr("seconds", round(time.monotonic() - self._since[trial_id], 1))
 
 
-class ContinuedAsha(AsyncHyperBandScheduler):
+class ContinuedAsha(OpenAsha):
     """Asynchronous successive halving that knows the trials of earlier drivers.
 
     Source: Li et al. 2020 (arXiv:1810.05934), algorithm 2.
@@ -245,16 +241,13 @@ class ContinuedAsha(AsyncHyperBandScheduler):
             reduction_factor=asked.reduction_factor,
             stop_last_trials=False,
         )
-        bracket = self._brackets[0]
-        # Whoever has come to the last epoch has been paid for.
-        bracket._rungs = [(epoch, rung) for epoch, rung in bracket._rungs if epoch < config.train_ldm.epochs]
+        self.drop_rungs_from(config.train_ldm.epochs)  # a trial that has reached the last epoch has been paid for
         sign = 1.0 if objective.direction == "maximize" else -1.0
         for trial in study.get_trials(deepcopy=False):
             if not trial.state.is_finished():
                 continue  # it comes again, and speaks for itself
-            past: Any = SimpleNamespace(trial_id=f"past-{trial.number}")
-            for epoch, value in trial.user_attrs.get("curve", []):
-                bracket.on_result(past, epoch, sign * value)
+            curve = [(int(epoch), sign * value) for epoch, value in trial.user_attrs.get("curve", [])]
+            self.replay(f"past-{trial.number}", curve)
 
 
 def _check_autoencoder(dataset: PairedDataset, vae: str, config: Config) -> None:
