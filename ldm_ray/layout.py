@@ -58,8 +58,5 @@ ERRORS = "errors"
 PIPELINE = "pipeline.json"
 SOURCE = "source.json"
 
-
-CHECKPOINT_TENSORS = ""
-
 # The folders of a pipeline or of a demo.
 RELEASE, DATA, VAE, LDM, REPORT, PREDICTIONS = "release", "data", "vae", "ldm", "report", "predictions"
