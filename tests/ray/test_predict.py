@@ -18,10 +18,10 @@ from ldm_ray.errors import LdmRayError, QueryError, StoreError
 from ldm_ray.layout import CONDITIONS
 from ldm_ray.prediction.predictor import Predictor, Query
 from ldm_ray.storage.store import Store
+from tests.bundles import random_bundle
 from tests.conftest import World
 from tests.processes import kill_driver
 from tests.ray.prometheus import exported
-from tests.unit.test_predictor import random_bundle
 
 SMALL_PARTS = ("--set", "predict.rows_per_part=50", "--n-samples", "2", "--steps", "3")
 

@@ -25,10 +25,10 @@ from ldm_ray.errors import LdmRayError
 from ldm_ray.prediction.predictor import Predictor, Query
 from ldm_ray.serving.client import Client, ServerError
 from ldm_ray.serving.served import ServedModel
+from tests.bundles import SMILES, random_bundle
 from tests.conftest import World
 from tests.processes import name_of, tree
 from tests.s3_server import free_port
-from tests.unit.test_predictor import SMILES, random_bundle
 
 ROOT = Path(__file__).parents[2]
 CONDITION = {"smiles": SMILES, "cell": "SIMC001", "dose_um": 10.0, "time_h": 24.0}

@@ -15,10 +15,10 @@ import pytest
 from ldm_ray.bundle.bundle import save_bundle
 from ldm_ray.prediction.predictor import Predictor, Query
 from ldm_ray.serving.client import Client
+from tests.bundles import SMILES, random_bundle
 from tests.conftest import World
 from tests.processes import kill_tree, tree
 from tests.s3_server import free_port
-from tests.unit.test_predictor import SMILES, random_bundle
 
 START_S, END_S = 120.0, 180.0
 
