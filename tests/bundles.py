@@ -28,7 +28,9 @@ def random_autoencoder(world: World, *overrides: str) -> Bundle:
     torch.manual_seed(0)
     config = small_config(*overrides)
     described, shifts = base_parts(fit_target_base(world.dataset, config.target))
-    tensors = shifts | prefixed("vae.", Vae(978, config.vae)) | random_noise()
+    vae = Vae(978, config.vae)
+    vae.set_scaling(torch.randn(978) * 0.1, torch.rand(978) + 0.5)
+    tensors = shifts | prefixed("vae.", vae) | random_noise()
     return Bundle(
         "vae", config, dataset_metadata(world.dataset) | described | {"history": [], "best_epoch": 0}, tensors
     )
