@@ -24,6 +24,8 @@ from tests.processes import kill_driver
 from tests.ray.prometheus import exported
 
 SMALL_PARTS = ("--set", "predict.rows_per_part=50", "--n-samples", "2", "--steps", "3")
+ONE_ACTOR = (*SMALL_PARTS, "--set", "ray.actors=1")
+"""Each costs the five seconds of its imports."""
 
 
 @pytest.fixture(scope="module")
@@ -89,12 +91,12 @@ def test_a_grid_and_what_may_not_be_mixed(bundle: str, tmp_path: Path, command: 
     (tmp_path / "smiles.txt").write_text("CCO\nc1ccccc1\n\n")
     out = tmp_path / "grid"
     grid = ["--compounds", str(tmp_path / "smiles.txt"), "--cells", "SIMC001,SIMC002", "--doses-um", "1,10,100"]
-    manifest = run("--bundle", bundle, *grid, "--times-h", "6,24", "--out", str(out), *SMALL_PARTS)
+    manifest = run("--bundle", bundle, *grid, "--times-h", "6,24", "--out", str(out), *ONE_ACTOR)
     assert manifest["n_predicted"] == 24
     frame = predicted(out).sort_values("row")
     assert frame.iloc[0][["smiles", "cell", "dose_um", "time_h"]].tolist() == ["CCO", "SIMC001", 1.0, 6.0]
     assert len(frame[["smiles", "cell", "dose_um", "time_h"]].drop_duplicates()) == 24
-    again = run("--bundle", bundle, *grid, "--times-h", "6,24", "--out", str(out), *SMALL_PARTS)
+    again = run("--bundle", bundle, *grid, "--times-h", "6,24", "--out", str(out), *ONE_ACTOR)
     assert again == manifest
     for more, said in (
         (["--seed", "4"], "holds predictions with seed 0; this run has 4"),
@@ -103,7 +105,7 @@ def test_a_grid_and_what_may_not_be_mixed(bundle: str, tmp_path: Path, command: 
         (["--cells", ""], "a grid wants --compounds, --cells, --doses-um and --times-h"),
     ):
         folder = str(out) if "holds" in said else str(tmp_path / "other")
-        arguments = ["--bundle", bundle, *grid, "--times-h", "6,24", "--out", folder, *SMALL_PARTS, *more]
+        arguments = ["--bundle", bundle, *grid, "--times-h", "6,24", "--out", folder, *ONE_ACTOR, *more]
         assert said in command("predict", *arguments, code=2).stderr
 
 
@@ -118,12 +120,12 @@ def test_what_fails_in_an_actor_is_one_line_and_overwrite_keeps_other_files(
     table.write_text("smiles,cell,dose_um,time_h\nCCO,SIMC001,1,24\n")
     out.mkdir()
     (out / "notes.txt").write_text("mine")
-    arguments = ["--conditions", str(table), "--out", str(out), *SMALL_PARTS]
+    arguments = ["--conditions", str(table), "--out", str(out), *ONE_ACTOR]
     with pytest.raises(LdmRayError, match=r"nan|finite"):
         CliRunner().invoke(app, ["predict", "--bundle", str(tmp_path / "broken"), *arguments], catch_exceptions=False)
     assert run("--bundle", bundle, *arguments, "--overwrite")["n_predicted"] == 1
     assert (out / "notes.txt").read_text() == "mine"
-    wrong = ["--conditions", str(tmp_path / "nothing.csv"), "--out", str(out), *SMALL_PARTS, "--overwrite"]
+    wrong = ["--conditions", str(tmp_path / "nothing.csv"), "--out", str(out), *ONE_ACTOR, "--overwrite"]
     with pytest.raises(LdmRayError, match="nothing.csv"):
         CliRunner().invoke(app, ["predict", "--bundle", bundle, *wrong], catch_exceptions=False)
     assert len(predicted(out)) == 1
@@ -136,7 +138,7 @@ def test_an_overwrite_that_ends_midway_leaves_nothing_to_be_taken_for_results(
     """What is left says that it is the old prediction with parts missing, so that another one is refused there."""
     out, table = tmp_path / "out", tmp_path / "table.csv"
     table.write_text("smiles,cell,dose_um,time_h\nCCO,SIMC001,1,24\nCCC,SIMC001,1,24\n")
-    arguments = ["--bundle", bundle, "--conditions", str(table), "--out", str(out), *SMALL_PARTS]
+    arguments = ["--bundle", bundle, "--conditions", str(table), "--out", str(out), *ONE_ACTOR]
     run(*arguments)
     removed = Store.remove
 
