@@ -26,6 +26,27 @@ from tests.s3_server import S3Server, free_port
 # One actor less a Train run: it only watches for nodes that are about to be taken away, and here none is.
 os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
 
+LONGEST_FIRST = (
+    "end_to_end/test_command_line.py",
+    "ray/test_tune.py",
+    "ray/test_training.py",
+    "ray/test_training_models.py",
+    "ray/test_serve.py",
+    "ray/test_jobs.py",
+    "ray/test_predict.py",
+    "object_store/test_s3.py",
+    "ray/test_serve_command.py",
+    "ray/test_data.py",
+    "serving/test_hostile.py",
+)
+"""Files of half a minute and more: workers take file by file, and so they end together."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    place = {Path(__file__).parent / name: number for number, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: place.get(item.path, len(place)))
+
+
 SMALL = [
     "simulate.n_profiles=1200",
     "simulate.n_cell_lines=3",
