@@ -22,6 +22,7 @@ demo: $(INSTALLED)  ## Run the whole chain on a simulated release; results in de
 	$(BIN)/ldm-ray demo --out demo --config jobs/configs/demo.yaml
 
 test: $(INSTALLED)  ## Run the test suite.
+	$(BIN)/python -m compileall -q ldm_ray  # once, not in each of 200 processes, where PYTHONDONTWRITEBYTECODE is set
 	$(BIN)/python -m pytest -m 'not full' --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test-full: $(INSTALLED)  ## Run the slower campaigns too.

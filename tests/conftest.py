@@ -1,7 +1,8 @@
 """Shared pieces: a small simulated release, its dataset, real data, and a local Ray cluster."""
 
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from ldm_ray.chem.embedding import build_encoder, save_embeddings
+from ldm_ray.cli.app import main
 from ldm_ray.cluster.train.ingest import collect
 from ldm_ray.config import Config, load_config
 from ldm_ray.data.dataset import PairedDataset, open_dataset
@@ -20,6 +22,30 @@ from ldm_ray.data.simulate import ReleaseFiles, simulate_release
 from ldm_ray.data.slices import ID_COLUMNS, WellFiles, read_slices
 from ldm_ray.training.source import ResidentSource, lane_plan
 from tests.s3_server import S3Server, free_port
+
+# One actor less a Train run: it only watches for nodes that are about to be taken away, and here none is.
+os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+
+LONGEST_FIRST = (
+    "end_to_end/test_command_line.py",
+    "ray/test_tune.py",
+    "ray/test_training.py",
+    "ray/test_training_models.py",
+    "ray/test_serve.py",
+    "ray/test_jobs.py",
+    "ray/test_predict.py",
+    "object_store/test_s3.py",
+    "ray/test_serve_command.py",
+    "ray/test_data.py",
+    "serving/test_hostile.py",
+)
+"""Files of half a minute and more: workers take file by file, and so they end together."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    place = {Path(__file__).parent / name: number for number, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: place.get(item.path, len(place)))
+
 
 SMALL = [
     "simulate.n_profiles=1200",
@@ -129,3 +155,31 @@ def cluster() -> Iterator[None]:
     connect(small_config().ray)
     yield
     ray.shutdown()
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a command printed: standard output, and what people see."""
+
+    stdout: str
+    stderr: str
+
+
+Command = Callable[..., Said]
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Run `ldm-ray` in this process, which has imported everything already, and hold it to its exit code."""
+    monkeypatch.setenv("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
+
+    def run(*arguments: str, code: int = 0) -> Said:
+        monkeypatch.setattr(sys, "argv", ["ldm-ray", *arguments])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            main()
+        out, err = capsys.readouterr()
+        assert end.value.code == code, err
+        return Said(out, err)
+
+    return run

@@ -14,9 +14,9 @@ from ldm_ray.serving.local import LocalBackend
 from ldm_ray.serving.served import ServedModel
 from ldm_ray.settings import ServeSettings
 from tests.browser.probe import CHROMIUM, needs_chromium
+from tests.bundles import SMILES, random_bundle
 from tests.conftest import World
 from tests.s3_server import free_port
-from tests.unit.test_predictor import SMILES, random_bundle
 
 pytestmark = [
     needs_chromium,

@@ -17,9 +17,9 @@ from ldm_ray.cluster.serve.start import NAME, deploy
 from ldm_ray.config import Config
 from ldm_ray.prediction.predictor import Predictor, Query
 from ldm_ray.serving.client import Client
+from tests.bundles import SMILES, random_bundle
 from tests.conftest import World
 from tests.s3_server import free_port
-from tests.unit.test_predictor import SMILES, random_bundle
 
 pytestmark = [pytest.mark.full, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 CONDITION = {"smiles": SMILES, "cell": "SIMC001", "dose_um": 10.0, "time_h": 24.0}

@@ -16,10 +16,10 @@ from ldm_ray.bundle.bundle import save_bundle
 from ldm_ray.layout import MANIFEST
 from ldm_ray.prediction.bulk.run import part_name
 from ldm_ray.storage.store import Store
+from tests.bundles import random_bundle
 from tests.conftest import World
 from tests.processes import kill_driver
 from tests.s3_server import BUCKET, S3Server
-from tests.unit.test_predictor import random_bundle
 
 pytestmark = [pytest.mark.full, pytest.mark.timeout(1800)]
 ROWS, ROWS_PER_PART, BAD = 200_000, 4000, 20

@@ -30,11 +30,11 @@ from ldm_ray.layout import CHECKPOINT_STATE
 from ldm_ray.prediction.predictor import Predictor, Query
 from ldm_ray.schema import profiles_schema
 from ldm_ray.serving.client import Client
+from tests.bundles import SMILES, random_bundle
 from tests.conftest import World, small_config
 from tests.head import Head
 from tests.processes import name_of, tree
 from tests.s3_server import free_port
-from tests.unit.test_predictor import SMILES, random_bundle
 
 pytestmark = [
     pytest.mark.full,

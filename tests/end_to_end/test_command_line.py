@@ -8,16 +8,22 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from ldm_ray.cli.app import main
 from ldm_ray.config import dump_config
-from tests.conftest import World, small_config
+from tests.conftest import Command, World, small_config
+
+pytestmark = [
+    pytest.mark.usefixtures("cluster"),
+    pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 
 DEMO = small_config(
     "evaluate.min_compounds_per_plate=2", "evaluate.bootstrap_draws=20", "predict.n_samples=4", "evaluate.n_samples=[4]"
 )
 
 
-def ldm_ray(*arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+def as_typed(*arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+    """Run the command line as a process of its own, which starts a cluster of its own if it wants one."""
     run = subprocess.run([sys.executable, "-m", "ldm_ray.cli", *arguments], capture_output=True, text=True, timeout=400)
     assert run.returncode == code, run.stderr
     assert "Traceback" not in run.stderr
@@ -30,7 +36,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("demo")
     settings = folder / "settings.yaml"
     settings.write_text(dump_config(DEMO))
-    run = ldm_ray("demo", "--out", str(folder / "demo"), "--config", str(settings), "--json")
+    run = as_typed("demo", "--out", str(folder / "demo"), "--config", str(settings), "--json")
     rows = json.loads(run.stdout)["rows"]
     assert {(row["model"], row["prediction"]) for row in rows} == {
         ("control", "mean"), ("train_mean", "mean"), ("mean_delta", "mean"), ("plate_mean", "mean"), ("ridge", "mean"),
@@ -62,48 +68,48 @@ def test_demo_leaves_a_table_and_pictures(demo: Path) -> None:
     assert "Trained on simulated data" in (demo / "ldm" / "README.md").read_text()
 
 
-def test_demo_goes_on_where_it_was_and_gives_the_same_numbers(demo: Path) -> None:
+def test_demo_goes_on_where_it_was_and_gives_the_same_numbers(demo: Path, command: Command) -> None:
     """Nothing is trained twice, and evaluating again gives the same numbers."""
     metrics = demo / "report" / "metrics.json"
     before = json.loads(metrics.read_text())
     metrics.unlink()  # as if it had been interrupted there
     weights = (demo / "ldm" / "weights.safetensors").stat().st_mtime_ns
-    run = ldm_ray("demo", "--out", str(demo), "--config", str(demo / "settings.yaml"))
+    run = command("demo", "--out", str(demo), "--config", str(demo / "settings.yaml"))
     for done in ("simulate", "prepare", "train vae", "train ldm"):
         assert f"{done}: {demo}" in run.stderr
     assert (demo / "ldm" / "weights.safetensors").stat().st_mtime_ns == weights
     assert json.loads(metrics.read_text()) == before
     assert {step["state"] for step in json.loads((demo / "pipeline.json").read_text())["steps"]} == {"done"}
-    refused = ldm_ray("demo", "--out", str(demo), code=2)
+    refused = command("demo", "--out", str(demo), code=2)
     assert "holds a run with other settings" in refused.stderr
 
 
-def test_predict_one_condition(demo: Path) -> None:
+def test_predict_one_condition(demo: Path, command: Command) -> None:
     query = ["--smiles", "CCO", "--cell", "SIMC001", "--dose-um", "10", "--time-h", "24"]
-    run = ldm_ray("predict", "--bundle", str(demo / "ldm"), *query, "--top", "3")
+    run = as_typed("predict", "--bundle", str(demo / "ldm"), *query, "--top", "3")
     assert run.stdout == ""
     assert run.stderr.count("SIMG") == 6
-    values = json.loads(ldm_ray("predict", "--bundle", str(demo / "ldm"), *query, "--json").stdout)
+    values = json.loads(command("predict", "--bundle", str(demo / "ldm"), *query, "--json").stdout)
     assert len(values["genes"]) == 978
     assert all(gene["std"] > 0 for gene in values["genes"].values())
 
 
-def test_predict_a_table(demo: Path, tmp_path: Path) -> None:
+def test_predict_a_table(demo: Path, tmp_path: Path, command: Command) -> None:
     table = tmp_path / "queries.csv"
     table.write_text("smiles,cell,dose_um,time_h\nCCO,SIMC001,10,24\nc1ccccc1,SIMC002,1,6\n")
     for out in ("out.h5ad", "out.parquet"):
-        ldm_ray("predict", "--bundle", str(demo / "ldm"), "--conditions", str(table), "--out", str(tmp_path / out))
+        command("predict", "--bundle", str(demo / "ldm"), "--conditions", str(table), "--out", str(tmp_path / out))
         assert (tmp_path / out).is_file()
 
 
-def test_describe(demo: Path) -> None:
-    text = ldm_ray("data", "describe", str(demo / "data")).stderr
+def test_describe(demo: Path, command: Command) -> None:
+    text = command("data", "describe", str(demo / "data")).stderr
     for expected in ("What cleaning dropped", "SMILES that RDKit parses (ii)", "Doses (um)", "by batch of plates"):
         assert expected in text
-    assert json.loads(ldm_ray("data", "describe", str(demo / "data"), "--json").stdout)["n_profiles"] == 1200
+    assert json.loads(command("data", "describe", str(demo / "data"), "--json").stdout)["n_profiles"] == 1200
 
 
-def test_evaluate_refuses_a_bundle_of_other_genes(demo: Path, world: World, tmp_path: Path) -> None:
+def test_evaluate_refuses_a_bundle_of_other_genes(demo: Path, world: World, tmp_path: Path, command: Command) -> None:
     manifest = json.loads((Path(world.dataset.url) / "manifest.json").read_text())
     manifest["genes"].reverse()
     other = tmp_path / "other"
@@ -112,7 +118,7 @@ def test_evaluate_refuses_a_bundle_of_other_genes(demo: Path, world: World, tmp_
         if path.name != "manifest.json":
             (other / path.name).symlink_to(path)
     (other / "manifest.json").write_text(json.dumps(manifest))
-    run = ldm_ray("evaluate", "--data", str(other), "--bundle", str(demo / "ldm"), "--out", str(tmp_path / "r"), code=2)
+    run = command("evaluate", "--data", str(other), "--bundle", str(demo / "ldm"), "--out", str(tmp_path / "r"), code=2)
     assert "error: gene 0 of" in run.stderr
     assert not (tmp_path / "r").exists()
 
@@ -135,66 +141,49 @@ def test_evaluate_refuses_a_bundle_of_other_genes(demo: Path, world: World, tmp_
     ],
 )  # fmt: skip
 def test_bad_input_is_one_line_and_exit_code_2(
-    arguments: list[str],
-    message: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["ldm-ray", *arguments])
-    with pytest.raises(SystemExit) as end:
-        main()
-    said = capsys.readouterr().err
-    assert end.value.code == 2
+    said = command(*arguments, code=2).stderr
     assert message in " ".join(said.split())
     assert [line for line in said.splitlines() if line.strip()] == [said.strip()]
     assert list(tmp_path.iterdir()) == []
 
 
-def test_figure_3_alone(demo: Path, tmp_path: Path) -> None:
+def test_figure_3_alone(demo: Path, tmp_path: Path, command: Command) -> None:
     out = tmp_path / "fig3"
-    ldm_ray("evaluate", "--fig3", "--data", str(demo / "data"), "--bundle", str(demo / "ldm"), "--out", str(out))
+    command("evaluate", "--fig3", "--data", str(demo / "data"), "--bundle", str(demo / "ldm"), "--out", str(out))
     assert {path.name for path in out.iterdir()} == {"correlation_heatmaps.png", "fig3.json"}
     figures = json.loads((out / "fig3.json").read_text())
     assert 0 <= figures["ceiling"]["top30_overlap_half_half"] <= 30
     assert {row["model"] for row in figures["rows"]} >= {"ldm", "ridge", "oracle"}
 
 
-def test_table_2(demo: Path, tmp_path: Path) -> None:
+def test_table_2(demo: Path, tmp_path: Path, command: Command) -> None:
     """Drug sensitivity on the simulated counterpart of GDSC2."""
     release, out = demo / "release", tmp_path / "ic50"
     files = ["--gdsc", str(release / "ic50.csv.gz"), "--basal-profiles", str(release / "basal_profiles.csv.gz")]
-    run = ldm_ray(
-        "evaluate",
-        "--ic50",
-        "--bundle",
-        str(demo / "ldm"),
-        *files,
-        "--out",
-        str(out),
-        "--set",
-        "ic50.seeds=[0]",
-        "--json",
-    )
+    table2 = ["evaluate", "--ic50", "--bundle", str(demo / "ldm"), *files, "--out", str(out)]
+    run = command(*table2, "--set", "ic50.seeds=[0]", "--json")
     metrics = json.loads(run.stdout)
     for found in metrics["splits"].values():
         assert {row["model"] for row in found["rows"]} >= {"drug mean + cell mean", "ldm profile + embedding"}
     assert {"ic50.json", "ic50.csv", "ic50.html", "ic50.png", "settings.yaml"} == {path.name for path in out.iterdir()}
 
 
-def test_table_1_trains_what_it_compares_once(demo: Path, tmp_path: Path) -> None:
+def test_table_1_trains_what_it_compares_once(demo: Path, tmp_path: Path, command: Command) -> None:
     out, settings = tmp_path / "table1", str(demo / "settings.yaml")
-    command = ["evaluate", "--table1", "--data", str(demo / "data"), "--out", str(out), "--config", settings]
-    command += ["--set", "table1.unseen=[plate]", "--set", "train_prnet.epochs=2", "--set", "evaluate.max_profiles=100"]
-    ldm_ray(*command)
+    table1 = ["evaluate", "--table1", "--data", str(demo / "data"), "--out", str(out), "--config", settings]
+    few = ("ray.num_workers=1", "table1.unseen=[plate]", "train_prnet.epochs=2", "evaluate.max_profiles=100")
+    table1 += [part for setting in few for part in ("--set", setting)]
+    command(*table1)
     table = json.loads((out / "table1.json").read_text())
     assert {row["model"] for row in table["sides"][0]["rows"]} >= {"ldm", "prnet", "plate_mean"}
     assert "Unseen batches of plates" in (out / "table1.html").read_text()
     trained = (out / "models" / "plate" / "seed0" / "ldm" / "metadata.json").stat().st_mtime_ns
-    ldm_ray(*command)
+    command(*table1)
     assert (out / "models" / "plate" / "seed0" / "ldm" / "metadata.json").stat().st_mtime_ns == trained
-    other = ldm_ray(*command, "--set", "train_ldm.epochs=9", code=2)
+    other = command(*table1, "--set", "train_ldm.epochs=9", code=2)
     assert "holds a campaign with other settings" in other.stderr
 
 
@@ -209,10 +198,6 @@ def test_table_1_trains_what_it_compares_once(demo: Path, tmp_path: Path) -> Non
     ],
 )
 def test_bad_requests_to_judge_are_one_line(
-    arguments: list[str],
-    message: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command
 ) -> None:
-    test_bad_input_is_one_line_and_exit_code_2(arguments, message, tmp_path, monkeypatch, capsys)
+    test_bad_input_is_one_line_and_exit_code_2(arguments, message, tmp_path, monkeypatch, command)

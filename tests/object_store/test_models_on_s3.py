@@ -12,9 +12,9 @@ from ldm_ray.bundle.bundle import save_bundle
 from ldm_ray.cli.app import app
 from ldm_ray.prediction.predictor import Predictor, Query
 from ldm_ray.storage.store import Store
+from tests.bundles import SMILES, random_bundle
 from tests.conftest import World
 from tests.s3_server import BUCKET, S3Server
-from tests.unit.test_predictor import SMILES, random_bundle
 
 
 @pytest.fixture

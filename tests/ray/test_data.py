@@ -141,7 +141,7 @@ def test_molformer_runs_in_the_actor_pool(world: World, tmp_path: Path) -> None:
     shutil.copytree(world.dataset.url, tmp_path / "data")
     dataset = open_dataset(str(tmp_path / "data"))
     folder = write_checkpoint(tmp_path / "tiny", SMALL, seed=3)
-    config = small_config("encoder.kind=molformer", f"encoder.checkpoint={folder}")
+    config = small_config("encoder.kind=molformer", f"encoder.checkpoint={folder}", "ray.actors=1")
     embed(dataset, config)
     encoder = build_encoder(config.encoder)
     smiles = dataset.parent_smiles.tolist()

@@ -1,6 +1,6 @@
 """One worker equals two at the same global batch: weights, gradients and losses, with real gloo processes."""
 
-import socket
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -9,30 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from ldm_ray.config import Config
 from tests.conftest import World, small_config
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
-
-
-def train(
-    world: World, config: Config, world_size: int, kind: str, folder: Path, precision: str = "float32"
-) -> list[dict[str, Any]]:
-    """Run the workers as processes and return what each wrote."""
-    port = free_port()
-    outs = [folder / f"{kind}-{world_size}-{rank}.pt" for rank in range(world_size)]
-    command = [sys.executable, "-m", "tests.ray.two_processes"]
-    arguments = [str(port), config.model_dump_json(), world.dataset.url, kind, precision]
-    workers = [
-        subprocess.Popen([*command, str(rank), str(world_size), *arguments, str(out)], cwd=Path(__file__).parents[2])
-        for rank, out in enumerate(outs)
-    ]
-    assert [worker.wait(timeout=240) for worker in workers] == [0] * world_size
-    return [torch.load(out, weights_only=True) for out in outs]
+from tests.s3_server import free_port
 
 
 def difference(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
@@ -59,30 +37,52 @@ SEARCHED = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("kind", "overrides", "precision"),
-    [
-        ("vae", (), "float32"),
-        ("ldm", (), "float32"),
-        ("vae", ("vae.free_bits=0.3", "vae.dropout=0.3", "vae.kl_warmup_steps=10"), "float32"),
-        ("ldm", SEARCHED, "float32"),
-        # Batch normalisation on raw inputs lets rounding grow to 1e-4 through Adam; in float64 the equality shows.
-        ("ldm", (*PAPER_LIKE, "denoiser.basal_input=matched", "vae.standardise=false"), "float64"),
-    ],
-    ids=[
-        "vae default",
-        "ldm default",
-        "vae as searched",
-        "ldm as searched",
-        "ldm with batch normalisation as in the paper",
-    ],
-)
-def test_two_workers_equal_one(
-    world: World, tmp_path: Path, kind: str, overrides: tuple[str, ...], precision: str
-) -> None:
-    config = small_config(*overrides, "train_vae.warmup_steps=5", "train_ldm.warmup_steps=5")
-    (alone,) = train(world, config, 1, kind, tmp_path, precision)
-    first, second = train(world, config, 2, kind, tmp_path, precision)
+CASES = {
+    "vae default": ("vae", (), "float32"),
+    "ldm default": ("ldm", (), "float32"),
+    "vae as searched": ("vae", ("vae.free_bits=0.3", "vae.dropout=0.3", "vae.kl_warmup_steps=10"), "float32"),
+    "ldm as searched": ("ldm", SEARCHED, "float32"),
+    # Batch normalisation on raw inputs lets rounding grow to 1e-4 through Adam; in float64 the equality shows.
+    "ldm with batch normalisation as in the paper": (
+        "ldm", (*PAPER_LIKE, "denoiser.basal_input=matched", "vae.standardise=false"), "float64",
+    ),
+}  # fmt: skip
+OTHER = "ldm at another rate"
+ALONE, FIRST, SECOND = "alone", "first of two", "second of two"
+
+
+@pytest.fixture(scope="module")
+def trained(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folders of three processes: one that trains every case alone, and two that train each together."""
+    folder, port = tmp_path_factory.mktemp("ddp"), str(free_port())
+    warmup = ("train_vae.warmup_steps=5", "train_ldm.warmup_steps=5")
+    cases = {
+        name: {"settings": settings_of(*overrides, *warmup), "kind": kind, "precision": precision}
+        for name, (kind, overrides, precision) in CASES.items()
+    }
+    slower = settings_of(*warmup, "train_ldm.learning_rate=0.00101")
+    alone = cases | {OTHER: {"settings": slower, "kind": "ldm", "precision": "float32"}}
+    workers = []
+    for name, rank, size, own in ((ALONE, "0", "1", alone), (FIRST, "0", "2", cases), (SECOND, "1", "2", cases)):
+        (folder / name).mkdir()
+        command = [sys.executable, "-m", "tests.ray.two_processes", rank, size, port, world.dataset.url]
+        command += [str(folder / name), json.dumps(own)]
+        workers.append(subprocess.Popen(command, cwd=Path(__file__).parents[2]))
+    assert [worker.wait(timeout=400) for worker in workers] == [0, 0, 0]
+    return folder
+
+
+def settings_of(*overrides: str) -> dict[str, Any]:
+    return small_config(*overrides).model_dump(mode="json")
+
+
+def result(trained: Path, process: str, case: str) -> dict[str, Any]:
+    return dict(torch.load(trained / process / f"{case}.pt", weights_only=True))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_workers_equal_one(trained: Path, case: str) -> None:
+    alone, first, second = (result(trained, process, case) for process in (ALONE, FIRST, SECOND))
     assert difference(first["gradients"], second["gradients"]) == 0.0
     assert difference(first["weights"], second["weights"]) == 0.0
     assert difference(first["weights"], alone["weights"]) < 1e-5
@@ -90,26 +90,14 @@ def test_two_workers_equal_one(
         assert first["history"][-1][name] == pytest.approx(value, rel=1e-4), name
 
 
-def test_unsynchronised_workers_would_be_noticed(world: World, tmp_path: Path) -> None:
-    """The comparison can fail: other seeds, other weights."""
-    (one,) = train(world, small_config("seed=0"), 1, "ldm", tmp_path)
-    (other,) = train(world, small_config("train_ldm.learning_rate=0.00101"), 1, "ldm", tmp_path)
-    assert difference(one["weights"], other["weights"]) > 1e-4
+def test_unsynchronised_workers_would_be_noticed(trained: Path) -> None:
+    """The comparison can fail: another rate, other weights."""
+    weights = [result(trained, ALONE, case)["weights"] for case in ("ldm default", OTHER)]
+    assert difference(*weights) > 1e-4
 
 
-def test_torch_sync_batch_norm_still_refuses_the_cpu(tmp_path: Path) -> None:
+def test_torch_sync_batch_norm_still_refuses_the_cpu(trained: Path) -> None:
     """The reason for GlobalBatchNorm; when this fails, torch can do it itself."""
-    script = tmp_path / "two.py"
-    script.write_text(
-        "import os, sys, torch, torch.distributed as dist\n"
-        "os.environ.update(MASTER_ADDR='127.0.0.1', MASTER_PORT=sys.argv[2])\n"
-        "dist.init_process_group('gloo', rank=int(sys.argv[1]), world_size=2)\n"
-        "torch.nn.SyncBatchNorm(5)(torch.randn(6, 5))\n"
-    )
-    port = str(free_port())
-    workers = [
-        subprocess.Popen([sys.executable, str(script), rank, port], stderr=subprocess.PIPE, text=True)
-        for rank in ("0", "1")
-    ]
-    errors = [worker.communicate(timeout=120)[1] for worker in workers]
-    assert all("SyncBatchNorm expected input tensor to be on" in error for error in errors)
+    for process in (FIRST, SECOND):
+        said = (trained / process / "sync_batch_norm.txt").read_text()
+        assert "SyncBatchNorm expected input tensor to be on" in said

@@ -18,12 +18,14 @@ from ldm_ray.errors import LdmRayError, QueryError, StoreError
 from ldm_ray.layout import CONDITIONS
 from ldm_ray.prediction.predictor import Predictor, Query
 from ldm_ray.storage.store import Store
-from tests.conftest import World
+from tests.bundles import random_bundle
+from tests.conftest import Command, World
 from tests.processes import kill_driver
 from tests.ray.prometheus import exported
-from tests.unit.test_predictor import random_bundle
 
 SMALL_PARTS = ("--set", "predict.rows_per_part=50", "--n-samples", "2", "--steps", "3")
+ONE_ACTOR = (*SMALL_PARTS, "--set", "ray.actors=1")
+"""Each costs the five seconds of its imports."""
 
 
 @pytest.fixture(scope="module")
@@ -85,16 +87,16 @@ def test_bad_rows_are_named_and_the_others_have_the_bits_of_python(bundle: str, 
 
 
 @pytest.mark.usefixtures("cluster")
-def test_a_grid_and_what_may_not_be_mixed(bundle: str, tmp_path: Path) -> None:
+def test_a_grid_and_what_may_not_be_mixed(bundle: str, tmp_path: Path, command: Command) -> None:
     (tmp_path / "smiles.txt").write_text("CCO\nc1ccccc1\n\n")
     out = tmp_path / "grid"
     grid = ["--compounds", str(tmp_path / "smiles.txt"), "--cells", "SIMC001,SIMC002", "--doses-um", "1,10,100"]
-    manifest = run("--bundle", bundle, *grid, "--times-h", "6,24", "--out", str(out), *SMALL_PARTS)
+    manifest = run("--bundle", bundle, *grid, "--times-h", "6,24", "--out", str(out), *ONE_ACTOR)
     assert manifest["n_predicted"] == 24
     frame = predicted(out).sort_values("row")
     assert frame.iloc[0][["smiles", "cell", "dose_um", "time_h"]].tolist() == ["CCO", "SIMC001", 1.0, 6.0]
     assert len(frame[["smiles", "cell", "dose_um", "time_h"]].drop_duplicates()) == 24
-    again = run("--bundle", bundle, *grid, "--times-h", "6,24", "--out", str(out), *SMALL_PARTS)
+    again = run("--bundle", bundle, *grid, "--times-h", "6,24", "--out", str(out), *ONE_ACTOR)
     assert again == manifest
     for more, said in (
         (["--seed", "4"], "holds predictions with seed 0; this run has 4"),
@@ -103,10 +105,8 @@ def test_a_grid_and_what_may_not_be_mixed(bundle: str, tmp_path: Path) -> None:
         (["--cells", ""], "a grid wants --compounds, --cells, --doses-um and --times-h"),
     ):
         folder = str(out) if "holds" in said else str(tmp_path / "other")
-        command = [sys.executable, "-m", "ldm_ray.cli", "predict", "--bundle", bundle, *grid, "--times-h", "6,24"]
-        command += ["--out", folder, *SMALL_PARTS, *more]
-        refused = subprocess.run(command, capture_output=True, text=True)
-        assert (refused.returncode, said in refused.stderr) == (2, True), refused.stderr
+        arguments = ["--bundle", bundle, *grid, "--times-h", "6,24", "--out", folder, *ONE_ACTOR, *more]
+        assert said in command("predict", *arguments, code=2).stderr
 
 
 @pytest.mark.usefixtures("cluster")
@@ -120,12 +120,12 @@ def test_what_fails_in_an_actor_is_one_line_and_overwrite_keeps_other_files(
     table.write_text("smiles,cell,dose_um,time_h\nCCO,SIMC001,1,24\n")
     out.mkdir()
     (out / "notes.txt").write_text("mine")
-    arguments = ["--conditions", str(table), "--out", str(out), *SMALL_PARTS]
+    arguments = ["--conditions", str(table), "--out", str(out), *ONE_ACTOR]
     with pytest.raises(LdmRayError, match=r"nan|finite"):
         CliRunner().invoke(app, ["predict", "--bundle", str(tmp_path / "broken"), *arguments], catch_exceptions=False)
     assert run("--bundle", bundle, *arguments, "--overwrite")["n_predicted"] == 1
     assert (out / "notes.txt").read_text() == "mine"
-    wrong = ["--conditions", str(tmp_path / "nothing.csv"), "--out", str(out), *SMALL_PARTS, "--overwrite"]
+    wrong = ["--conditions", str(tmp_path / "nothing.csv"), "--out", str(out), *ONE_ACTOR, "--overwrite"]
     with pytest.raises(LdmRayError, match="nothing.csv"):
         CliRunner().invoke(app, ["predict", "--bundle", bundle, *wrong], catch_exceptions=False)
     assert len(predicted(out)) == 1
@@ -138,7 +138,7 @@ def test_an_overwrite_that_ends_midway_leaves_nothing_to_be_taken_for_results(
     """What is left says that it is the old prediction with parts missing, so that another one is refused there."""
     out, table = tmp_path / "out", tmp_path / "table.csv"
     table.write_text("smiles,cell,dose_um,time_h\nCCO,SIMC001,1,24\nCCC,SIMC001,1,24\n")
-    arguments = ["--bundle", bundle, "--conditions", str(table), "--out", str(out), *SMALL_PARTS]
+    arguments = ["--bundle", bundle, "--conditions", str(table), "--out", str(out), *ONE_ACTOR]
     run(*arguments)
     removed = Store.remove
 
@@ -158,13 +158,14 @@ def test_an_overwrite_that_ends_midway_leaves_nothing_to_be_taken_for_results(
     assert sorted(predicted(out)["row"]) == [0, 1]
 
 
-def test_a_killed_run_goes_on(bundle: str, tmp_path: Path) -> None:
+def test_a_killed_run_goes_on(bundle: str, tmp_path: Path, cluster: None) -> None:
     """SIGKILL of the driver; the same command then predicts what is missing, and every row is there once."""
     n, out = 3000, tmp_path / "out"
     frame = pd.DataFrame({"smiles": ["C" * (1 + i % 20) for i in range(n)], "cell": "SIMC001"})
     frame.assign(dose_um=np.arange(n) + 1.0, time_h=24.0).to_parquet(tmp_path / "many.parquet")
-    command = [sys.executable, "-m", "ldm_ray.cli", "predict", "--bundle", bundle, "--conditions"]
-    command += [str(tmp_path / "many.parquet"), "--out", str(out), *SMALL_PARTS, "--steps", "20", "--n-samples", "8"]
+    arguments = ["--bundle", bundle, "--conditions", str(tmp_path / "many.parquet"), "--out", str(out), *SMALL_PARTS]
+    arguments += ["--steps", "20", "--n-samples", "8"]
+    command = [sys.executable, "-m", "ldm_ray.cli", "predict", *arguments]
     first = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     deadline = time.monotonic() + 120
     while len(list(out.glob("part-*.parquet"))) < 6:
@@ -175,8 +176,6 @@ def test_a_killed_run_goes_on(bundle: str, tmp_path: Path) -> None:
     written = {path: path.stat().st_mtime_ns for path in out.glob("part-*.parquet")}
     assert 6 <= len(written) < 60
     assert not json.loads((out / "manifest.json").read_text())["done"]
-    again = subprocess.run([*command, "--json"], capture_output=True, text=True)
-    assert again.returncode == 0, again.stderr
-    assert json.loads(again.stdout)["n_predicted"] == n
+    assert run(*arguments)["n_predicted"] == n
     assert sorted(predicted(out)["row"]) == list(range(n))
     assert {path: path.stat().st_mtime_ns for path in written} == written

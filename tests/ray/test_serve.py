@@ -1,4 +1,7 @@
-"""The endpoint on a real Ray Serve: same bits, reload and death under load, and replicas that come and go."""
+"""The endpoint on a real Ray Serve: same bits, reload and death under load, and replicas that come and go.
+
+In this order: three replicas are started, at five seconds each, whenever something else is served than before.
+"""
 
 import os
 import re
@@ -25,10 +28,10 @@ from ldm_ray.errors import LdmRayError
 from ldm_ray.prediction.predictor import Predictor, Query
 from ldm_ray.serving.client import Client, ServerError
 from ldm_ray.serving.served import ServedModel
+from tests.bundles import SMILES, random_bundle
 from tests.conftest import World
 from tests.processes import name_of, tree
 from tests.s3_server import free_port
-from tests.unit.test_predictor import SMILES, random_bundle
 
 ROOT = Path(__file__).parents[2]
 CONDITION = {"smiles": SMILES, "cell": "SIMC001", "dose_um": 10.0, "time_h": 24.0}
@@ -111,58 +114,6 @@ def test_the_same_bits_as_python(url: str, bundles: tuple[str, str]) -> None:
     assert httpx.get(url).text.startswith("<!doctype html>")
 
 
-def test_a_new_bundle_is_taken_without_a_failed_request(url: str, bundles: tuple[str, str]) -> None:
-    """Under load every answer is the old bundle's or the new one's, and none fails."""
-    own = [Predictor.from_bundle(bundle, "cpu").predict([QUERY], n_samples=4).mean[0] for bundle in bundles]
-    with Load(url, lambda client: client.predict([CONDITION], n_samples=4).mean[0]) as load:
-        time.sleep(1.0)
-        deploy(bundles[1])
-        time.sleep(1.0)
-    assert load.errors == []
-    which = [[np.array_equal(np.asarray(answer), mean) for mean in own] for answer in load.answers]
-    assert all(sum(row) == 1 for row in which)
-    assert which[0] == [True, False]
-    assert which[-1] == [False, True]
-    deploy(bundles[0])
-
-
-def test_the_shipped_settings_deploy_and_a_change_of_bundle_reconfigures(url: str, bundles: tuple[str, str]) -> None:
-    """As `serve deploy` does; a bundle that cannot be loaded leaves the old one, in the same process."""
-    own = [Predictor.from_bundle(bundle, "cpu").predict([QUERY], n_samples=4).mean for bundle in bundles]
-    settings = yaml.safe_load((ROOT / "serve_config.yaml").read_text())
-    (served,) = settings["applications"]
-    for deployment in served["deployments"]:
-        deployment |= {"ray_actor_options": {"num_cpus": 0.1}}
-
-    def deploy_config(bundle: str) -> int:
-        """Deploy, and return the process of the API."""
-        served["args"]["bundles"] = {"default": bundles[0]}
-        api = next(d for d in served["deployments"] if d["name"] == "api")
-        api["user_config"]["bundles"] = {"default": bundle}
-        _get_global_client().deploy_apps(ServeDeploySchema(**settings), _blocking=True)
-        (pid,) = [own for own in tree(os.getpid()) if name_of(own).startswith("ray::ServeReplica:ldm_ray:api")]
-        return pid
-
-    first = deploy_config(bundles[0])
-    for bundle, wanted in ((f"{bundles[0]}-misspelt", own[0]), (bundles[1], own[1])):
-        assert deploy_config(bundle) == first
-        with Client(url) as client:
-            np.testing.assert_array_equal(client.predict([CONDITION], n_samples=4).mean, wanted)
-    deploy(bundles[0])
-
-
-def test_several_bundles_are_served_by_name(url: str, bundles: tuple[str, str]) -> None:
-    deploy(*bundles)
-    with Client(url) as client:
-        assert httpx.get(f"{url}/v1/models").json() == ["main", "other"]
-        found = [client.predict([CONDITION], n_samples=4, model=name).mean for name in ("main", "other", None)]
-        np.testing.assert_array_equal(found[0], found[2])
-        assert not np.array_equal(found[0], found[1])
-        with pytest.raises(ServerError, match="model 'third' is not one of main, other"):
-            client.predict([CONDITION], model="third")
-    deploy(bundles[0])
-
-
 def test_a_killed_replica_is_hidden_by_the_client(url: str) -> None:
     with Client(url) as client:
         wanted = client.predict([CONDITION], n_samples=8).mean
@@ -200,11 +151,65 @@ def test_prometheus_is_told(url: str) -> None:
         time.sleep(1.0)
 
 
+def test_a_new_bundle_is_taken_without_a_failed_request(url: str, bundles: tuple[str, str]) -> None:
+    """Under load every answer is the old bundle's or the new one's, and none fails."""
+    own = [Predictor.from_bundle(bundle, "cpu").predict([QUERY], n_samples=4).mean[0] for bundle in bundles]
+    with Load(url, lambda client: client.predict([CONDITION], n_samples=4).mean[0]) as load:
+        time.sleep(1.0)
+        deploy(bundles[1])
+        time.sleep(1.0)
+    assert load.errors == []
+    which = [[np.array_equal(np.asarray(answer), mean) for mean in own] for answer in load.answers]
+    assert all(sum(row) == 1 for row in which)
+    assert which[0] == [True, False]
+    assert which[-1] == [False, True]
+
+
+def test_the_shipped_settings_deploy_and_a_change_of_bundle_reconfigures(url: str, bundles: tuple[str, str]) -> None:
+    """As `serve deploy` does; a bundle that cannot be loaded leaves the old one, in the same process."""
+    own = [Predictor.from_bundle(bundle, "cpu").predict([QUERY], n_samples=4).mean for bundle in bundles]
+    settings = yaml.safe_load((ROOT / "serve_config.yaml").read_text())
+    (served,) = settings["applications"]
+    for deployment in served["deployments"]:
+        deployment |= {"ray_actor_options": {"num_cpus": 0.1}}
+
+    def deploy_config(bundle: str) -> int:
+        """Deploy, and return the process of the API."""
+        served["args"]["bundles"] = {"default": bundles[0]}
+        api = next(d for d in served["deployments"] if d["name"] == "api")
+        api["user_config"]["bundles"] = {"default": bundle}
+        _get_global_client().deploy_apps(ServeDeploySchema(**settings), _blocking=True)
+        (pid,) = [own for own in tree(os.getpid()) if name_of(own).startswith("ray::ServeReplica:ldm_ray:api")]
+        return pid
+
+    first = deploy_config(bundles[0])
+    for bundle, wanted in ((f"{bundles[0]}-misspelt", own[0]), (bundles[1], own[1])):
+        assert deploy_config(bundle) == first
+        with Client(url) as client:
+            np.testing.assert_array_equal(client.predict([CONDITION], n_samples=4).mean, wanted)
+
+
+def test_several_bundles_are_served_by_name(url: str, bundles: tuple[str, str]) -> None:
+    deploy(*bundles)
+    with Client(url) as client:
+        assert httpx.get(f"{url}/v1/models").json() == ["main", "other"]
+        found = [client.predict([CONDITION], n_samples=4, model=name).mean for name in ("main", "other", None)]
+        np.testing.assert_array_equal(found[0], found[2])
+        assert not np.array_equal(found[0], found[1])
+        with pytest.raises(ServerError, match="model 'third' is not one of main, other"):
+            client.predict([CONDITION], model="third")
+
+
 def test_replicas_that_find_no_place_are_an_error_that_says_so(url: str, bundles: tuple[str, str]) -> None:
     huge = {"sampler": {"ray_actor_options": {"num_cpus": 1000}}}
     with pytest.raises(LdmRayError, match="the endpoint does not start: .*1000"):
         start(application(ServeArguments(bundles={"main": bundles[0]}), Config(), options=huge), placement_timeout_s=1)
     deploy(bundles[0])
+
+
+def test_ray_is_still_there(url: str) -> None:
+    assert ray.is_initialized()
+    assert httpx.get(f"{url}/healthz").json() == {"status": "ok"}
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
@@ -225,8 +230,3 @@ def test_a_replica_whose_sampler_has_ended_says_that_it_is_ill(
         served.engine.submit(prepared, served.predictor.sampling(1, 2, 0)).result(timeout=30)
     with pytest.raises(RuntimeError, match="the sampler of main has ended"):
         replica.check_health()
-
-
-def test_ray_is_still_there(url: str) -> None:
-    assert ray.is_initialized()
-    assert httpx.get(f"{url}/healthz").json() == {"status": "ok"}

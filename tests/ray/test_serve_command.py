@@ -15,10 +15,10 @@ import pytest
 from ldm_ray.bundle.bundle import save_bundle
 from ldm_ray.prediction.predictor import Predictor, Query
 from ldm_ray.serving.client import Client
-from tests.conftest import World
+from tests.bundles import SMILES, random_bundle
+from tests.conftest import Command, World
 from tests.processes import kill_tree, tree
 from tests.s3_server import free_port
-from tests.unit.test_predictor import SMILES, random_bundle
 
 START_S, END_S = 120.0, 180.0
 
@@ -81,11 +81,10 @@ def test_serve_answers_until_it_is_told_to_end(
         (["--bundle", "other/nothing"], "models must have different names"),
     ],
 )
-def test_what_cannot_be_served_is_refused_in_one_line(more: list[str], said: str, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "ldm_ray.cli", "serve", "--bundle", str(tmp_path / "nothing"), *more]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=START_S)
-    assert result.returncode == 2
-    (line,) = result.stderr.strip().splitlines()
+def test_what_cannot_be_served_is_refused_in_one_line(
+    more: list[str], said: str, tmp_path: Path, command: Command
+) -> None:
+    (line,) = command("serve", "--bundle", str(tmp_path / "nothing"), *more, code=2).stderr.strip().splitlines()
     assert said in line
 
 
@@ -100,11 +99,12 @@ def wait_for(url: str, log: Path, process: subprocess.Popen[bytes]) -> None:
         client.model()
 
 
-def test_a_port_that_is_taken_is_one_line(bundle: str) -> None:
+@pytest.mark.usefixtures("cluster")
+def test_a_port_that_is_taken_is_one_line(bundle: str, command: Command) -> None:
+    before = signal.getsignal(signal.SIGTERM)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        command = [sys.executable, "-m", "ldm_ray.cli", "serve", "--bundle", bundle, "--port", str(port)]
-        run = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert run.returncode == 2
-    assert f"error: cannot listen at 127.0.0.1:{port} (Address already in use)" in run.stderr
-    assert "Traceback" not in run.stderr
+        said = command("serve", "--bundle", bundle, "--port", str(port), code=2)
+    signal.signal(signal.SIGTERM, before)
+    (line,) = said.stderr.strip().splitlines()
+    assert f"error: cannot listen at 127.0.0.1:{port} (Address already in use)" in line

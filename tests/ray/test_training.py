@@ -1,5 +1,6 @@
-"""Real Ray Train runs: a killed worker, a killed driver, and what is said of an output that is in the way."""
+"""Real Ray Train runs of the autoencoder: followed, killed, resumed, and what is said of what cannot run."""
 
+import json
 import os
 import signal
 import subprocess
@@ -8,26 +9,28 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow.parquet as pq
 import pytest
-import torch
+from mlflow.entities import Run as MlflowRun
+from mlflow.tracking import MlflowClient
 
 from ldm_ray.bundle.bundle import Bundle, load_bundle
-from ldm_ray.bundle.run_folder import as_begun
-from ldm_ray.cluster.batch.evaluate import block_runner
+from ldm_ray.bundle.run_folder import Begin, as_begun
 from ldm_ray.cluster.train.run import Run, train
 from ldm_ray.config import Config, dump_config
 from ldm_ray.data.dataset import open_dataset
 from ldm_ray.data.l1000 import read_l1000
 from ldm_ray.data.prepare import prepare
-from ldm_ray.errors import BundleError, DataError, LdmRayError, SettingsError
-from ldm_ray.evaluation.suite import evaluate
-from ldm_ray.prediction.predictor import Predictor, Query
+from ldm_ray.errors import BundleError, DataError, LdmRayError, NonFiniteError, SettingsError
 from ldm_ray.storage.store import Store
-from ldm_ray.workflows.steps import train_now
+from ldm_ray.tracking.record import RunRecord, read_record
+from ldm_ray.tracking.revision import source_revision
+from ldm_ray.training.status import TrainingStatus
 from tests.conftest import World, small_config
 from tests.processes import name_of, tree
+from tests.ray.prometheus import exported
+
+# SQLAlchemy's and pydantic's, for what MLflow does.
+pytestmark = [pytest.mark.usefixtures("cluster"), pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 
 LONG = ("train_vae.epochs=24", "train_vae.checkpoint_every_steps=7", "train_vae.early_stopping_epochs=24")
 
@@ -44,6 +47,25 @@ def train_workers() -> list[int]:
 
 
 @pytest.fixture(scope="module")
+def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """An MLflow database for all tests, since making its tables takes seconds; each has an experiment of its own."""
+    return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
+
+
+def followed(uri: str, experiment: str, *overrides: str) -> Config:
+    return small_config("ray.num_workers=1", f"track.mlflow={uri}", f"track.experiment={experiment}", *overrides)
+
+
+def only_run(uri: str, name: str) -> tuple[MlflowClient, MlflowRun]:
+    """Return the one run of an experiment."""
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name(name)
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id])
+    return client, run
+
+
+@pytest.fixture(scope="module")
 def undisturbed(world: World, cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     out = str(tmp_path_factory.mktemp("undisturbed") / "vae")
     return train(Run(kind="vae", dataset=world.dataset, out=out, config=small_config(*LONG, "ray.num_workers=2")))
@@ -55,45 +77,95 @@ def test_a_run_ends_in_a_bundle_that_learnt_something(undisturbed: Bundle) -> No
     assert history[-1]["step"] == 24 * history[0]["step"]
 
 
-@pytest.mark.usefixtures("cluster")
-def test_one_ray_worker_equals_two(world: World, undisturbed: Bundle, tmp_path: Path) -> None:
-    """The whole path through Ray Data and Ray Train, over 24 epochs; the first steps are held to 1e-5 elsewhere."""
-    alone = train(
-        Run(
-            kind="vae",
-            dataset=world.dataset,
-            out=str(tmp_path / "vae"),
-            config=small_config(*LONG, "ray.num_workers=1"),
-        )
-    )
-    assert difference(alone, undisturbed) < 1e-3
-    losses = [[row["valid_loss"] for row in bundle.metadata["history"]] for bundle in (alone, undisturbed)]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+def test_one_ray_worker_equals_two_and_is_followed(world: World, undisturbed: Bundle, uri: str, tmp_path: Path) -> None:
+    """The whole path through Ray Data and Ray Train, over 24 epochs; the first steps are held to 1e-5 elsewhere.
+
+    It is in MLflow, TensorBoard, its record and Prometheus, and none of them leaves a trace in the bundle.
+    """
+    config = followed(uri, "plain", *LONG, "ray.num_workers=1")
+    bundle = train(Run(kind="vae", dataset=world.dataset, out=str(tmp_path / "followed"), config=config))
+    assert difference(bundle, undisturbed) < 1e-3
+    losses, of_two = ([row["valid_loss"] for row in b.metadata["history"]] for b in (bundle, undisturbed))
+    assert losses == pytest.approx(of_two, rel=1e-4)
+    assert not {"wells_per_s", "data_wait"} & bundle.metadata["history"][0].keys()  # same seed, same bundle
+    record = read_record(Store(str(tmp_path / "followed")))
+    assert (record.status, record.epochs, record.num_workers) == ("finished", 24, 1)
+    assert record.best["valid_loss"] == min(losses)
+    assert record.warnings == ()
+    assert 0 < record.seconds < 400
+    assert record.dataset_sha256 == bundle.metadata["trained_on"]["manifest_sha256"]
+    client, run = only_run(uri, "plain")
+    assert run.info.status == "FINISHED"
+    assert record.trackers == {"tensorboard": "tensorboard", "mlflow": run.info.run_id}
+    assert run.data.params["train_vae.epochs"] == "24"
+    assert run.data.params["vae.encoder_widths"] == "[32, 16]"
+    assert run.data.tags["dataset_sha256"] == record.dataset_sha256
+    assert run.data.tags.get("git_revision", "") == record.git_revision == source_revision()
+    metrics = client.get_metric_history(run.info.run_id, "valid_loss")
+    assert [(metric.step, metric.value) for metric in metrics] == list(enumerate(losses, start=1))
+    (events,) = (tmp_path / "followed" / "tensorboard").iterdir()
+    assert events.stat().st_size > 1000
+    assert run.data.metrics["wells_per_s"] == record.last["wells_per_s"] > 0
+    check_prometheus(record, f"{tmp_path.name}/followed")
 
 
-@pytest.mark.usefixtures("cluster")
-def test_a_killed_worker_leaves_the_result_alone(world: World, undisturbed: Bundle, tmp_path: Path) -> None:
-    """SIGKILL of one rank midway: both restart from the checkpoint and end with the same weights."""
-    killed: list[int] = []
+def check_prometheus(record: RunRecord, run: str) -> None:
+    """A worker that ends tells its last figures first, so a short run is seen too; of whole epochs, as the record."""
+    wanted = {
+        "train_wells_per_second": record.last["wells_per_s"],
+        "train_data_wait_ratio": record.last["data_wait"],
+        "train_valid_loss": record.last["valid_loss"],
+        "train_global_batch_wells": 64.0,
+    }
+    seen = exported(["train_loss", "train_checkpoint_seconds", *wanted], 'kind="vae"', f'run="{run}"')
+    assert {name: seen[name] for name in wanted} == pytest.approx(wanted)
+    assert 0 < seen["train_checkpoint_seconds"] < 60
+    assert 0 <= seen["train_data_wait_ratio"] <= 1
 
-    def kill_once(status: dict[str, Any]) -> None:
-        if not killed and status.get("step", 0) > 20:
-            killed.append(train_workers()[0])
-            os.kill(killed[0], signal.SIGKILL)
 
-    bundle = train(
-        Run(
-            kind="vae",
-            dataset=world.dataset,
-            out=str(tmp_path / "vae"),
-            config=small_config(*LONG, "ray.num_workers=2"),
-            on_status=kill_once,
-        )
-    )
-    assert killed
+def test_killed_workers_leave_the_result_alone(
+    world: World, undisturbed: Bundle, uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SIGKILL of one rank, more often than the settings allow: the run fails, and is resumed as the same run.
+
+    Then another rank is killed, both restart from the checkpoint by themselves, and end with the same weights. Ray's
+    watcher of nodes is on, as it is for users. The epochs that the run had are not told twice.
+    """
+    monkeypatch.setenv("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "1")
+    out, killed = tmp_path / "vae", list[int]()
+
+    def run(begin: Begin, epoch: int, *overrides: str) -> Run:
+        """Return the run; when it has come to an epoch, one of its workers is killed, once."""
+        before = len(killed)
+
+        def kill(status: TrainingStatus) -> None:
+            if len(killed) == before and status.get("epoch", 0) >= epoch:
+                killed.append(train_workers()[0])
+                os.kill(killed[-1], signal.SIGKILL)
+
+        config = followed(uri, "resumed", *LONG, "ray.num_workers=2", *overrides)
+        return Run(kind="vae", dataset=world.dataset, out=str(out), config=config, begin=begin, on_status=kill)
+
+    with pytest.raises(LdmRayError, match="training failed, --resume"):
+        train(run("fresh", 2, "ray.max_failures=0"))
+    failed = read_record(Store(str(out)))
+    assert (failed.status, failed.failures, len(killed)) == ("failed", 1, 1)
+    assert 0 < failed.epochs < 24
+    assert only_run(uri, "resumed")[1].info.status == "FAILED"
+    bundle = train(run("resume", 8))
+    assert len(set(killed)) == 2
     assert difference(bundle, undisturbed) < 1e-5
-    losses = [[row["valid_loss"] for row in b.metadata["history"]] for b in (bundle, undisturbed)]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    losses, wanted = ([row["valid_loss"] for row in b.metadata["history"]] for b in (bundle, undisturbed))
+    assert losses == pytest.approx(wanted, rel=1e-5)
+    record = read_record(Store(str(out)))
+    assert (record.status, record.epochs, record.failures, record.started) == ("finished", 24, 2, failed.started)
+    assert record.seconds > failed.seconds
+    client, tracked = only_run(uri, "resumed")
+    assert tracked.info.status == "FINISHED"
+    steps = [metric.step for metric in client.get_metric_history(tracked.info.run_id, "train_loss")]
+    assert steps == list(range(1, 25))
+    assert record.last["valid_loss"] == pytest.approx(losses[-1], rel=1e-5)
+    assert len(list((out / "tensorboard").iterdir())) == 2
 
 
 @pytest.mark.full  # a pipeline's driver is stopped in tests/drills/test_jobs.py, a search's killed in test_tune.py
@@ -114,59 +186,13 @@ def test_a_killed_driver_is_resumed(world: World, undisturbed: Bundle, tmp_path:
     assert not (out / "metadata.json").exists()
     again = subprocess.run(command, capture_output=True, text=True)
     assert again.returncode == 2
-    assert "holds an unfinished run; --resume goes on with it" in again.stderr
+    assert "holds an unfinished run; --resume continues it" in again.stderr
     resumed = subprocess.run([*command, "--resume"], capture_output=True, text=True)
     assert resumed.returncode == 0, resumed.stderr
     assert difference(load_bundle(str(out)), undisturbed) < 1e-5
     assert not (out / "run").exists()
 
 
-@pytest.mark.usefixtures("cluster")
-def test_the_diffusion_model_trains_to_a_bundle_that_predicts(
-    world: World, undisturbed: Bundle, tmp_path: Path
-) -> None:
-    from ldm_ray.prediction.predictor import Predictor, Query
-
-    config = small_config("train_ldm.epochs=4", "ray.num_workers=2")
-    bundle = train(Run(kind="ldm", dataset=world.dataset, vae=undisturbed, out=str(tmp_path / "ldm"), config=config))
-    history = bundle.metadata["history"]
-    assert history[-1]["valid_loss"] < history[0]["valid_loss"]
-    mean = Predictor.from_bundle(str(tmp_path / "ldm")).predict([Query("CCO", 1.0, 24.0, "SIMC001")]).mean
-    assert mean.shape == (1, 978)
-    latents = bundle.tensors["ldm.latent_scale"]
-    assert bool((latents > 0).all())
-    assert torch.equal(bundle.tensors["vae.gene_mean"], undisturbed.tensors["vae.gene_mean"])
-
-
-@pytest.mark.usefixtures("cluster")
-def test_latents_encoded_once_train_the_same_model(world: World, undisturbed: Bundle, tmp_path: Path) -> None:
-    """In memory the noise of each row and step is the same; from a stream of latents only the batches differ."""
-    losses = {}
-    for name, overrides in {
-        "uncached": ("ingest.latents=false",),
-        "cached": ("ingest.latents=true",),
-        "streamed": ("ingest.mode=stream",),
-    }.items():
-        config = small_config("train_ldm.epochs=6", "ray.num_workers=2", *overrides)
-        bundle = train(Run(kind="ldm", dataset=world.dataset, vae=undisturbed, out=str(tmp_path / name), config=config))
-        losses[name] = [row["valid_loss"] for row in bundle.metadata["history"]]
-        assert bundle.tensors["ldm.latent_scale"].isfinite().all()
-    assert losses["cached"] == pytest.approx(losses["uncached"], rel=1e-4)
-    assert losses["streamed"] == pytest.approx(losses["uncached"], rel=0.05)
-    (folder,) = (Path(world.dataset.url) / "latents").iterdir()
-    table = pq.read_table(folder / "part-00000.parquet")
-    assert set(table["split"].to_pylist()) == {"train", "valid"}
-    assert table["moments"].type.list_size == 2 * 8
-
-
-@pytest.mark.usefixtures("cluster")
-def test_a_loss_that_explodes_is_one_clear_line(world: World, tmp_path: Path) -> None:
-    config = small_config("train_vae.learning_rate=1e30", "train_vae.gradient_clip_norm=1e30", "ray.num_workers=1")
-    with pytest.raises(LdmRayError, match="the training loss is (nan|inf) in epoch"):
-        train(Run(kind="vae", dataset=world.dataset, out=str(tmp_path / "vae"), config=config))
-
-
-@pytest.mark.usefixtures("cluster")
 @pytest.mark.parametrize(
     ("overrides", "error", "message"),
     [
@@ -200,7 +226,6 @@ def interrupted(folder: Path, config: Config, share: dict[str, Any]) -> Store:
     return store
 
 
-@pytest.mark.usefixtures("cluster")
 def test_a_stream_is_resumed_by_as_many_workers_only(world: World, tmp_path: Path) -> None:
     """A step of a streamed epoch means other wells with another number of workers."""
     config = small_config("ingest.mode=stream", "ray.num_workers=2")
@@ -213,7 +238,6 @@ def test_a_stream_is_resumed_by_as_many_workers_only(world: World, tmp_path: Pat
     assert as_begun(config.ray, store).num_workers == 2
 
 
-@pytest.mark.usefixtures("cluster")
 def test_wells_in_memory_are_resumed_in_the_same_lanes(world: World, tmp_path: Path) -> None:
     """Lanes, not workers, decide which wells meet in a batch."""
     config = small_config("ingest.mode=resident", "ray.lanes=4")
@@ -222,7 +246,6 @@ def test_wells_in_memory_are_resumed_in_the_same_lanes(world: World, tmp_path: P
         train(Run(kind="vae", dataset=world.dataset, out=str(tmp_path), config=config, begin="resume"))
 
 
-@pytest.mark.usefixtures("cluster")
 def test_a_dataset_without_validation_wells_is_said(world: World, tmp_path: Path) -> None:
     files = world.files
     config = small_config("splits.valid_fraction=0", "ingest.mode=stream")
@@ -231,7 +254,6 @@ def test_a_dataset_without_validation_wells_is_said(world: World, tmp_path: Path
         train(Run(kind="vae", dataset=open_dataset(str(tmp_path / "data")), out=str(tmp_path / "vae"), config=config))
 
 
-@pytest.mark.usefixtures("cluster")
 def test_what_is_there_already_is_kept(world: World, undisturbed: Bundle, tmp_path: Path) -> None:
     config: Config = small_config()
     from ldm_ray.bundle.bundle import save_bundle
@@ -247,31 +269,30 @@ def test_what_is_there_already_is_kept(world: World, undisturbed: Bundle, tmp_pa
         train(Run(kind="ldm", dataset=world.dataset, vae=undisturbed, out=str(tmp_path / "ldm"), config=other))
 
 
-@pytest.mark.usefixtures("cluster")
-@pytest.mark.parametrize("kind", [pytest.param("prnet", marks=pytest.mark.full), "pertdit-cross"])
-def test_a_rival_goes_the_same_way_as_the_model(world: World, tmp_path: Path, kind: str) -> None:
-    """Trained by two workers, saved, loaded, asked and judged like the diffusion model."""
-    small = ("pertdit.model_dim=8", "pertdit.n_blocks=1", "pertdit.n_heads=1", "pertdit.genes_per_token=109")
-    rates = ("train_prnet.epochs=2", "train_pertdit.epochs=2", "train_prnet.global_batch_size=64")
-    config = small_config(*small, *rates, "pertdit.num_steps=5", "ray.num_workers=2", "predict.n_samples=2")
-    trained = train_now(Run(kind=kind, dataset=world.dataset, out=str(tmp_path / kind), config=config), kind)
-    predictor = Predictor.from_bundle(str(tmp_path / kind))
-    answer = predictor.predict([Query("CCO", 10.0, 24.0, "SIMC001")], n_draws=1)
-    assert answer.mean.shape == (1, 978)
-    assert (answer.std > 0).all()
-    np.testing.assert_allclose(predictor.sd_scale.numpy(), trained.tensors["sd_scale"].numpy())
-    settings = config.evaluate.model_copy(update={"n_samples": (2,), "bootstrap_draws": 10, "max_profiles": 60})
-    rows = evaluate(world.dataset, [predictor.bundle], settings, 0).metrics["rows"]
-    assert {"one_draw", "mean_of_2"} == {row["prediction"] for row in rows if row["model"] == kind}
+def test_a_run_that_diverges_says_so_and_a_server_that_is_away_does_not_stop_it(
+    world: World, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    explodes = ("train_vae.learning_rate=1e30", "train_vae.gradient_clip_norm=1e30", "track.tensorboard=false")
+    config = small_config("ray.num_workers=1", *explodes, "track.mlflow=http://127.0.0.1:9")
+    with pytest.raises(NonFiniteError, match="^the training loss is (nan|inf) in epoch[^\n]*$"):
+        train(Run(kind="vae", dataset=world.dataset, out=str(tmp_path / "vae"), config=config))
+    assert json.loads((tmp_path / "vae" / "run.json").read_text())["status"] == "diverged"
+    (said,) = (record.message for record in caplog.records if "tracking by" in record.message)
+    assert "tracking by mlflow fails, the run goes on" in said
+    assert not (tmp_path / "vae" / "tensorboard").exists()
 
 
-@pytest.mark.usefixtures("cluster")
-def test_evaluation_on_ray_is_evaluation_here(world: World) -> None:
-    """Blocks scored by actors and merged give the numbers of one process."""
-    here, ray_config = (small_config("evaluate.rows_per_block=60", f"evaluate.workers={n}") for n in (1, 2))
-    one = evaluate(world.dataset, [], here.evaluate, 0, run=block_runner(here)).metrics
-    two = evaluate(world.dataset, [], ray_config.evaluate, 0, run=block_runner(ray_config)).metrics
-    for row, other in zip(one["rows"], two["rows"], strict=True):
-        for key, value in row.items():
-            if isinstance(value, float):
-                assert other[key] == pytest.approx(value, abs=1e-9), (row["model"], key)
+def test_a_tracker_that_cannot_work_is_refused_before_anything_is_removed(world: World, tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "vae"))
+    store.write_json("metadata.json", {})
+    with pytest.raises(SettingsError, match="track.mlflow must be"):
+        train(
+            Run(
+                kind="vae",
+                dataset=world.dataset,
+                out=store.url,
+                config=small_config("track.mlflow=mlflow.db"),
+                begin="overwrite",
+            )
+        )
+    assert store.names() == ["metadata.json"]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ldm_ray.bundle.bundle import load_bundle
+from ldm_ray.bundle.bundle import load_bundle, save_bundle
 from ldm_ray.cluster.connect import check_cleaning
 from ldm_ray.config import Config, dump_config
 from ldm_ray.data.dataset import open_dataset
@@ -21,7 +21,8 @@ from ldm_ray.evaluation.reconstruction import score_reconstruction
 from ldm_ray.storage.store import Store
 from ldm_ray.tracking.record import read_record
 from ldm_ray.tuning.state import load_search
-from tests.conftest import World, small_config
+from tests.bundles import random_autoencoder
+from tests.conftest import Command, World, small_config
 from tests.processes import kill_driver
 
 COMMAND = [sys.executable, "-m", "ldm_ray.cli"]
@@ -54,17 +55,15 @@ def test_without_its_dashboard_ray_keeps_the_cpus_of_a_killed_run(world: World) 
         check_cleaning(wait_s=0.0)
 
 
-def test_a_search_killed_midway_goes_on(world: World, tmp_path: Path) -> None:
+def test_a_search_killed_midway_goes_on(world: World, tmp_path: Path, command: Command) -> None:
     """The driver alone is killed; started again it ends with every trial once, a page, and a bundle to export."""
     config = small_config(*SEARCH)
     vae, out = tmp_path / "vae", tmp_path / "search"
     file = settings_file(tmp_path, config)
-    subprocess.run(
-        [*COMMAND, "train", "vae", "--data", world.dataset.url, "--out", str(vae), "--config", file], check=True
-    )
-    command = [*COMMAND, "tune", "--data", world.dataset.url, "--vae", str(vae), "--out", str(out), "--config", file]
+    save_bundle(random_autoencoder(world), str(vae))
+    tune = [*COMMAND, "tune", "--data", world.dataset.url, "--vae", str(vae), "--out", str(out), "--config", file]
     with (tmp_path / "first.log").open("w") as log:
-        first = subprocess.Popen(command, start_new_session=True, stderr=log)
+        first = subprocess.Popen(tune, start_new_session=True, stderr=log)
     deadline = time.monotonic() + 240
     while not begun(out):
         assert first.poll() is None, (tmp_path / "first.log").read_text()[-2000:]
@@ -72,7 +71,7 @@ def test_a_search_killed_midway_goes_on(world: World, tmp_path: Path) -> None:
         time.sleep(0.5)
     kill_driver(first)
     before = {t.number: t for t in load_search(str(out)).trials}
-    again = subprocess.run([*command, "--json"], capture_output=True, text=True)
+    again = subprocess.run([*tune, "--json"], capture_output=True, text=True)
     assert again.returncode == 0, again.stderr[-2000:]
     search = load_search(str(out))
     assert [trial.number for trial in search.trials] == [0, 1]
@@ -88,15 +87,13 @@ def test_a_search_killed_midway_goes_on(world: World, tmp_path: Path) -> None:
             assert not folder.exists("run")
     assert len(json.loads(again.stdout)["trials"]) == 2
     assert {"report.html", "trials.csv"} <= {path.name for path in out.iterdir()}
-    export = [*COMMAND, "tune", "export", str(out), "--out", str(tmp_path / "best")]
-    subprocess.run(export, check=True)
+    export = ["tune", "export", str(out), "--out", str(tmp_path / "best")]
+    command(*export)
     bundle = load_bundle(str(tmp_path / "best"), "ldm")
     best = max((t for t in search.trials if t.state == "complete"), key=lambda t: t.metrics["delta_pcc"])
     assert bundle.metadata["search"]["trial"] == best.number
     assert bundle.config.train_ldm.learning_rate == best.params["train_ldm.learning_rate"]
-    refused = subprocess.run(export, capture_output=True, text=True)
-    assert refused.returncode == 2
-    assert "already holds a bundle; --overwrite replaces it" in refused.stderr
+    assert "already holds a bundle; --overwrite replaces it" in command(*export, code=2).stderr
 
 
 def test_a_fold_holds_out_its_compounds_and_leaves_the_test_side(world: World, tmp_path: Path) -> None:
@@ -109,14 +106,15 @@ def test_a_fold_holds_out_its_compounds_and_leaves_the_test_side(world: World, t
     assert (original["split"][original["fold"] == -1] == "test").all()
 
 
-def test_folds_are_trained_side_by_side(world: World, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("cluster")
+def test_folds_are_trained_side_by_side(world: World, tmp_path: Path, command: Command) -> None:
     """Two folds at once on two cores; the table's mean is that of bundles scored anew; done folds are not repeated."""
     config = small_config("train_vae.epochs=2", "splits.n_folds=2")
     data, files = str(tmp_path / "data"), world.files
     prepare(read_l1000(files.gctx, files.inst_info, files.pert_info, files.gene_info), data, config)
     file, out = settings_file(tmp_path, config), tmp_path / "folds"
-    command = [*COMMAND, "train", "vae", "--data", data, "--out", str(out), "--config", file]
-    run = subprocess.run([*command, "--folds", "all", "--json"], capture_output=True, text=True)
+    folds = ["train", "vae", "--data", data, "--out", str(out), "--config", file, "--folds"]
+    run = subprocess.run([*COMMAND, *folds, "all", "--json"], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr[-2000:]
     table = json.loads(run.stdout)
     assert table["at_once"] == min(2, os.cpu_count() or 1)
@@ -129,10 +127,8 @@ def test_folds_are_trained_side_by_side(world: World, tmp_path: Path) -> None:
     assert not (out / "data").exists() or not any((out / "data").iterdir())
     written = {path: path.stat().st_mtime_ns for path in out.glob("fold*/weights.safetensors")}
     (out / "fold1" / "metadata.json").unlink()
-    again = subprocess.run([*command, "--folds", "all", "--json"], capture_output=True, text=True)
-    assert again.returncode == 0, again.stderr[-2000:]
+    again = command(*folds, "all", "--json")
     repeated = {path.parent.name for path, when in written.items() if path.stat().st_mtime_ns != when}
     assert repeated == {"fold1"}
     assert json.loads(again.stdout)["mean"]["pcc"] == pytest.approx(table["mean"]["pcc"], abs=1e-4)
-    wrong = subprocess.run([*command, "--folds", "3"], capture_output=True, text=True)
-    assert (wrong.returncode, "--folds must be all; got '3'" in wrong.stderr) == (2, True)
+    assert "--folds must be all; got '3'" in command(*folds, "3", code=2).stderr

@@ -1,12 +1,13 @@
-"""Trains 20 steps alone or as one of two gloo processes; started by `test_ddp.py`, prints nothing, writes a file.
+"""Trains 20 steps of each case, alone or as one of two gloo processes; started by `test_ddp.py`, writes a file a case.
 
-Arguments: rank, world size, port, settings (JSON), dataset root, kind, precision, output file.
+Arguments: rank, world size, port, dataset root, output folder, cases (JSON: settings, kind and precision by name).
 """
 
 import json
 import os
 import sys
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -43,11 +44,29 @@ class Hooks:
         return
 
 
-def main(rank: int, world_size: int, port: int, config: Config, root: str, kind: str, precision: str, out: str) -> None:
+def main(rank: int, world_size: int, port: int, root: str, out: Path, cases: dict[str, dict[str, Any]]) -> None:
     torch.set_num_threads(1)
     if world_size > 1:
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
         dist.init_process_group("gloo", rank=rank, world_size=world_size)
+    for name, case in cases.items():
+        config = config_from_dict(case["settings"])
+        torch.save(train(rank, world_size, config, root, case["kind"], case["precision"]), out / f"{name}.pt")
+    if world_size > 1:
+        (out / "sync_batch_norm.txt").write_text(said_by_sync_batch_norm())
+        dist.destroy_process_group()
+
+
+def said_by_sync_batch_norm() -> str:
+    """What torch's own batch normalisation across processes says on a CPU."""
+    try:
+        torch.nn.SyncBatchNorm(5)(torch.randn(6, 5))
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def train(rank: int, world_size: int, config: Config, root: str, kind: str, precision: str) -> dict[str, Any]:
     dataset = open_dataset(root)
     settings = config.train_vae if kind == "vae" else config.train_ldm
     files = profile_files(dataset, config.ingest)
@@ -83,9 +102,9 @@ def main(rank: int, world_size: int, port: int, config: Config, root: str, kind:
 
     task.module.load_state_dict = keep_raw  # type: ignore[assignment,method-assign]
     run_fit(fit, task, source, settings, 0, hooks)
-    torch.save({"weights": raw, "gradients": hooks.gradients, "history": fit.history}, out)
+    return {"weights": raw, "gradients": hooks.gradients, "history": fit.history}
 
 
 if __name__ == "__main__":
-    _, rank, world_size, port, settings, root, kind, precision, out = sys.argv
-    main(int(rank), int(world_size), int(port), config_from_dict(json.loads(settings)), root, kind, precision, out)
+    _, rank, world_size, port, root, out, cases = sys.argv
+    main(int(rank), int(world_size), int(port), root, Path(out), json.loads(cases))

@@ -16,8 +16,8 @@ from ldm_ray.serving.gate import Gate, Observe
 from ldm_ray.serving.local import LocalBackend
 from ldm_ray.serving.served import ServedModel
 from ldm_ray.settings import ServeSettings
+from tests.bundles import SMILES, random_bundle
 from tests.conftest import World
-from tests.unit.test_predictor import SMILES, random_bundle
 
 LIMITS = ServeSettings(
     max_conditions=8, max_samples=64, max_draws=40, max_body_bytes=60_000, max_in_flight=24, max_passes=4000

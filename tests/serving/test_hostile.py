@@ -26,8 +26,8 @@ from ldm_ray.serving.gate import Gate
 from ldm_ray.serving.local import LocalBackend
 from ldm_ray.serving.served import ServedModel
 from ldm_ray.settings import ServeSettings
+from tests.bundles import random_bundle
 from tests.conftest import World
-from tests.unit.test_predictor import random_bundle
 
 LIMITS = ServeSettings(max_conditions=8, max_samples=16, max_draws=40, max_body_bytes=150_000)
 AT_ONCE, LIMIT_S, MAX_GROWTH_MB = 20, 20.0, 64.0

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from ldm_ray.bundle.bundle import save_bundle, update_metadata
+from tests.bundles import random_bundle
 from tests.conftest import World
-from tests.unit.test_predictor import random_bundle
 
 
 def test_a_bundle_has_a_card(world: World, tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ from ldm_ray.models.generate import Samples
 from ldm_ray.prediction.predictor import Predictions, Predictor, Query
 from ldm_ray.serving.engine import SamplerEngine
 from ldm_ray.serving.errors import OverloadedError
+from tests.bundles import random_bundle
 from tests.conftest import World
-from tests.unit.test_predictor import random_bundle
 
 FIELDS = ("mean", "std", "draws", "basal", "similarity")
 

@@ -22,8 +22,8 @@ from ldm_ray.prediction.predictor import Predictor, Query
 from ldm_ray.training.monitor import pearson
 from ldm_ray.training.step_sampling import ROWS_BEFORE_USE, StepSampler
 from ldm_ray.training.steps import DiffusionBatch, LdmLossModule, VaeBatch, VaeLossModule
+from tests.bundles import random_bundle
 from tests.conftest import World
-from tests.unit.test_predictor import random_bundle
 
 GENES, EMBEDDING, BATCH = 7, 11, 5
 

@@ -13,35 +13,19 @@ import torch
 from rdkit import Chem, DataStructs
 from rdkit.Chem import rdFingerprintGenerator
 
-from ldm_ray.bundle.bundle import Bundle, check_splits, load_bundle, prefixed, save_bundle
-from ldm_ray.bundle.metadata import answering_parts, base_parts, dataset_metadata
-from ldm_ray.bundle.target_base import fit_target_base
+from ldm_ray.bundle.bundle import check_splits, load_bundle, save_bundle
 from ldm_ray.data.wells import Wells, load_wells
 from ldm_ray.diffusion.samplers import SamplerChoice
 from ldm_ray.errors import BundleError, DataError, QueryError
 from ldm_ray.evaluation.calibration import calibrate
 from ldm_ray.evaluation.predictions import Model, model_inputs
 from ldm_ray.models.generate import Sampling
-from ldm_ray.models.ldm import LatentDiffusion
-from ldm_ray.models.vae import Vae
 from ldm_ray.prediction.bulk.tables import read_queries, write_predictions
 from ldm_ray.prediction.predictor import Predictor, Query
-from tests.conftest import World, small_config
+from tests.bundles import SMILES, random_bundle
+from tests.conftest import World
 
-SMILES = "CC(=O)Oc1ccccc1C(=O)O"
 HOW = Sampling(4, SamplerChoice(steps=5), seed=0)
-
-
-def random_bundle(world: World, *overrides: str) -> Bundle:
-    torch.manual_seed(0)
-    config = small_config(*overrides)
-    answering, tensors = answering_parts(world.dataset, config)
-    described, shifts = base_parts(fit_target_base(world.dataset, config.target))
-    metadata = dataset_metadata(world.dataset) | answering | described | {"history": []}
-    dim = answering["encoder"]["dim"]
-    tensors |= shifts | prefixed("vae.", Vae(978, config.vae)) | prefixed("ldm.", LatentDiffusion(978, dim, config))
-    tensors |= {"noise.factor": torch.randn(978, 3) * 0.2, "noise.sd": torch.rand(978) + 0.3}
-    return Bundle("ldm", config, metadata, tensors)
 
 
 def model_of(predictor: Predictor, world: World, wells: Wells) -> Model:

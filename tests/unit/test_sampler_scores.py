@@ -15,8 +15,8 @@ from ldm_ray.diffusion.samplers import SamplerChoice
 from ldm_ray.errors import BundleError
 from ldm_ray.evaluation.samplers import SamplerScore, candidates, recommended, score_samplers
 from ldm_ray.prediction.predictor import Predictor, Query
+from tests.bundles import SMILES, random_bundle
 from tests.conftest import World
-from tests.unit.test_predictor import SMILES, random_bundle
 
 
 def test_the_full_chain_is_as_near_as_itself_and_bad_samplers_are_not(world: World) -> None:

@@ -28,9 +28,9 @@ from ldm_ray.tracking.record import with_epoch, write_record
 from ldm_ray.tuning.state import begin_search
 from ldm_ray.workflows.pipeline_state import PipelineState
 from ldm_ray.workflows.status import SILENT_S, Status, read_status
+from tests.bundles import random_bundle
 from tests.conftest import World, small_config
 from tests.s3_server import BUCKET, S3Server
-from tests.unit.test_predictor import random_bundle
 from tests.unit.test_tracking import a_run
 from tests.unit.test_tuning_state import Driver, config_of
 

@@ -1,0 +1,77 @@
+"""Real Ray Train runs of the diffusion model and of a rival, and their evaluation on Ray."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from ldm_ray.bundle.bundle import Bundle
+from ldm_ray.cluster.batch.evaluate import block_runner
+from ldm_ray.cluster.train.run import Run, train
+from ldm_ray.evaluation.suite import evaluate
+from ldm_ray.prediction.predictor import Predictor, Query
+from ldm_ray.workflows.steps import train_now
+from tests.bundles import random_autoencoder
+from tests.conftest import World, small_config
+
+pytestmark = pytest.mark.usefixtures("cluster")
+
+
+def train_ldm(world: World, vae: Bundle, out: Path, *overrides: str) -> Bundle:
+    config = small_config("train_ldm.epochs=6", *overrides)
+    return train(Run(kind="ldm", dataset=world.dataset, vae=vae, out=str(out), config=config))
+
+
+def test_the_diffusion_model_learns_predicts_and_reads_latents_as_it_likes(world: World, tmp_path: Path) -> None:
+    """In memory the noise of each row and step is the same, encoded once or at every step and with any number of
+    workers; from a stream of latents only the batches differ."""
+    vae = random_autoencoder(world)
+    bundles = {
+        "cached": train_ldm(world, vae, tmp_path / "cached", "ingest.latents=true", "ray.num_workers=2"),
+        "uncached": train_ldm(world, vae, tmp_path / "uncached", "ingest.latents=false", "ray.num_workers=1"),
+        "streamed": train_ldm(world, vae, tmp_path / "streamed", "ingest.mode=stream", "ray.num_workers=2"),
+    }
+    losses = {name: [row["valid_loss"] for row in bundle.metadata["history"]] for name, bundle in bundles.items()}
+    assert losses["cached"][-1] < losses["cached"][0]
+    assert losses["cached"] == pytest.approx(losses["uncached"], rel=1e-4)
+    assert losses["streamed"] == pytest.approx(losses["uncached"], rel=0.05)
+    for name, bundle in bundles.items():
+        scale = bundle.tensors["ldm.latent_scale"]
+        assert bool((scale.isfinite() & (scale > 0)).all()), name
+        assert torch.equal(bundle.tensors["vae.gene_mean"], vae.tensors["vae.gene_mean"]), name
+    mean = Predictor.from_bundle(str(tmp_path / "cached")).predict([Query("CCO", 1.0, 24.0, "SIMC001")]).mean
+    assert mean.shape == (1, 978)
+    (folder,) = (Path(world.dataset.url) / "latents").iterdir()
+    table = pq.read_table(folder / "part-00000.parquet")
+    assert set(table["split"].to_pylist()) == {"train", "valid"}
+    assert table["moments"].type.list_size == 2 * 8
+
+
+@pytest.mark.parametrize("kind", [pytest.param("prnet", marks=pytest.mark.full), "pertdit-cross"])
+def test_a_rival_goes_the_same_way_as_the_model(world: World, tmp_path: Path, kind: str) -> None:
+    """Trained by two workers, saved, loaded, asked and judged like the diffusion model."""
+    small = ("pertdit.model_dim=8", "pertdit.n_blocks=1", "pertdit.n_heads=1", "pertdit.genes_per_token=109")
+    rates = ("train_prnet.epochs=2", "train_pertdit.epochs=2", "train_prnet.global_batch_size=64")
+    config = small_config(*small, *rates, "pertdit.num_steps=5", "ray.num_workers=2", "predict.n_samples=2")
+    trained = train_now(Run(kind=kind, dataset=world.dataset, out=str(tmp_path / kind), config=config), kind)
+    predictor = Predictor.from_bundle(str(tmp_path / kind))
+    answer = predictor.predict([Query("CCO", 10.0, 24.0, "SIMC001")], n_draws=1)
+    assert answer.mean.shape == (1, 978)
+    assert (answer.std > 0).all()
+    np.testing.assert_allclose(predictor.sd_scale.numpy(), trained.tensors["sd_scale"].numpy())
+    settings = config.evaluate.model_copy(update={"n_samples": (2,), "bootstrap_draws": 10, "max_profiles": 60})
+    rows = evaluate(world.dataset, [predictor.bundle], settings, 0).metrics["rows"]
+    assert {"one_draw", "mean_of_2"} == {row["prediction"] for row in rows if row["model"] == kind}
+
+
+def test_evaluation_on_ray_is_evaluation_here(world: World) -> None:
+    """Blocks scored by actors and merged give the numbers of one process."""
+    here, ray_config = (small_config("evaluate.rows_per_block=60", f"evaluate.workers={n}") for n in (1, 2))
+    one = evaluate(world.dataset, [], here.evaluate, 0, run=block_runner(here)).metrics
+    two = evaluate(world.dataset, [], ray_config.evaluate, 0, run=block_runner(ray_config)).metrics
+    for row, other in zip(one["rows"], two["rows"], strict=True):
+        for key, value in row.items():
+            if isinstance(value, float):
+                assert other[key] == pytest.approx(value, abs=1e-9), (row["model"], key)
