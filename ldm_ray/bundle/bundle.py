@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,6 +15,7 @@ from ldm_ray.bundle.card import model_card
 from ldm_ray.bundle.target_base import TargetBase
 from ldm_ray.config import Config, config_from_dict
 from ldm_ray.data.dataset import PairedDataset
+from ldm_ray.data.manifest import Gene, Splits
 from ldm_ray.diffusion.samplers import SamplerChoice
 from ldm_ray.errors import BundleError
 from ldm_ray.layout import CARD, CONFIG, METADATA, WEIGHTS
@@ -98,7 +99,7 @@ class Bundle:
         """Return the noise that a draw adds to the decoder's mean."""
         return ObservationNoise(self.tensors["noise.factor"], self.tensors["noise.sd"])
 
-    def check_genes(self, genes: list[dict[str, Any]], where: str) -> None:
+    def check_genes(self, genes: Sequence[Gene], where: str) -> None:
         """Refuse data whose genes are others, or in another order.
 
         Raises:
@@ -127,19 +128,25 @@ class Bundle:
             ) from None
 
 
-def check_splits(bundle: Bundle, dataset_splits: dict[str, Any], where: str) -> None:
+def check_splits(bundle: Bundle, dataset_splits: Splits, where: str) -> None:
     """Refuse data split otherwise than the bundle's: its test compounds may have been trained on.
 
     Raises:
         BundleError: Naming both splits.
     """
-    keys = ("seed", "test_fraction", "valid_fraction")
-    trained, given = (
-        {key: splits[key] for key in keys} | {"by": splits.get("by", "compound")}
-        for splits in (bundle.metadata["trained_on"]["splits"], dataset_splits)
-    )
+    trained, given = _test_side(bundle.metadata["trained_on"]["splits"]), _test_side(dataset_splits)
     if trained != given:
         raise BundleError(f"the bundle was trained with splits {trained}; {where} has {given}: its test compounds leak")
+
+
+def _test_side(splits: Splits) -> dict[str, float | str]:
+    """Return what decides which wells are tested."""
+    return {
+        "seed": splits["seed"],
+        "test_fraction": splits["test_fraction"],
+        "valid_fraction": splits["valid_fraction"],
+        "by": splits.get("by", "compound"),
+    }
 
 
 def save_bundle(bundle: Bundle, url: str, storage_options: StorageOptions | None = None) -> None:

@@ -17,7 +17,7 @@ from ldm_ray.errors import QueryError
 from ldm_ray.layout import CONDITIONS, ERRORS, MANIFEST
 from ldm_ray.prediction.bulk.conditions import stage
 from ldm_ray.prediction.bulk.parts import PartPredictor
-from ldm_ray.prediction.bulk.run import BulkCounts, BulkManifest, BulkRun, parts_done, read_manifest
+from ldm_ray.prediction.bulk.run import BulkManifest, BulkRun, parts_done, read_manifest
 from ldm_ray.storage.filesystem import StorageOptions
 from ldm_ray.storage.store import Store
 
