@@ -2,12 +2,13 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from ldm_ray.bundle.bundle import Bundle
+from ldm_ray.bundle.metadata import SamplerRow
 from ldm_ray.data.dataset import PairedDataset
 from ldm_ray.data.wells import load_wells
 from ldm_ray.diffusion.samplers import SamplerChoice
@@ -149,10 +150,18 @@ def recommended(scores: Sequence[SamplerScore]) -> SamplerScore | None:
     return min(good, key=lambda score: (score.choice.steps, score.energy_ratio), default=None)
 
 
-def as_rows(scores: Sequence[SamplerScore]) -> list[dict[str, object]]:
+def as_rows(scores: Sequence[SamplerScore]) -> list[SamplerRow]:
     """Flat rows, for JSON and for the bundle."""
     return [
-        asdict(score.choice) | {k: round(v, 5) for k, v in asdict(score).items() if k != "choice"} for score in scores
+        {
+            **score.choice.fields(),
+            "profiles_per_s": round(score.profiles_per_s, 5),
+            "energy_ratio": round(score.energy_ratio, 5),
+            "mean_rmse_ratio": round(score.mean_rmse_ratio, 5),
+            "spread_ratio": round(score.spread_ratio, 5),
+            "coverage": round(score.coverage, 5),
+        }
+        for score in scores
     ]
 
 

@@ -8,7 +8,8 @@ import numpy as np
 import ray
 import ray.train
 
-from ldm_ray.bundle.bundle import Bundle, Kind, bundle_exists, check_autoencoder, load_bundle, save_bundle
+from ldm_ray.bundle.bundle import Bundle, bundle_exists, check_autoencoder, load_bundle, save_bundle
+from ldm_ray.bundle.metadata import BundleKind
 from ldm_ray.bundle.run_folder import Begin, as_begun, check_out, check_share
 from ldm_ray.bundle.target_base import TargetBase, fit_target_base
 from ldm_ray.chem.embedding import build_encoder, load_embeddings
@@ -54,7 +55,7 @@ class Run:
         on_status: Called about twice a second with the run's status.
     """
 
-    kind: Kind
+    kind: BundleKind
     dataset: PairedDataset
     out: str
     config: Config

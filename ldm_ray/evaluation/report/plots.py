@@ -6,6 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ldm_ray.bundle.metadata import EpochRow, Metadata
 from ldm_ray.data.wells import Wells
 from ldm_ray.evaluation.predictions import ABLATIONS
 from ldm_ray.evaluation.scores.correlation import top_genes
@@ -16,11 +17,11 @@ from ldm_ray.pages.picture import ACCENT, INK
 MAX_POINTS = 200_000
 
 
-def learning_curves(metadata: dict[str, Any]) -> Figure:
+def learning_curves(metadata: Metadata) -> Figure:
     """Training and validation losses of the autoencoder and the diffusion model by epoch, the kept epoch marked."""
     figure = Figure(figsize=(10, 3.8), layout="constrained")
 
-    def lowest(history: list[dict[str, float]]) -> int:
+    def lowest(history: list[EpochRow]) -> int:
         return int(min(history, key=lambda row: row["valid_loss"])["epoch"])
 
     for axes, title, history, kept in zip(
