@@ -2,6 +2,7 @@
 
 import sys
 import time
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -39,14 +40,14 @@ def status(
     with Live(console=console, auto_refresh=False, transient=True) as live:
         while watch and found.state == "running":
             if json:
-                print_json(found.as_json())
+                print_json(asdict(found))
                 sys.stdout.flush()  # whoever reads a pipe would wait for the end
             else:
                 live.update(Text("\n".join(lines(found)), no_wrap=True, overflow="ellipsis"), refresh=True)
             time.sleep(every_s)
             found = read_status(run, options)
     if json:
-        print_json(found.as_json())
+        print_json(asdict(found))
         return
     for line in lines(found):
         say(line)

@@ -1,9 +1,9 @@
 """One look at the folder of a run, whatever kind it is: only what the run itself has written is read."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal
+from typing import Any, Literal, NotRequired, TypedDict
 
 from ldm_ray.errors import DataError, LdmRayError
 from ldm_ray.layout import (
@@ -25,7 +25,7 @@ from ldm_ray.settings import optimiser_group
 from ldm_ray.storage.filesystem import StorageOptions
 from ldm_ray.storage.store import Store
 from ldm_ray.tracking.record import RunRecord, read_record
-from ldm_ray.workflows.pipeline_state import read_steps
+from ldm_ray.workflows.pipeline_state import StepRecord, read_steps
 
 SILENT_S, SILENT_UNITS = 600.0, 3
 """A run that says it runs is taken for interrupted after so many seconds, and so many epochs or parts, of silence."""
@@ -79,12 +79,23 @@ class Status:
     said: str = ""
     go_on: str = ""
     look: tuple[str, ...] = ()
-    steps: tuple[Mapping[str, Any], ...] = ()
+    steps: tuple[StepRecord, ...] = ()
     within: "Status | None" = None
 
-    def as_json(self) -> dict[str, Any]:
-        """Return it as plain values."""
-        return asdict(self)
+
+class Seen(TypedDict, total=False):
+    """The last sign of life, as fields of `Status`; empty if the store does not say when files were written."""
+
+    seen: str
+    age_s: float
+
+
+class Ending(TypedDict):
+    """Whether and how a run has ended, as fields of `Status`."""
+
+    state: State
+    said: NotRequired[str]
+    go_on: NotRequired[str]
 
 
 @dataclass(frozen=True)
@@ -105,16 +116,16 @@ class Folder:
         times = [at for path, at in self.files.items() if at and path.startswith(prefixes or "")]
         return max(times, default=None)
 
-    def seen(self, *prefixes: str) -> dict[str, Any]:
-        """Return the fields of `Status` that tell of the last sign of life."""
+    def seen(self, *prefixes: str) -> Seen:
+        """Return when something was last written."""
         at = self.last(*prefixes)
         if at is None:
             return {}
         age_s = max(0.0, (self.now - at).total_seconds())  # the store's clock may be ahead of ours
         return {"seen": at.astimezone(UTC).isoformat(timespec="seconds"), "age_s": round(age_s, 1)}
 
-    def unended(self, go_on: str, after_s: float = SILENT_S, among: tuple[str, ...] = ()) -> dict[str, Any]:
-        """Return the fields of `Status` for a run that has not said how it ended: a kill leaves no time to.
+    def unended(self, go_on: str, after_s: float = SILENT_S, among: tuple[str, ...] = ()) -> Ending:
+        """Tell of a run that has not said how it ended: a kill leaves no time to.
 
         Args:
             go_on: How to go on if nobody works on it any more.
@@ -165,7 +176,7 @@ def _training(folder: Folder) -> Status | None:
     except DataError:
         return None  # another program's run.json
     epoch_s = run.seconds / run.epochs if run.epochs else 0.0
-    ended: dict[str, dict[str, Any]] = {
+    ended: dict[str, Ending] = {
         "finished": {"state": "finished"},
         "stopped": {"state": "finished", "said": "its search stopped it early"},
         "failed": {"state": "failed", "said": "it ended with an error, or by Ctrl-C", "go_on": RESUME},
@@ -220,7 +231,7 @@ def _search(folder: Folder) -> Status:
     ended, wanted, best = summary(search)
     written = (JOURNAL, "trials/", "vaes/")  # not the report, which anybody may write
     pid, lives = driver_of(folder.store)
-    how: dict[str, Any] = {"state": "finished" if ended >= wanted else "running"}
+    how: Ending = {"state": "finished" if ended >= wanted else "running"}
     if ended < wanted and lives is None:  # it is on another machine
         how = folder.unended(SAME_COMMAND, among=written)
     elif ended < wanted and not lives:
@@ -249,8 +260,18 @@ def _manifest(folder: Folder) -> Status | None:
         figures = {name: manifest[name] for name in counts if name in manifest}
         look = (f"ldm-ray data describe {folder.url}",)
         what = "treated wells"
-        more: dict[str, Any] = {"figures": figures, "look": look, **folder.seen()}
-        return Status(folder.url, "dataset", what, "finished", "parts", parts, parts, **more)
+        return Status(
+            folder.url,
+            "dataset",
+            what,
+            "finished",
+            "parts",
+            parts,
+            parts,
+            figures=figures,
+            look=look,
+            **folder.seen(),
+        )
     return _bulk(folder, manifest) if "rows_per_part" in manifest else None
 
 
@@ -263,7 +284,7 @@ def _bulk(folder: Folder, manifest: Mapping[str, Any]) -> Status:
     rows_per_s = sum(run.rows_of(part) for _, part in recent[1:]) / seconds if seconds else None
     part_s = seconds / max(1, len(recent) - 1)
     own = ("part-", ERRORS, CONDITIONS, MANIFEST)
-    how: dict[str, Any] = {"state": "finished"}
+    how: Ending = {"state": "finished"}
     if not manifest.get("done"):
         how = folder.unended(SAME_COMMAND, max(SILENT_S, SILENT_UNITS * part_s), own)
     figures = {"rows": sum(map(run.rows_of, done)), "rows_of": run.n_rows}
@@ -303,13 +324,13 @@ def _pipeline(folder: Folder) -> Status:
     current = next((step for step in steps if step["state"] in ("running", "failed", "interrupted")), None)
     within = _within(folder, current) if current else None
     page = f"{REPORT}/{PAGE}"
-    how: dict[str, Any] = {"state": "interrupted", "go_on": SAME_COMMAND}
+    how: Ending = {"state": "interrupted", "go_on": SAME_COMMAND}
     if steps and states.count("done") == len(steps):
         how = {"state": "finished"}
     elif not current:  # between two steps
         how = folder.unended(SAME_COMMAND)
     elif current["state"] == "failed":
-        how = {"state": "failed", "go_on": SAME_COMMAND, "said": str(current.get("error", ""))}
+        how = {"state": "failed", "go_on": SAME_COMMAND, "said": current.get("error", "")}
     elif current["state"] == "running":
         if within and within.state in ("running", "interrupted"):
             how["state"] = within.state
@@ -332,9 +353,9 @@ def _pipeline(folder: Folder) -> Status:
     )
 
 
-def _within(folder: Folder, step: Mapping[str, Any]) -> Status | None:
+def _within(folder: Folder, step: StepRecord) -> Status | None:
     """Look at what a step makes; None before there is anything, or where it makes no run."""
-    out = str(step.get("out", ""))
+    out = step.get("out", "")
     if not out or out.rstrip("/") == folder.url.rstrip("/"):
         return None
     try:
