@@ -15,15 +15,20 @@ from ldm_ray.storage.store import list_column
 ARROW, JSON = "application/vnd.apache.arrow.stream", "application/json"
 
 
-class Head(TypedDict):
-    """What all predictions of an answer share."""
+class About(TypedDict):
+    """Which model answered, and how it sampled."""
 
     model: str
     bundle: str
-    genes: list[str]
     n_samples: int
     sampler: SamplerFields
     seed: int
+
+
+class Head(About):
+    """What all predictions of an answer share."""
+
+    genes: list[str]
 
 
 def chosen_genes(request: PredictRequest, genes: list[str]) -> np.ndarray:
