@@ -13,7 +13,7 @@ from ldm_ray.cli.options import ConfigFile, Json, Overrides, settings
 from ldm_ray.console import console, print_json, say
 
 if TYPE_CHECKING:
-    from ldm_ray.workflows.status import Status
+    from ldm_ray.workflows.folder import FolderStatus
 
 EPILOG = (
     "Examples: `ldm-ray status runs/ldm`; `ldm-ray status s3://bucket/run --watch`; `ldm-ray status runs/many --json`"
@@ -53,7 +53,7 @@ def status(
         say(line)
 
 
-def lines(found: "Status") -> list[str]:
+def lines(found: "FolderStatus") -> list[str]:
     """Return a status as people read it, a line each."""
     at_most = "at most " if found.unit == "epochs" and found.state != "finished" else ""  # it may stop early
     of = "" if found.total is None else f" of {at_most}{found.total:,}"

@@ -95,7 +95,7 @@ class PartWriter:
         return pa.Table.from_arrays([columns[name] for name in schema.names], schema=schema)
 
 
-Runner = Callable[[PartWriter, list[Part]], Iterator[FileEntry]]
+PartRunner = Callable[[PartWriter, list[Part]], Iterator[FileEntry]]
 """Writes parts in any order and yields their records."""
 
 

@@ -10,7 +10,7 @@ from ldm_ray.config import Config, dump_config
 from ldm_ray.data.cleaning import Ledger, clean, condition_ids, require_wells
 from ldm_ray.data.manifest import Counted, Gene, Manifest, PaperCounts, read_manifest
 from ldm_ray.data.pairing import Pairing, dmso_wells, pair
-from ldm_ray.data.parts import PartWriter, Runner, cut, in_turn, plan_digest, read_controls
+from ldm_ray.data.parts import PartRunner, PartWriter, cut, in_turn, plan_digest, read_controls
 from ldm_ray.data.release import Release
 from ldm_ray.data.splits import folds_of, splits_of
 from ldm_ray.errors import DataError, StoreError
@@ -31,7 +31,7 @@ from ldm_ray.layout import (
 from ldm_ray.schema import CELLS_SCHEMA, COMPOUNDS_SCHEMA, SCHEMA_VERSION, basal_schema, profiles_schema
 from ldm_ray.storage.store import Store, list_column
 
-Progress = Callable[[int, int], None]
+OnWells = Callable[[int, int], None]
 CONTENT = (PROFILES, BASAL, COMPOUNDS, CELLS, EMBEDDINGS, LATENTS, TRUTH)
 PART_COLUMNS = ["row", *(name for name in profiles_schema(1).names if name != "expression")]
 PAPER_COUNTS: PaperCounts = {"profiles": 836_841, "cell_lines": 82, "compounds": 17_766}
@@ -43,9 +43,9 @@ def prepare(
     config: Config,
     *,
     overwrite: bool = False,
-    on_progress: Progress = lambda done, total: None,
+    on_progress: OnWells = lambda done, total: None,
     resume: bool = False,
-    run: Runner = in_turn,
+    run: PartRunner = in_turn,
 ) -> Manifest:
     """Write the paired dataset of a release and return its manifest.
 

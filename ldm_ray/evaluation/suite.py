@@ -17,12 +17,12 @@ from ldm_ray.evaluation.judge import Judge
 from ldm_ray.evaluation.predictions import model_inputs
 from ldm_ray.evaluation.record import Metrics, MetricsRow, ModelDescription, ReplicateCeiling, Score, interval_of
 from ldm_ray.evaluation.scores.predicted import PredictedWells
-from ldm_ray.evaluation.scoring import Runner, Scoring, in_turn
+from ldm_ray.evaluation.scoring import BlockRunner, Scoring, in_turn
 from ldm_ray.evaluation.tally import Tally, merge
 from ldm_ray.keys import keys_of
 from ldm_ray.settings import EvaluateSettings, PertditSettings
 
-Progress = Callable[[str, int, int], None]
+OnStage = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,8 @@ def evaluate(
     bundles: Sequence[Bundle],
     settings: EvaluateSettings,
     seed: int,
-    on_progress: Progress = lambda what, done, total: None,
-    run: Runner = in_turn,
+    on_progress: OnStage = lambda what, done, total: None,
+    run: BlockRunner = in_turn,
 ) -> Evaluation:
     """Judge models beside baselines, ablations and ceilings; wells are read a block at a time.
 
@@ -79,7 +79,7 @@ def prepare_scoring(
     bundles: Sequence[Bundle],
     settings: EvaluateSettings,
     seed: int,
-    on_progress: Progress = lambda what, done, total: None,
+    on_progress: OnStage = lambda what, done, total: None,
 ) -> Scoring:
     """Look up the judged wells, draw the sample, and fit the baselines; arguments as `evaluate`."""
     reader = open_wells(dataset, settings.split, settings.max_profiles, seed)

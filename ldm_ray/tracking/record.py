@@ -17,7 +17,7 @@ from ldm_ray.storage.store import Store
 from ldm_ray.tracking.revision import source_revision
 
 FORMAT_VERSION = 1
-Status = Literal["running", "finished", "failed", "diverged", "stopped"]
+RunStatus = Literal["running", "finished", "failed", "diverged", "stopped"]
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class RunRecord:
     name: str
     kind: str
     folder: str
-    status: Status
+    status: RunStatus
     started: str
     dataset: str
     dataset_sha256: str

@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from ldm_ray.pages.picture import ACCENT, INK
 from ldm_ray.tuning.analysis import Importance, best_trial, pareto_front, sign_of, value_of
-from ldm_ray.tuning.trials import Objective, Search, Trial
+from ldm_ray.tuning.trials import Search, SearchObjective, Trial
 
 PALE = "#9db4d0"
 GREY = "0.55"
@@ -153,12 +153,12 @@ def values_of(search: Search, state: str) -> list[tuple[int, float]]:
     return [(number, value) for number, value in values if value is not None]
 
 
-def better(objective: Objective) -> str:
+def better(objective: SearchObjective) -> str:
     """Label an axis with an objective and with which way is better."""
     return f"{objective.title}\n({'lower' if sign_of(objective) > 0 else 'higher'} is better)"
 
 
-def mark_failed(axes: Axes, objective: Objective, places: Sequence[float]) -> None:
+def mark_failed(axes: Axes, objective: SearchObjective, places: Sequence[float]) -> None:
     """Put a cross for every failed trial at the worse edge, where its value would be if it had one."""
     if places:
         edge = [0.97 if sign_of(objective) > 0 else 0.03] * len(places)
@@ -178,7 +178,7 @@ def finish(figure: Figure) -> Figure:
     return figure
 
 
-def cut_far(axes: Axes, values: Sequence[float], objective: Objective) -> None:
+def cut_far(axes: Axes, values: Sequence[float], objective: SearchObjective) -> None:
     """Keep far values from hiding the rest; the axis says so."""
     factor = sign_of(objective)
     losses = factor * np.array(values)
@@ -193,7 +193,7 @@ def cut_far(axes: Axes, values: Sequence[float], objective: Objective) -> None:
         axes.set_title(f"axis cut: {n_far} value{'s' if n_far > 1 else ''} beyond {ends[1]:.3g}", fontsize=8)
 
 
-def _zoom(axes: Axes, trials: Sequence[Trial], objective: Objective) -> None:
+def _zoom(axes: Axes, trials: Sequence[Trial], objective: SearchObjective) -> None:
     """Show where complete trials end, from the best value of any epoch to the worst last one."""
     factor = sign_of(objective)
     if trials:

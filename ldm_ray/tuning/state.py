@@ -12,9 +12,9 @@ from ldm_ray.storage.filesystem import StorageOptions
 from ldm_ray.storage.store import Store
 from ldm_ray.tuning.journal import is_begun, open_storage, open_study
 from ldm_ray.tuning.space import distributions, objectives
-from ldm_ray.tuning.trials import Search, State, Trial
+from ldm_ray.tuning.trials import Search, Trial, TrialStatus
 
-STATES: dict[TrialState, State] = {
+STATES: dict[TrialState, TrialStatus] = {
     TrialState.COMPLETE: "complete",
     TrialState.PRUNED: "stopped",
     TrialState.FAIL: "failed",

@@ -12,13 +12,13 @@ from ldm_ray.cluster.connect import connect
 from ldm_ray.cluster.pool import placed_pool
 from ldm_ray.config import Config
 from ldm_ray.data.manifest import FileEntry
-from ldm_ray.data.parts import Part, PartWriter, Runner, in_turn
+from ldm_ray.data.parts import Part, PartRunner, PartWriter, in_turn
 from ldm_ray.errors import LdmRayError
 
 PARTS_WORTH_RAY = 16
 
 
-def part_runner(config: Config) -> Runner:
+def part_runner(config: Config) -> PartRunner:
     """Return what writes the parts: Ray tasks, or this process where starting Ray would take longer."""
 
     def run(writer: PartWriter, parts: list[Part]) -> Iterator[FileEntry]:
