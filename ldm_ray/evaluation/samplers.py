@@ -16,7 +16,7 @@ from ldm_ray.diffusion.subsets import Spacing
 from ldm_ray.errors import BundleError
 from ldm_ray.evaluation.predictions import Model, model_inputs
 from ldm_ray.evaluation.scores.metrics import pairwise
-from ldm_ray.models.condition import Condition
+from ldm_ray.models.condition import ConditionBatch
 from ldm_ray.models.generate import ProfileGenerator, Sampling
 
 STEPS = (4, 5, 6, 8, 10, 15, 25, 50)
@@ -166,7 +166,7 @@ def as_rows(scores: Sequence[SamplerScore]) -> list[SamplerRow]:
 
 
 def profiles_per_s(
-    generator: ProfileGenerator, condition: Condition, choice: SamplerChoice, seconds: float = 0.1
+    generator: ProfileGenerator, condition: ConditionBatch, choice: SamplerChoice, seconds: float = 0.1
 ) -> float:
     """Measure how many conditions a second are sampled once each, all at once, encoding and decoding included."""
     n, device = len(condition.dose_um), condition.dose_um.device
