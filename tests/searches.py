@@ -5,11 +5,11 @@ import math
 import numpy as np
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from ldm_ray.tuning.trials import Objective, Search, State, Trial, Value
+from ldm_ray.tuning.trials import Search, SearchObjective, Trial, TrialStatus, Value
 
-RMSE = Objective("rmse", "minimize", "validation RMSE (log2)")
-DELTA = Objective("delta_pcc", "maximize", "delta correlation")
-ENERGY = Objective("energy_distance", "minimize", "energy distance")
+RMSE = SearchObjective("rmse", "minimize", "validation RMSE (log2)")
+DELTA = SearchObjective("delta_pcc", "maximize", "delta correlation")
+ENERGY = SearchObjective("energy_distance", "minimize", "energy distance")
 RATE = "train_ldm.learning_rate"
 SPACE: dict[str, BaseDistribution] = {
     RATE: FloatDistribution(1e-5, 1e-2, log=True),
@@ -22,7 +22,7 @@ SPACE: dict[str, BaseDistribution] = {
 EPOCHS, RUNGS = 9, (1, 3)
 
 
-def planted_search(n_trials: int = 24, *objectives: Objective, seed: int = 0) -> Search:
+def planted_search(n_trials: int = 24, *objectives: SearchObjective, seed: int = 0) -> Search:
     """A search in which the loss is lowest at a rate near 1e-3 and depends on nothing else.
 
     Two trials of three are stopped at each rung; trial 5 has failed and the last one is running.
@@ -45,7 +45,7 @@ def planted_search(n_trials: int = 24, *objectives: Objective, seed: int = 0) ->
     return Search("planted", wanted, SPACE, trials, n_trials + 2, "seed: 0\n", seed)
 
 
-def halved(curve: list[float], seen: dict[int, list[float]]) -> tuple[State, int]:
+def halved(curve: list[float], seen: dict[int, list[float]]) -> tuple[TrialStatus, int]:
     """Stop a trial at the first rung where it is not in the better third of those that came so far."""
     for rung in RUNGS:
         seen[rung].append(curve[rung - 1])

@@ -2,9 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
 
 import safetensors.torch
 import torch
@@ -12,15 +11,17 @@ from torch import Tensor
 
 from ldm_ray import __version__
 from ldm_ray.bundle.card import model_card
+from ldm_ray.bundle.metadata import BundleKind, Metadata, StoredBase, read_metadata
 from ldm_ray.bundle.target_base import TargetBase
 from ldm_ray.config import Config, config_from_dict
 from ldm_ray.data.dataset import PairedDataset
+from ldm_ray.data.manifest import Gene, Splits
 from ldm_ray.diffusion.samplers import SamplerChoice
 from ldm_ray.errors import BundleError
 from ldm_ray.layout import CARD, CONFIG, METADATA, WEIGHTS
 from ldm_ray.models.generate import ObservationNoise
 from ldm_ray.models.ldm import LatentDiffusion
-from ldm_ray.models.rivals.build import BASELINE_KINDS, BaselineKind, build_baseline
+from ldm_ray.models.rivals.build import BASELINE_KINDS, build_baseline
 from ldm_ray.models.rivals.pertdit import PertDit
 from ldm_ray.models.rivals.prnet import Prnet
 from ldm_ray.models.vae import Vae
@@ -29,7 +30,6 @@ from ldm_ray.storage.filesystem import StorageOptions
 from ldm_ray.storage.store import Store
 
 FORMAT_VERSION = 2
-Kind = Literal["vae", "ldm"] | BaselineKind
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,9 @@ class Bundle:
         tensors: Weights by name; the prefix says whose.
     """
 
-    kind: Kind
+    kind: BundleKind
     config: Config
-    metadata: dict[str, Any]
+    metadata: Metadata
     tensors: dict[str, Tensor]
 
     @property
@@ -66,13 +66,13 @@ class Bundle:
 
     def build_ldm(self) -> LatentDiffusion:
         """Rebuild the diffusion model, in eval mode."""
-        model = LatentDiffusion(self.n_genes, int(self.metadata["encoder"]["dim"]), self.config)
+        model = LatentDiffusion(self.n_genes, self.metadata["encoder"]["dim"], self.config)
         self._load(model, "ldm.")
         return model.eval()
 
     def build_baseline(self) -> Prnet | PertDit:
         """Rebuild a rival's network, in eval mode."""
-        model = build_baseline(self.kind, self.n_genes, int(self.metadata["encoder"]["dim"]), self.config.pertdit)
+        model = build_baseline(self.kind, self.n_genes, self.metadata["encoder"]["dim"], self.config.pertdit)
         self._load(model, "net.")
         return model.eval()
 
@@ -87,10 +87,11 @@ class Bundle:
 
     def target_base(self) -> TargetBase:
         """Return what the model's target is measured from."""
-        described = self.metadata.get("base", {"factor": 0.0, "groups": []})
+        nothing: StoredBase = {"factor": 0.0, "groups": []}
+        described = self.metadata.get("base", nothing)
         none = torch.zeros(1, self.n_genes)
         *shifts, everywhere = self.tensors.get("base.shift", none).numpy()
-        groups = [(cell, time_h) for cell, time_h in described["groups"]]
+        groups = [(str(cell), float(time_h)) for cell, time_h in described["groups"]]
         shift = dict(zip(groups, shifts, strict=True))
         return TargetBase(self.config.target, described["factor"], shift, everywhere)
 
@@ -98,7 +99,7 @@ class Bundle:
         """Return the noise that a draw adds to the decoder's mean."""
         return ObservationNoise(self.tensors["noise.factor"], self.tensors["noise.sd"])
 
-    def check_genes(self, genes: list[dict[str, Any]], where: str) -> None:
+    def check_genes(self, genes: Sequence[Gene], where: str) -> None:
         """Refuse data whose genes are others, or in another order.
 
         Raises:
@@ -127,19 +128,25 @@ class Bundle:
             ) from None
 
 
-def check_splits(bundle: Bundle, dataset_splits: dict[str, Any], where: str) -> None:
+def check_splits(bundle: Bundle, dataset_splits: Splits, where: str) -> None:
     """Refuse data split otherwise than the bundle's: its test compounds may have been trained on.
 
     Raises:
         BundleError: Naming both splits.
     """
-    keys = ("seed", "test_fraction", "valid_fraction")
-    trained, given = (
-        {key: splits[key] for key in keys} | {"by": splits.get("by", "compound")}
-        for splits in (bundle.metadata["trained_on"]["splits"], dataset_splits)
-    )
+    trained, given = _test_side(bundle.metadata["trained_on"]["splits"]), _test_side(dataset_splits)
     if trained != given:
         raise BundleError(f"the bundle was trained with splits {trained}; {where} has {given}: its test compounds leak")
+
+
+def _test_side(splits: Splits) -> dict[str, float | str]:
+    """Return what decides which wells are tested."""
+    return {
+        "seed": splits["seed"],
+        "test_fraction": splits["test_fraction"],
+        "valid_fraction": splits["valid_fraction"],
+        "by": splits.get("by", "compound"),
+    }
 
 
 def save_bundle(bundle: Bundle, url: str, storage_options: StorageOptions | None = None) -> None:
@@ -149,20 +156,20 @@ def save_bundle(bundle: Bundle, url: str, storage_options: StorageOptions | None
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in bundle.tensors.items()}
     store.write_json(CONFIG, bundle.config.model_dump(mode="json"))
     store.write_bytes(WEIGHTS, safetensors.torch.save(tensors))
-    header = {"format_version": FORMAT_VERSION, "kind": bundle.kind, "ldm_ray_version": __version__}
+    header: Metadata = {"format_version": FORMAT_VERSION, "kind": bundle.kind, "ldm_ray_version": __version__}
     store.write_bytes(CARD, model_card(bundle.kind, header | bundle.metadata).encode())
     store.write_json(METADATA, header | bundle.metadata)
 
 
-def checksum(metadata: Mapping[str, Any]) -> str:
+def checksum(metadata: Metadata) -> str:
     """Name a state of a bundle by its metadata, which says when, from what and how well it was trained."""
     return hashlib.sha256(json.dumps(metadata, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def update_metadata(url: str, changes: dict[str, Any], storage_options: StorageOptions | None = None) -> None:
+def update_metadata(url: str, changes: Metadata, storage_options: StorageOptions | None = None) -> None:
     """Change entries of a bundle's metadata in place, and what its card says of them; its weights stay as they are."""
     store = Store(url, storage_options or {})
-    metadata = store.read_json(METADATA) | changes
+    metadata = read_metadata(store) | changes
     store.write_bytes(CARD, model_card(metadata["kind"], metadata).encode())
     store.write_json(METADATA, metadata)
 
@@ -181,7 +188,7 @@ def load_bundle(url: str, kind: str | None = None, storage_options: StorageOptio
     store = Store(url, storage_options or {})
     if not store.exists(METADATA):
         raise BundleError(f"{url} is not a model bundle (no {METADATA})")
-    metadata = store.read_json(METADATA)
+    metadata = read_metadata(store)
     if metadata.get("format_version") != FORMAT_VERSION:
         raise BundleError(f"{url} must have bundle format {FORMAT_VERSION}; got {metadata.get('format_version')}")
     if kind is not None and metadata.get("kind") != kind:

@@ -1,7 +1,8 @@
 """The model card that is written into each bundle as README.md."""
 
 from collections.abc import Mapping
-from typing import Any
+
+from ldm_ray.bundle.metadata import EpochRow, Metadata
 
 WHAT = {
     "vae": "Autoencoder of 978-gene L1000 expression profiles; the first half of a latent diffusion model.",
@@ -34,7 +35,7 @@ LIMITS = """\
 """
 
 
-def model_card(kind: str, metadata: Mapping[str, Any]) -> str:
+def model_card(kind: str, metadata: Metadata) -> str:
     """Write the card of a bundle.
 
     Args:
@@ -49,13 +50,13 @@ def model_card(kind: str, metadata: Mapping[str, Any]) -> str:
     parts += ["## Use\n", USAGE, USES] if kind != "vae" else []
     parts += ["## Trained on\n", _table(_training_rows(metadata))]
     if history := metadata.get("history"):
-        parts += ["## On validation wells\n", _table(_scores(history, int(metadata.get("best_epoch", -1))))]
+        parts += ["## On validation wells\n", _table(_scores(history, metadata.get("best_epoch", -1)))]
         parts.append("How it does on test wells beside baselines and ceilings: `ldm-ray evaluate`.\n")
     parts += ["## Limits\n", LIMITS] if kind != "vae" else []
     return head + "\n".join(parts)
 
 
-def _training_rows(metadata: Mapping[str, Any]) -> dict[str, str]:
+def _training_rows(metadata: Metadata) -> dict[str, str]:
     trained, domain = metadata.get("trained_on", {}), metadata.get("domain", {})
     rows = {}
     if trained:
@@ -80,7 +81,7 @@ def _training_rows(metadata: Mapping[str, Any]) -> dict[str, str]:
     return rows
 
 
-def _scores(history: list[Mapping[str, float]], best: int) -> dict[str, str]:
+def _scores(history: list[EpochRow], best: int) -> dict[str, str]:
     kept = history[best]
     scores = {name: f"{value:.4g}" for name, value in sorted(kept.items()) if name.startswith("valid")}
     return {"epochs": f"{len(history)}, of which {int(kept['epoch']) + 1} was kept"} | scores

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 
@@ -11,6 +11,14 @@ from ldm_ray.data.dataset import PairedDataset
 
 FAR = 0.3
 """Below this Tanimoto similarity of ECFP4 bits the nearest training compound is another chemotype."""
+
+
+class StoredDomain(TypedDict):
+    """Training's cell lines, and its smallest and largest dose and time, as JSON has them."""
+
+    cells: list[str]
+    dose_um: list[float]
+    time_h: list[float]
 
 
 @dataclass(frozen=True)
@@ -30,10 +38,10 @@ class Domain:
     time_h: tuple[float, float]
 
     @staticmethod
-    def from_bundle(metadata: dict[str, Any], fingerprints: np.ndarray) -> "Domain":
+    def from_bundle(stored: StoredDomain, fingerprints: np.ndarray) -> "Domain":
         """Rebuild what `training_domain` returned."""
-        dose, time = tuple(metadata["dose_um"]), tuple(metadata["time_h"])
-        return Domain(fingerprints, frozenset(metadata["cells"]), dose, time)
+        (lowest, highest), (shortest, longest) = stored["dose_um"], stored["time_h"]
+        return Domain(fingerprints, frozenset(stored["cells"]), (lowest, highest), (shortest, longest))
 
     def similarity(self, parents: Sequence[str]) -> np.ndarray:
         """Tanimoto similarity of each parent SMILES to its nearest training compound, (n,)."""
@@ -54,10 +62,13 @@ class Domain:
         return notes
 
 
-def training_domain(dataset: PairedDataset) -> tuple[dict[str, Any], np.ndarray]:
+def training_domain(dataset: PairedDataset) -> tuple[StoredDomain, np.ndarray]:
     """Return what a bundle stores of its training wells: plain metadata, and packed fingerprints."""
     frame = dataset.profiles(["compound_id", "cell_id", "dose_um", "time_h"], "train").to_pandas()
     parents = dataset.parent_smiles[np.unique(frame["compound_id"])].tolist()
-    metadata: dict[str, Any] = {"cells": [dataset.cells[cell] for cell in np.unique(frame["cell_id"])]}
-    metadata |= {name: [float(frame[name].min()), float(frame[name].max())] for name in ("dose_um", "time_h")}
-    return metadata, packed(parents)
+    stored: StoredDomain = {
+        "cells": [dataset.cells[cell] for cell in np.unique(frame["cell_id"])],
+        "dose_um": [float(frame["dose_um"].min()), float(frame["dose_um"].max())],
+        "time_h": [float(frame["time_h"].min()), float(frame["time_h"].max())],
+    }
+    return stored, packed(parents)

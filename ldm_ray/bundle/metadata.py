@@ -1,22 +1,117 @@
-"""What a bundle says of the data it was trained on."""
+"""What a bundle's `metadata.json` holds, and the parts of it that its training data decide."""
 
 import hashlib
-from typing import Any
+from typing import Literal, TypedDict, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ldm_ray.bundle.domain import training_domain
+from ldm_ray.bundle.domain import StoredDomain, training_domain
 from ldm_ray.bundle.target_base import TargetBase
 from ldm_ray.chem.embedding import build_encoder
 from ldm_ray.config import Config
-from ldm_ray.data.controls import mean_controls
+from ldm_ray.data.controls import MeanControl, mean_controls
 from ldm_ray.data.dataset import PairedDataset
-from ldm_ray.layout import MANIFEST
+from ldm_ray.data.manifest import Gene, SourceIdentity, Splits
+from ldm_ray.diffusion.samplers import SamplerFields
+from ldm_ray.layout import MANIFEST, METADATA
+from ldm_ray.models.rivals.build import BaselineKind
+from ldm_ray.storage.store import Store
+
+BundleKind = Literal["vae", "ldm"] | BaselineKind
+EpochRow = dict[str, float]
+"""An epoch's measures by name: `epoch` from 0, `train_loss`, `valid_loss`, and what else its task measures."""
 
 
-def dataset_metadata(dataset: PairedDataset) -> dict[str, Any]:
+class TrainedOn(TypedDict):
+    """The training data, as its manifest described it."""
+
+    manifest_sha256: str
+    sources: list[SourceIdentity]
+    n_profiles: int
+    splits: Splits
+    simulated: bool
+
+
+class EncoderIdentity(TypedDict):
+    """What a compound encoder must be, to be the one that a model was trained with; `dim` is its width."""
+
+    name: str
+    revision: str
+    dim: int
+
+
+class StoredBase(TypedDict):
+    """A `TargetBase` whose shifts are among the tensors; `groups` holds [cell line, hours] for each of them."""
+
+    factor: float
+    groups: list[list[str | float]]
+
+
+class SamplerRow(SamplerFields):
+    """A sampler as `ldm-ray bench samplers` measured it; see `SamplerScore`."""
+
+    profiles_per_s: float
+    energy_ratio: float
+    mean_rmse_ratio: float
+    spread_ratio: float
+    coverage: float
+
+
+class TrialOrigin(TypedDict):
+    """The trial of a search that a bundle was exported from."""
+
+    search: str
+    trial: int
+    params: dict[str, float | int | str | bool]
+    metrics: dict[str, float]
+
+
+class Metadata(TypedDict, total=False):
+    """All that `metadata.json` may hold.
+
+    Attributes:
+        format_version: Written with the file, as are `kind` and `ldm_ray_version`.
+        kind: See `Bundle`.
+        ldm_ray_version: That wrote it.
+        genes: In the order of every profile.
+        trained_on: The training data.
+        history: One row an epoch.
+        best_epoch: Place in `history` of the epoch whose weights were kept.
+        base: Of target `residual` only.
+        encoder: Of bundles that answer queries, as are `cells`, `domain` and `recommended_sampler`.
+        cells: Cell lines and times whose mean controls are among the tensors.
+        domain: What training covered.
+        recommended_sampler: That predictions are made with.
+        vae_history: `history` of the autoencoder under a diffusion model.
+        samplers: What `ldm-ray bench samplers` measured, if it was run.
+        search: Where the bundle was exported from, if it was.
+    """
+
+    format_version: int
+    kind: BundleKind
+    ldm_ray_version: str
+    genes: list[Gene]
+    trained_on: TrainedOn
+    history: list[EpochRow]
+    best_epoch: int
+    base: StoredBase
+    encoder: EncoderIdentity
+    cells: list[MeanControl]
+    domain: StoredDomain
+    recommended_sampler: SamplerFields
+    vae_history: list[EpochRow]
+    samplers: list[SamplerRow]
+    search: TrialOrigin
+
+
+def read_metadata(store: Store) -> Metadata:
+    """Read a bundle's metadata; whether its format is ours, the caller has yet to ask."""
+    return cast(Metadata, store.read_json(METADATA))
+
+
+def dataset_metadata(dataset: PairedDataset) -> Metadata:
     """Genes, sources and counts of the training data."""
     manifest = dataset.manifest
     return {
@@ -31,21 +126,21 @@ def dataset_metadata(dataset: PairedDataset) -> dict[str, Any]:
     }
 
 
-def base_parts(base: TargetBase) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def base_parts(base: TargetBase) -> tuple[Metadata, dict[str, Tensor]]:
     """Return what a bundle keeps of its target's base: metadata, and shifts by group, the one of all wells last."""
     if base.target != "residual":
         return {}, {}
     shifts = np.stack([*base.shift.values(), base.everywhere])
-    described = {"factor": base.factor, "groups": [[cell, time_h] for cell, time_h in base.shift]}
+    described: StoredBase = {"factor": base.factor, "groups": [[cell, time_h] for cell, time_h in base.shift]}
     return {"base": described}, {"base.shift": torch.from_numpy(shifts)}
 
 
-def answering_parts(dataset: PairedDataset, config: Config) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def answering_parts(dataset: PairedDataset, config: Config) -> tuple[Metadata, dict[str, Tensor]]:
     """Return what a bundle that answers queries keeps of its data: metadata, and tensors; spreads not yet scaled."""
     entries, basal = mean_controls(dataset)
     encoder = build_encoder(config.encoder)
     domain, fingerprints = training_domain(dataset)
-    metadata = {
+    metadata: Metadata = {
         "encoder": {"name": encoder.name, "revision": encoder.revision, "dim": encoder.dim},
         "cells": entries,
         "domain": domain,

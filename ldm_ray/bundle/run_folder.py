@@ -1,12 +1,21 @@
 """The folder in which a training run becomes a bundle: what may begin there, and what may resume."""
 
-from typing import Any, Literal
+from typing import Literal, TypedDict, cast
 
 from ldm_ray.config import Config, deciding, read_settings
 from ldm_ray.errors import BundleError, SettingsError
 from ldm_ray.layout import METADATA, RUN, SETTINGS, SHARE
 from ldm_ray.settings import RaySettings
 from ldm_ray.storage.store import Store
+
+
+class Share(TypedDict):
+    """How wells are dealt to workers; decided when a run begins, and kept until it ends."""
+
+    num_workers: int
+    mode: Literal["resident", "stream"]
+    lanes: int
+
 
 Begin = Literal["fresh", "resume", "overwrite"]
 
@@ -41,13 +50,14 @@ def check_out(store: Store, config: Config, begin: Begin) -> None:
         raise SettingsError(f"--resume wants the settings of the run, {store.path(SETTINGS)}; got others")
 
 
-def check_share(store: Store, share: dict[str, Any]) -> None:
+def check_share(store: Store, share: Share) -> None:
     """Refuse to go on midway through an epoch with wells dealt otherwise.
 
     Raises:
         SettingsError: Naming how the run was begun.
     """
-    begun = share | store.read_json(SHARE)  # lanes were not always written down
+    begun = cast(Share, {**share, **store.read_json(SHARE)})  # lanes were not always written down
+    names: dict[str, Literal["num_workers", "mode", "lanes"]]
     names = {"ray.num_workers": "num_workers", "ingest.mode": "mode"}
     if begun["mode"] == share["mode"] == "resident":
         names = {"ray.lanes": "lanes"}  # whose wells any number of workers shares

@@ -4,7 +4,6 @@ import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import safetensors.torch
@@ -118,7 +117,7 @@ def load_molformer(config: MolformerConfig, weights: Path) -> Molformer:
     own = {name.removeprefix(PREFIX): value for name, value in tensors.items() if not name.startswith(HEAD)}
     with torch.device("meta"):
         model = Molformer(config)
-    state: dict[str, Any] = model.state_dict()
+    state: dict[str, Tensor] = model.state_dict()
     for name in sorted(state.keys() | own.keys()):
         wanted, got = state.get(name), own.get(name)
         if wanted is None or got is None or wanted.shape != got.shape:

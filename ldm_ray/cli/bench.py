@@ -1,6 +1,5 @@
 """`ldm-ray bench`: measurements of a bundle on this machine."""
 
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -9,6 +8,7 @@ from ldm_ray.cli.options import ConfigFile, Data, Json, Overrides, Seed, setting
 from ldm_ray.console import counting, print_json, say, show_table
 
 if TYPE_CHECKING:
+    from ldm_ray.bundle.metadata import Metadata
     from ldm_ray.diffusion.samplers import SamplerChoice
 
 bench_app = typer.Typer(help="Measure a bundle on this machine.", no_args_is_help=True)
@@ -70,10 +70,10 @@ def samplers(
         said = "kept in the bundle" if store else "not kept"
         say(f"recommended: {_named(best.choice)}, {best.choice.steps} steps, {best.choice.spacing} ({said})")
         if store:
-            changes = {"recommended_sampler": asdict(best.choice), "samplers": as_rows(scores)}
+            changes: Metadata = {"recommended_sampler": best.choice.fields(), "samplers": as_rows(scores)}
             update_metadata(bundle, changes, asked.storage_options)
     if json:
-        print_json({"recommended": asdict(best.choice) if best else None, "samplers": as_rows(scores)})
+        print_json({"recommended": best.choice.fields() if best else None, "samplers": as_rows(scores)})
 
 
 def _named(choice: "SamplerChoice") -> str:

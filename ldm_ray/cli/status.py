@@ -2,6 +2,7 @@
 
 import sys
 import time
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,7 +13,7 @@ from ldm_ray.cli.options import ConfigFile, Json, Overrides, settings
 from ldm_ray.console import console, print_json, say
 
 if TYPE_CHECKING:
-    from ldm_ray.workflows.status import Status
+    from ldm_ray.workflows.folder import FolderStatus
 
 EPILOG = (
     "Examples: `ldm-ray status runs/ldm`; `ldm-ray status s3://bucket/run --watch`; `ldm-ray status runs/many --json`"
@@ -39,20 +40,20 @@ def status(
     with Live(console=console, auto_refresh=False, transient=True) as live:
         while watch and found.state == "running":
             if json:
-                print_json(found.as_json())
+                print_json(asdict(found))
                 sys.stdout.flush()  # whoever reads a pipe would wait for the end
             else:
                 live.update(Text("\n".join(lines(found)), no_wrap=True, overflow="ellipsis"), refresh=True)
             time.sleep(every_s)
             found = read_status(run, options)
     if json:
-        print_json(found.as_json())
+        print_json(asdict(found))
         return
     for line in lines(found):
         say(line)
 
 
-def lines(found: "Status") -> list[str]:
+def lines(found: "FolderStatus") -> list[str]:
     """Return a status as people read it, a line each."""
     at_most = "at most " if found.unit == "epochs" and found.state != "finished" else ""  # it may stop early
     of = "" if found.total is None else f" of {at_most}{found.total:,}"

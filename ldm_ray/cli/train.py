@@ -1,6 +1,6 @@
 """The commands that train: `ldm-ray train vae`, `train ldm` and `train baseline`."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -9,6 +9,9 @@ from ldm_ray.cli.options import ConfigFile, Data, Json, Overrides, Overwrite, Re
 from ldm_ray.config import Config
 from ldm_ray.console import print_json, say, show_table, staged
 from ldm_ray.errors import SettingsError
+
+if TYPE_CHECKING:
+    from ldm_ray.bundle.metadata import Metadata
 
 train_app = typer.Typer(no_args_is_help=True, help="Train the autoencoder, then the diffusion model.")
 
@@ -132,8 +135,8 @@ def _cross_validate(*, which: str, data: str, out: str, config: Config, overwrit
     say(f"bundles and folds.json in {out}")
 
 
-def _show_training(out: str, metadata: dict[str, list[dict[str, float]]], *, json: bool) -> None:
-    kept = metadata["history"][int(metadata["best_epoch"])]  # type: ignore[call-overload]
+def _show_training(out: str, metadata: "Metadata", *, json: bool) -> None:
+    kept = metadata["history"][metadata["best_epoch"]]
     if json:
         print_json({"bundle": out, "epochs": len(metadata["history"]), "best": kept})
     say(f"bundle in {out}: epoch {kept['epoch'] + 1:.0f} kept, validation loss {kept['valid_loss']:.4f}")

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from ldm_ray.chem.smiles import parse_compound
+from ldm_ray.data.manifest import CleaningStep
 from ldm_ray.errors import DataError
 from ldm_ray.settings import CleaningSettings
 
@@ -17,12 +18,19 @@ DOSE_TOLERANCE = 1.10
 class Ledger:
     """Counts what each rule removed, in order."""
 
-    steps: list[dict[str, object]] = field(default_factory=list)
+    steps: list[CleaningStep] = field(default_factory=list)
 
     def note(self, rule: str, before: int, after: int, compounds: int | None = None) -> None:
         """Record that a rule left `after` of `before` wells."""
-        step: dict[str, object] = {"rule": rule, "wells_before": before, "removed": before - after}
-        self.steps.append(step | {"wells_after": after, "compounds_after": compounds})
+        self.steps.append(
+            {
+                "rule": rule,
+                "wells_before": before,
+                "removed": before - after,
+                "wells_after": after,
+                "compounds_after": compounds,
+            }
+        )
 
 
 def clean(wells: pd.DataFrame, settings: CleaningSettings, ledger: Ledger) -> pd.DataFrame:

@@ -6,7 +6,7 @@ conditioned on it can tell plates apart and learns to undo that noise, which is 
 change is still measured from, and added to, the matched control.
 """
 
-from typing import Any, Literal
+from typing import Literal, TypedDict
 
 import numpy as np
 import pandas as pd
@@ -14,19 +14,27 @@ import pandas as pd
 from ldm_ray.data.dataset import PairedDataset
 
 
+class MeanControl(TypedDict):
+    """Whose mean control it is, and of how many wells."""
+
+    cell: str
+    time_h: float
+    n_wells: int
+
+
 def training_controls(dataset: PairedDataset) -> np.ndarray:
     """Return the `basal_id`s that training wells are paired with, sorted."""
     return np.unique(dataset.profiles(["basal_id"], "train")["basal_id"].to_numpy())
 
 
-def mean_controls(dataset: PairedDataset) -> tuple[list[dict[str, Any]], np.ndarray]:
+def mean_controls(dataset: PairedDataset) -> tuple[list[MeanControl], np.ndarray]:
     """Mean training control per cell line and time, weighted by wells.
 
     Returns:
-        Entries `{"cell", "time_h", "n_wells"}`, and their profiles, (entries, n_genes), float32, log2.
+        What they are, and their profiles, (entries, n_genes), float32, log2.
     """
     means = _means(dataset, training_controls(dataset))
-    entries = [
+    entries: list[MeanControl] = [
         {"cell": dataset.cells[cell], "time_h": time_h, "n_wells": int(wells)}
         for (cell, time_h), (wells, _) in means.items()
     ]

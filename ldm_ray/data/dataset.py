@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ldm_ray.data.manifest import Manifest, read_manifest
 from ldm_ray.errors import DataError
 from ldm_ray.layout import BASAL, CELLS, COMPOUNDS, MANIFEST, PROFILES
 from ldm_ray.schema import SCHEMA_VERSION
@@ -20,7 +20,7 @@ class PairedDataset:
     """The tables under one root; the profiles are read on demand."""
 
     store: Store
-    manifest: dict[str, Any]
+    manifest: Manifest
 
     @property
     def url(self) -> str:
@@ -90,7 +90,7 @@ def open_dataset(url: str, storage_options: StorageOptions | None = None) -> Pai
     if not store.exists(MANIFEST):
         hint = "its prepare did not finish" if store.exists(PROFILES) else "run `ldm-ray prepare` first"
         raise DataError(f"{url} is not a paired dataset (no {MANIFEST}): {hint}")
-    manifest = store.read_json(MANIFEST)
+    manifest = read_manifest(store)
     if manifest.get("schema_version") != SCHEMA_VERSION:
         raise DataError(
             f"{url} has schema version {manifest.get('schema_version')}; this version of ldm-ray reads"

@@ -1,9 +1,10 @@
 """A dataset as a scientist wants to see it."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import cast
 
 from ldm_ray.data.dataset import PairedDataset
+from ldm_ray.data.manifest import Summary
 from ldm_ray.data.resplit import by_of
 
 HELD_OUT = {
@@ -86,6 +87,7 @@ def describe(dataset: PairedDataset) -> list[Section]:
     ]
 
 
-def describe_json(dataset: PairedDataset) -> dict[str, Any]:
+def describe_json(dataset: PairedDataset) -> Summary:
     """Return the manifest without its long lists, for `--json`."""
-    return {key: value for key, value in dataset.manifest.items() if key not in ("genes", "files")}
+    short = {key: value for key, value in dataset.manifest.items() if key not in ("genes", "files")}
+    return cast(Summary, short)

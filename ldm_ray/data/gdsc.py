@@ -8,9 +8,8 @@ Source: Iorio et al. 2016, doi:10.1016/j.cell.2016.06.017; Yang et al. 2013, doi
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,6 +17,7 @@ import pyarrow as pa
 
 from ldm_ray.chem.smiles import parse_compound
 from ldm_ray.data.dataset import PairedDataset
+from ldm_ray.data.manifest import Gene
 from ldm_ray.data.source import AnyFile, source_file
 from ldm_ray.errors import DataError, StoreError
 
@@ -93,7 +93,7 @@ def read_gdsc(file: AnyFile) -> pd.DataFrame:
     )
 
 
-def read_basal_profiles(file: AnyFile, genes: Sequence[Mapping[str, Any]]) -> tuple[list[str], np.ndarray]:
+def read_basal_profiles(file: AnyFile, genes: Sequence[Gene]) -> tuple[list[str], np.ndarray]:
     """Read untreated profiles of cell lines, .csv or .csv.gz: column `cell_id`, then one column per Entrez id.
 
     Args:

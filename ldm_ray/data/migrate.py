@@ -5,10 +5,10 @@ new names; the manifest is replaced when all are there, so an interrupted migrat
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import pyarrow as pa
 
+from ldm_ray.data.manifest import Manifest, read_manifest
 from ldm_ray.data.parts import write_wells
 from ldm_ray.errors import DataError
 from ldm_ray.keys import keys_of
@@ -38,7 +38,7 @@ def migrate(
     store = Store(root, storage_options or {})
     if not store.exists(MANIFEST):
         raise DataError(f"{root} is not a paired dataset (no {MANIFEST})")
-    manifest = store.read_json(MANIFEST)
+    manifest = read_manifest(store)
     version = manifest.get("schema_version")
     if version == SCHEMA_VERSION:
         return False
@@ -58,7 +58,7 @@ def migrate(
     return True
 
 
-def _rows(table: pa.Table, manifest: dict[str, Any]) -> pa.Table:
+def _rows(table: pa.Table, manifest: Manifest) -> pa.Table:
     """Add the key of each row and put the columns into their present order."""
     keyed = table.append_column("profile_key", pa.array(keys_of(table["profile_id"].to_pylist())))
     schema = profiles_schema(len(manifest["genes"]))

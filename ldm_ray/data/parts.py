@@ -8,13 +8,14 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from ldm_ray.data.manifest import FileEntry
 from ldm_ray.data.release import ProfileReader
 from ldm_ray.layout import PROFILES, UNFINISHED
 from ldm_ray.schema import SPLITS, profiles_schema
@@ -62,10 +63,10 @@ class PartWriter:
     store: Store
     block_mb: int
 
-    def write(self, part: Part) -> dict[str, Any]:
+    def write(self, part: Part) -> FileEntry:
         """Write a part unless it is done already; return its record: path, row groups, size, checksum."""
         if self.store.exists(part.record):
-            return self.store.read_json(part.record)
+            return cast(FileEntry, self.store.read_json(part.record))
         expression, controls = self._read(part)
         if len(part.controls):
             table = pa.table({"row": part.controls, "expression": list_column(controls)})
@@ -94,11 +95,11 @@ class PartWriter:
         return pa.Table.from_arrays([columns[name] for name in schema.names], schema=schema)
 
 
-Runner = Callable[[PartWriter, list[Part]], Iterator[dict[str, Any]]]
+PartRunner = Callable[[PartWriter, list[Part]], Iterator[FileEntry]]
 """Writes parts in any order and yields their records."""
 
 
-def in_turn(writer: PartWriter, parts: list[Part]) -> Iterator[dict[str, Any]]:
+def in_turn(writer: PartWriter, parts: list[Part]) -> Iterator[FileEntry]:
     """Write one part after the other in this process."""
     for part in parts:
         yield writer.write(part)
@@ -130,15 +131,12 @@ def row_groups(table: pa.Table) -> list[pa.Table]:
     return groups
 
 
-def write_wells(store: Store, path: str, table: pa.Table) -> dict[str, Any]:
-    """Write a file of treated wells; return its entry in the manifest.
-
-    The entry: `path`, `rows`, `groups` (a list of (split, rows), one a row group), `bytes` and `sha256`.
-    """
+def write_wells(store: Store, path: str, table: pa.Table) -> FileEntry:
+    """Write a file of treated wells; return its entry in the manifest."""
     groups = row_groups(table)
     content = parquet_bytes(groups)
     store.write_bytes(path, content)
-    listed = [[group["split"][0].as_py(), len(group)] for group in groups]
+    listed: list[list[str | int]] = [[group["split"][0].as_py(), len(group)] for group in groups]
     digest = hashlib.sha256(content).hexdigest()
     return {"path": path, "rows": len(table), "groups": listed, "bytes": len(content), "sha256": digest}
 

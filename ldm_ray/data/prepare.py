@@ -1,7 +1,6 @@
 """From a release to the paired dataset: clean, pair, split, write; the manifest comes last."""
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -9,8 +8,9 @@ import pyarrow as pa
 
 from ldm_ray.config import Config, dump_config
 from ldm_ray.data.cleaning import Ledger, clean, condition_ids, require_wells
+from ldm_ray.data.manifest import Counted, Gene, Manifest, PaperCounts, read_manifest
 from ldm_ray.data.pairing import Pairing, dmso_wells, pair
-from ldm_ray.data.parts import PartWriter, Runner, cut, in_turn, plan_digest, read_controls
+from ldm_ray.data.parts import PartRunner, PartWriter, cut, in_turn, plan_digest, read_controls
 from ldm_ray.data.release import Release
 from ldm_ray.data.splits import folds_of, splits_of
 from ldm_ray.errors import DataError, StoreError
@@ -31,10 +31,10 @@ from ldm_ray.layout import (
 from ldm_ray.schema import CELLS_SCHEMA, COMPOUNDS_SCHEMA, SCHEMA_VERSION, basal_schema, profiles_schema
 from ldm_ray.storage.store import Store, list_column
 
-Progress = Callable[[int, int], None]
+OnWells = Callable[[int, int], None]
 CONTENT = (PROFILES, BASAL, COMPOUNDS, CELLS, EMBEDDINGS, LATENTS, TRUTH)
 PART_COLUMNS = ["row", *(name for name in profiles_schema(1).names if name != "expression")]
-PAPER_COUNTS = {"profiles": 836_841, "cell_lines": 82, "compounds": 17_766}
+PAPER_COUNTS: PaperCounts = {"profiles": 836_841, "cell_lines": 82, "compounds": 17_766}
 
 
 def prepare(
@@ -43,10 +43,10 @@ def prepare(
     config: Config,
     *,
     overwrite: bool = False,
-    on_progress: Progress = lambda done, total: None,
+    on_progress: OnWells = lambda done, total: None,
     resume: bool = False,
-    run: Runner = in_turn,
-) -> dict[str, Any]:
+    run: PartRunner = in_turn,
+) -> Manifest:
     """Write the paired dataset of a release and return its manifest.
 
     Args:
@@ -97,16 +97,22 @@ def prepare(
     if truth is not None:
         store.write_bytes(TRUTH, truth)
     store.write_bytes(SETTINGS, dump_config(config).encode())
-    made = {"schema_version": SCHEMA_VERSION, "plan": digest, "simulated": truth is not None}
-    files = [records[part.path] for part in parts]
-    manifest = made | _manifest(release, config, ledger, paired, wells)
-    manifest |= {"settings": settings, "sources": sources, "files": files} | _gene_list(release)
+    manifest: Manifest = {
+        "schema_version": SCHEMA_VERSION,
+        "plan": digest,
+        "simulated": truth is not None,
+        **_counted(release, config, ledger, paired, wells),
+        "settings": settings,
+        "sources": sources,
+        "files": [records[part.path] for part in parts],
+        "genes": _gene_list(release),
+    }
     store.write_json(MANIFEST, manifest)
     store.remove(UNFINISHED)
     return manifest
 
 
-def _check_root(store: Store, *, overwrite: bool, resume: bool, digest: str) -> dict[str, Any] | None:
+def _check_root(store: Store, *, overwrite: bool, resume: bool, digest: str) -> Manifest | None:
     """Refuse a root that is in use; return the manifest if the wanted dataset is complete already.
 
     Raises:
@@ -116,7 +122,7 @@ def _check_root(store: Store, *, overwrite: bool, resume: bool, digest: str) -> 
         raise DataError("--resume goes on with what is there and --overwrite removes it; give one of them")
     unfinished = store.exists(PLAN)
     if store.exists(MANIFEST):
-        manifest = store.read_json(MANIFEST)
+        manifest = read_manifest(store)
         if resume and manifest.get("plan") == digest:
             store.remove(UNFINISHED)
             return manifest
@@ -200,7 +206,7 @@ def _basal_table(paired: Pairing, cells: pa.Table, controls: tuple[np.ndarray, n
     return pa.Table.from_arrays(columns, schema=basal_schema(n_genes))
 
 
-def _manifest(release: Release, config: Config, ledger: Ledger, paired: Pairing, wells: pd.DataFrame) -> dict[str, Any]:
+def _counted(release: Release, config: Config, ledger: Ledger, paired: Pairing, wells: pd.DataFrame) -> Counted:
     return {
         "n_profiles": len(wells),
         "n_compounds": int(wells["compound_id"].nunique()),
@@ -209,22 +215,28 @@ def _manifest(release: Release, config: Config, ledger: Ledger, paired: Pairing,
         "paper_counts": PAPER_COUNTS,
         "counts": release.counts,
         "cleaning": ledger.steps,
-        "pairing_levels": {str(k): int(v) for k, v in wells["pairing_level"].value_counts().items()},
-        "control_profiles": {str(k): int(v) for k, v in paired.basal["role"].value_counts().items()},
+        "pairing_levels": _tally(wells["pairing_level"]),
+        "control_profiles": _tally(paired.basal["role"]),
         "wells_without_reserved_control": int((wells["reserved_basal_id"] < 0).sum()),
         "missing_genes": list(release.genes.missing),
         "notes": list(release.notes),
         "splits": {
             "definition": "sha256(seed, kind, name): compound by parent SMILES, cell line, batch of plates",
-            **config.splits.model_dump(),
-            **{
-                name: {str(k): int(v) for k, v in wells[name].value_counts().items()}
-                for name in ("split", "cell_split", "plate_split")
-            },
+            "seed": config.splits.seed,
+            "test_fraction": config.splits.test_fraction,
+            "valid_fraction": config.splits.valid_fraction,
+            "n_folds": config.splits.n_folds,
+            "split": _tally(wells["split"]),
+            "cell_split": _tally(wells["cell_split"]),
+            "plate_split": _tally(wells["plate_split"]),
         },
     }
 
 
-def _gene_list(release: Release) -> dict[str, Any]:
+def _tally(column: pd.Series) -> dict[str, int]:
+    return {str(name): int(count) for name, count in column.value_counts().items()}
+
+
+def _gene_list(release: Release) -> list[Gene]:
     pairs = zip(release.genes.entrez_ids.tolist(), release.genes.symbols.tolist(), strict=True)
-    return {"genes": [{"entrez_id": entrez, "symbol": symbol} for entrez, symbol in pairs]}
+    return [{"entrez_id": entrez, "symbol": symbol} for entrez, symbol in pairs]

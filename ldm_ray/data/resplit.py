@@ -5,13 +5,14 @@ autoencoder, scaling, baselines and models are all fitted on its training side.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 
 from ldm_ray.data.dataset import PairedDataset, open_dataset
+from ldm_ray.data.manifest import Counts, FileEntry, Manifest, Splits
 from ldm_ray.data.parts import write_wells
 from ldm_ray.data.splits import folds_of
 from ldm_ray.errors import DataError
@@ -67,7 +68,7 @@ def resplit(
     frame = _sides(dataset, unseen)
     if side := empty_side(dataset, unseen):
         raise DataError(f"{dataset.url} has too few {unseen} groups to hold out: its {side} side would be empty")
-    files: list[dict[str, Any]] = []
+    files: list[FileEntry] = []
     for number, entry in enumerate(dataset.manifest["files"]):
         table = _resplit_rows(dataset.store.read_table(entry["path"]), dataset, unseen)
         if len(table):
@@ -111,27 +112,31 @@ def by_of(dataset: PairedDataset) -> str:
 
 def _resplit_rows(table: pa.Table, dataset: PairedDataset, unseen: Unseen) -> pa.Table:
     split = held_out({name: np.array(table[name].to_pylist(), dtype=object) for name in SPLIT_COLUMNS}, unseen)
-    settings = SplitSettings(**{key: dataset.manifest["splits"][key] for key in SplitSettings.model_fields})
+    own = dataset.manifest["splits"]
+    settings = SplitSettings(
+        seed=own["seed"],
+        test_fraction=own["test_fraction"],
+        valid_fraction=own["valid_fraction"],
+        n_folds=own["n_folds"],
+    )
     fold = folds_of(dataset.parent_smiles[table["compound_id"].to_numpy()].astype(str), split, settings)
     table = with_column(with_column(table, "split", split.astype(str)), "fold", fold)
     return table.filter(pa.array(split != LEFT_OUT))
 
 
-def _manifest(
-    dataset: PairedDataset, unseen: Unseen, files: list[dict[str, Any]], kept: pd.DataFrame
-) -> dict[str, Any]:
-    splits = dataset.manifest["splits"] | {"by": unseen, "of": _digest(dataset)}
+def _manifest(dataset: PairedDataset, unseen: Unseen, files: list[FileEntry], kept: pd.DataFrame) -> Manifest:
+    splits: Splits = dataset.manifest["splits"] | {"by": unseen, "of": _digest(dataset)}
     splits["split"] = {side: int((kept["side"] == side).sum()) for side in SPLITS}
     notes = [*dataset.manifest["notes"]]
     if left := dataset.manifest["n_profiles"] - len(kept):
         notes.append(f"{left:,} wells unseen in one of compound and cell line left out")
-    counts = {
+    counts: Counts = {
         "n_profiles": len(kept),
         "n_compounds": int(kept["compound_id"].nunique()),
         "n_cell_lines": int(kept["cell_id"].nunique()),
         "n_conditions": int(kept["condition_id"].nunique()),
     }
-    return dataset.manifest | counts | {"files": files, "splits": splits, "notes": notes}
+    return {**dataset.manifest, **counts, "files": files, "splits": splits, "notes": notes}
 
 
 def _digest(dataset: PairedDataset) -> str:

@@ -6,10 +6,9 @@ so that no row is lost or doubled, whatever the number of workers, and all have 
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +16,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from ldm_ray.data.dataset import PairedDataset
+from ldm_ray.data.manifest import WellFile
 from ldm_ray.errors import DataError, StoreError
 from ldm_ray.settings import IngestSettings
 
@@ -43,7 +43,7 @@ class WellFiles:
     Attributes:
         filesystem: pyarrow's.
         root: Folder that the paths of `entries` start from.
-        entries: As in the manifest: `path` and `groups`, a list of (split, rows).
+        entries: As in the manifest.
         value_column: `expression` or `moments`, fixed-size lists of float32.
         width: Length of a list.
         wait_s: How long a read waits for a store that does not answer.
@@ -51,7 +51,7 @@ class WellFiles:
 
     filesystem: pafs.FileSystem
     root: str
-    entries: tuple[Mapping[str, Any], ...]
+    entries: tuple[WellFile, ...]
     value_column: str
     width: int
     wait_s: float

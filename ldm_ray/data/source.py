@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import h5py
 
+from ldm_ray.data.manifest import SourceIdentity
 from ldm_ray.errors import LdmRayError, StoreError
 from ldm_ray.storage.filesystem import StorageOptions, is_local, open_filesystem
 from ldm_ray.storage.store import one_line
@@ -56,12 +56,12 @@ class SourceFile:
             fs, path = open_filesystem(self.url, self.storage_options)
             return bytes(fs.cat_file(path, start=0, end=n_bytes))
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> SourceIdentity:
         """Return name, size and checksum: sha256 of a local file, the ETag of an object (nothing is downloaded)."""
         with one_line(self.url):
             fs, path = open_filesystem(self.url, self.storage_options)
             info = fs.info(path)
-            known = {"name": self.name, "bytes": int(info["size"])}
+            known: SourceIdentity = {"name": self.name, "bytes": int(info["size"])}
             if is_local(fs):
                 with Path(path).open("rb") as file:
                     return known | {"sha256": hashlib.file_digest(file, "sha256").hexdigest()}

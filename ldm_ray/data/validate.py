@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ldm_ray.data.dataset import PairedDataset
+from ldm_ray.data.manifest import CountName, FileEntry
 from ldm_ray.errors import StoreError
 from ldm_ray.keys import keys_of
 from ldm_ray.layout import BASAL, CELLS, COMPOUNDS
@@ -112,14 +113,14 @@ def _read_files(dataset: PairedDataset, tell: Tell, on_progress: Callable[[int, 
         yield table.drop_columns(["expression"]).to_pandas()
 
 
-def _check_groups(file: pq.ParquetFile, table: pa.Table, entry: dict[str, object], tell: Tell) -> None:
+def _check_groups(file: pq.ParquetFile, table: pa.Table, entry: FileEntry, tell: Tell) -> None:
     found, start = [], 0
     for number in range(file.num_row_groups):
         rows = file.metadata.row_group(number).num_rows
         splits = table["split"].slice(start, rows).unique().to_pylist()
         found.append([splits[0] if len(splits) == 1 else "mixed", rows])
         start += rows
-    if found != [list(group) for group in entry["groups"]]:  # type: ignore[attr-defined]
+    if found != [list(group) for group in entry["groups"]]:
         tell("schema", f"{entry['path']}: row groups must be {entry['groups']}; got {found}")
 
 
@@ -164,7 +165,7 @@ def _check_wells(wells: pd.DataFrame, dataset: PairedDataset, tell: Tell) -> Non
             )
     _check_splits(wells, dataset, tell)
     _check_controls(wells, basal, tell)
-    counts = {"n_profiles": len(wells), "n_compounds": wells["compound_id"].nunique()}
+    counts: dict[CountName, int] = {"n_profiles": len(wells), "n_compounds": wells["compound_id"].nunique()}
     counts |= {"n_cell_lines": wells["cell_id"].nunique(), "n_conditions": wells["condition_id"].nunique()}
     for name, count in counts.items():
         if dataset.manifest[name] != count:

@@ -8,8 +8,8 @@ taken last. The last step goes to the clean latent, where alpha_bar is 1, and ad
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
+from typing import Literal, TypedDict, cast
 
 import torch
 from torch import Tensor
@@ -23,6 +23,16 @@ Denoise = Callable[[Tensor, int], tuple[Tensor, Tensor]]
 """Maps (z_t, zero-based original step) to (x0_hat, s), each (batch, latent_dim)."""
 StepNoise = Callable[[int], Tensor]
 """Maps a zero-based original step to N(0, 1) noise, (batch, latent_dim)."""
+
+
+class SamplerFields(TypedDict):
+    """A `SamplerChoice` as JSON has it."""
+
+    kind: SamplerKind
+    steps: int
+    spacing: Spacing
+    eta: float
+    correction: float
 
 
 @dataclass(frozen=True)
@@ -42,6 +52,10 @@ class SamplerChoice:
     spacing: Spacing = "linear"
     eta: float = 0.0
     correction: float = 0.0
+
+    def fields(self) -> SamplerFields:
+        """Return it as plain values."""
+        return cast(SamplerFields, asdict(self))
 
 
 @dataclass(frozen=True)

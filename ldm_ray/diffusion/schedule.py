@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ldm_ray.errors import SettingsError
 
-Kind = Literal["linear", "cosine", "sigmoid"]
+ScheduleKind = Literal["linear", "cosine", "sigmoid"]
 LARGEST_BETA = 0.999
 
 
@@ -49,7 +49,7 @@ class Schedule:
 
 
 def build_schedule(
-    kind: Kind, num_steps: int, beta_first: float, beta_last: float, *, zero_terminal_snr: bool = False
+    kind: ScheduleKind, num_steps: int, beta_first: float, beta_last: float, *, zero_terminal_snr: bool = False
 ) -> Schedule:
     """Build the schedule that the settings name; only `linear` has a range of beta.
 

@@ -1,12 +1,12 @@
 """From the scores of wells to one row of the table: pooling, intervals, and what was left out."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from ldm_ray.data.wells import Wells
 from ldm_ray.evaluation.baselines.fit import TRIVIAL
+from ldm_ray.evaluation.record import BestRows, MetricsRow, ReplicateCeiling, Score, add_score
 from ldm_ray.evaluation.scores.bootstrap import Bootstrap, Interval, by_compound
 from ldm_ray.evaluation.scores.ceiling import measure_ceiling
 from ldm_ray.evaluation.scores.conditions import judge_conditions
@@ -17,7 +17,14 @@ from ldm_ray.evaluation.scoring import Scoring
 from ldm_ray.evaluation.tally import RowTally
 
 SIMPLE = (*TRIVIAL, "ridge", "knn")
-MEANS = ("pcc", "r2", "crps", "coverage_50", "coverage_80", "coverage_95")
+MEANS: tuple[Score, ...] = ("pcc", "r2", "crps", "coverage_50", "coverage_80", "coverage_95")
+OF_CONDITIONS: dict[str, Score] = {
+    "top50_squared": "top50_rmse",
+    "top50_pcc": "top50_pcc",
+    "precision_at_50": "precision_at_50",
+    "discrimination": "discrimination",
+}
+"""Names of the conditions' scores in a row."""
 
 
 class Judge:
@@ -52,44 +59,40 @@ class Judge:
         self.conditions_scored = np.flatnonzero(wells.has_reserved)
         self.conditions = judge_conditions(wells.take(self.conditions_scored))
 
-    def score(self, tally: RowTally) -> dict[str, Any]:
+    def score(self, tally: RowTally) -> MetricsRow:
         """Return one row of `metrics.json`."""
         scores = tally.scores
-        row: dict[str, Any] = {"model": tally.model, "prediction": tally.kind}
-        self._add(row, "rmse", self._mean(scores["squared"], np.sqrt))
+        rmse = self._mean(scores["squared"], np.sqrt)
+        assert rmse is not None  # every well has it
+        row: MetricsRow = {"model": tally.model, "prediction": tally.kind, "rmse": rmse.value}
+        add_score(row, "rmse", rmse)
         if "latent_var" in scores:
             # A mean of n samples keeps 1/n of their variance; this is the RMSE of the mean itself.
             corrected = (scores["squared"] - scores["latent_var"] / tally.n_samples).mean()
             row["rmse_infinite_samples"] = float(np.sqrt(max(0.0, corrected)))
         for name in MEANS:
             if name in scores:
-                self._add(row, name, self._mean(scores[name]))
-        self._add(row, "delta_pcc", self._delta(scores["delta_pcc"]))
-        self._add(row, "systematic_pcc", self._mean(scores["systematic_pcc"]))
+                add_score(row, name, self._mean(scores[name]))
+        add_score(row, "delta_pcc", self._delta(scores["delta_pcc"]))
+        add_score(row, "systematic_pcc", self._mean(scores["systematic_pcc"]))
         if "missed" in scores:
             share = self.boot.ratio(self.compound, scores["missed"], scores["explainable"], lambda left: 1 - left)
-            self._add(row, "explained_share", share)
+            add_score(row, "explained_share", share)
         self._add_conditions(row, tally)
-        return row | self.distribution.score(tally.sampled, tally.moments)
+        return {**row, **self.distribution.score(tally.sampled, tally.moments)}
 
-    def add_gaps(self, rows: list[dict[str, Any]], tallies: list[RowTally]) -> dict[str, str]:
+    def add_gaps(self, rows: list[MetricsRow], tallies: list[RowTally]) -> BestRows:
         """Add each row's gain in squared error over the best trivial row and over the best rival, paired by well.
 
         Returns:
             Which rows these are, `best_trivial` and `best_baseline`.
         """
-        names = {}
-        for key, among in (("best_trivial", TRIVIAL), ("best_baseline", self.baselines)):
-            means = [i for i, row in enumerate(rows) if row["model"] in among and row["prediction"] != "one_draw"]
-            best = min(means, key=lambda i: rows[i]["rmse"])
-            names[key] = rows[best]["model"]
-            for row, tally in zip(rows, tallies, strict=True):
-                own, reference = tally.scores["squared"], tallies[best].scores["squared"]
-                gain = self.boot.ratio(self.compound, own, reference, lambda left: 1 - left)
-                self._add(row, f"mse_gain_over_{key}", gain)
-        return names
+        return {
+            "best_trivial": self._add_gap(rows, tallies, "mse_gain_over_best_trivial", TRIVIAL),
+            "best_baseline": self._add_gap(rows, tallies, "mse_gain_over_best_baseline", self.baselines),
+        }
 
-    def ceiling(self) -> dict[str, Any]:
+    def ceiling(self) -> ReplicateCeiling:
         """Return the replicate ceilings of the sampled wells; empty if there are no replicates."""
         ceiling = measure_ceiling(self.wells, self.delta_rows[self.sample.numbers], self.boot)
         return ceiling.as_dict() if ceiling else {}
@@ -119,7 +122,16 @@ class Judge:
             )
         return [*notes, self.distribution.note()]
 
-    def _add_conditions(self, row: dict[str, Any], tally: RowTally) -> None:
+    def _add_gap(self, rows: list[MetricsRow], tallies: list[RowTally], score: Score, among: Sequence[str]) -> str:
+        """Add each row's gain over the best row of some models; return the name of that row."""
+        means = [i for i, row in enumerate(rows) if row["model"] in among and row["prediction"] != "one_draw"]
+        best = min(means, key=lambda i: rows[i]["rmse"])
+        for row, tally in zip(rows, tallies, strict=True):
+            own, reference = tally.scores["squared"], tallies[best].scores["squared"]
+            add_score(row, score, self.boot.ratio(self.compound, own, reference, lambda left: 1 - left))
+        return rows[best]["model"]
+
+    def _add_conditions(self, row: MetricsRow, tally: RowTally) -> None:
         """Add the scores of conditions: strong genes and discrimination."""
         if self.conditions is None:
             return
@@ -130,7 +142,7 @@ class Judge:
             if scored.any():
                 ones = np.ones(int(scored.sum()))
                 interval = self.boot.ratio(self.conditions.compound[scored], values[scored], ones, then)
-                self._add(row, "top50_rmse" if name == "top50_squared" else name, interval)
+                add_score(row, OF_CONDITIONS[name], interval)
 
     def _mean(self, values: np.ndarray, then: Callable[[np.ndarray], np.ndarray] = np.asarray) -> Interval | None:
         """Mean over the wells that have the score; None if none has."""
@@ -146,9 +158,3 @@ class Judge:
             return None
         mean, compound, cell = per_condition(values[rows], self.condition[rows], self.compound[rows], self.cell[rows])
         return self.boot.mean_of_ratios(compound, cell, mean, np.ones(len(mean)))
-
-    @staticmethod
-    def _add(row: dict[str, Any], name: str, interval: Interval | None) -> None:
-        row[name] = None if interval is None else interval.value
-        if interval is not None:
-            row[f"{name}_interval"] = interval.as_list()

@@ -14,7 +14,7 @@ from ldm_ray.data.dataset import PairedDataset
 from ldm_ray.data.wells import Wells
 from ldm_ray.errors import DataError
 from ldm_ray.evaluation.scores.predicted import PredictedWells
-from ldm_ray.models.condition import Condition
+from ldm_ray.models.condition import ConditionBatch
 from ldm_ray.models.generate import Samples, Sampling
 from ldm_ray.prediction.predictor import Predictor
 from ldm_ray.settings import EncoderSettings
@@ -87,30 +87,30 @@ class Model:
             for what, changed in self._ablations(wells, condition):
                 yield PredictedWells(self.name + what, *self._mean(wells, changed))
 
-    def condition(self, wells: Wells) -> Condition:
+    def condition(self, wells: Wells) -> ConditionBatch:
         """Gather the model's input for wells."""
         frame = wells.frame
-        return Condition(
+        return ConditionBatch(
             x_basal=self._tensor(self._inputs.basal[frame["basal_id"].to_numpy()]),
             compound=self._tensor(self._inputs.embeddings[self._places(frame["compound_id"].to_numpy())]),
             dose_um=self._tensor(frame["dose_um"].to_numpy(np.float32)),
             time_h=self._tensor(frame["time_h"].to_numpy(np.float32)),
         )
 
-    def sample(self, wells: Wells, condition: Condition, n_samples: int, n_draws: int = 0) -> Samples:
+    def sample(self, wells: Wells, condition: ConditionBatch, n_samples: int, n_draws: int = 0) -> Samples:
         """Sample wells, keyed by their profile ids."""
         base, keys = self.base(wells), self._tensor(wells.keys)
         how = Sampling(n_samples, self.predictor.sampler_choice(), self.seed, n_draws)
         return self.predictor.sampler.sample(condition, base, keys, how)
 
-    def _mean(self, wells: Wells, condition: Condition) -> tuple[str, np.ndarray]:
+    def _mean(self, wells: Wells, condition: ConditionBatch) -> tuple[str, np.ndarray]:
         if self.predictor.sampler.has_direct_mean:
             mean = self.predictor.sampler.direct_mean(condition, self.base(wells))
             return "mean_direct", mean.cpu().numpy()
         n_samples = self.n_samples[0]
         return f"mean_of_{n_samples}", self.sample(wells, condition, n_samples).mean.cpu().numpy()
 
-    def _ablations(self, wells: Wells, condition: Condition) -> Iterator[tuple[str, Condition]]:
+    def _ablations(self, wells: Wells, condition: ConditionBatch) -> Iterator[tuple[str, ConditionBatch]]:
         """Take one input away at a time: what the encoder then sees is 0, or another compound."""
         order = np.random.default_rng([self.seed, 6]).permutation(len(self._inputs.compounds))
         shuffled = self._inputs.embeddings[order[self._places(wells.frame["compound_id"].to_numpy())]]

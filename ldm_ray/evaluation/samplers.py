@@ -2,12 +2,13 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from ldm_ray.bundle.bundle import Bundle
+from ldm_ray.bundle.metadata import SamplerRow
 from ldm_ray.data.dataset import PairedDataset
 from ldm_ray.data.wells import load_wells
 from ldm_ray.diffusion.samplers import SamplerChoice
@@ -15,7 +16,7 @@ from ldm_ray.diffusion.subsets import Spacing
 from ldm_ray.errors import BundleError
 from ldm_ray.evaluation.predictions import Model, model_inputs
 from ldm_ray.evaluation.scores.metrics import pairwise
-from ldm_ray.models.condition import Condition
+from ldm_ray.models.condition import ConditionBatch
 from ldm_ray.models.generate import ProfileGenerator, Sampling
 
 STEPS = (4, 5, 6, 8, 10, 15, 25, 50)
@@ -149,15 +150,23 @@ def recommended(scores: Sequence[SamplerScore]) -> SamplerScore | None:
     return min(good, key=lambda score: (score.choice.steps, score.energy_ratio), default=None)
 
 
-def as_rows(scores: Sequence[SamplerScore]) -> list[dict[str, object]]:
+def as_rows(scores: Sequence[SamplerScore]) -> list[SamplerRow]:
     """Flat rows, for JSON and for the bundle."""
     return [
-        asdict(score.choice) | {k: round(v, 5) for k, v in asdict(score).items() if k != "choice"} for score in scores
+        {
+            **score.choice.fields(),
+            "profiles_per_s": round(score.profiles_per_s, 5),
+            "energy_ratio": round(score.energy_ratio, 5),
+            "mean_rmse_ratio": round(score.mean_rmse_ratio, 5),
+            "spread_ratio": round(score.spread_ratio, 5),
+            "coverage": round(score.coverage, 5),
+        }
+        for score in scores
     ]
 
 
 def profiles_per_s(
-    generator: ProfileGenerator, condition: Condition, choice: SamplerChoice, seconds: float = 0.1
+    generator: ProfileGenerator, condition: ConditionBatch, choice: SamplerChoice, seconds: float = 0.1
 ) -> float:
     """Measure how many conditions a second are sampled once each, all at once, encoding and decoding included."""
     n, device = len(condition.dose_um), condition.dose_um.device

@@ -88,7 +88,7 @@ class Scoring:
         return GeneMoments(int(self.groups.max()) + 1, self.reader.controls.shape[1])
 
 
-Runner = Callable[[Scoring, Callable[[int, int], None]], Iterator[Tally]]
+BlockRunner = Callable[[Scoring, Callable[[int, int], None]], Iterator[Tally]]
 """Scores all blocks and yields their tallies in order."""
 
 

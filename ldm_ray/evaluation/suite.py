@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -16,13 +15,14 @@ from ldm_ray.evaluation.baselines.fit import TRIVIAL, fit_baselines
 from ldm_ray.evaluation.baselines.truth import open_truth
 from ldm_ray.evaluation.judge import Judge
 from ldm_ray.evaluation.predictions import model_inputs
+from ldm_ray.evaluation.record import Metrics, MetricsRow, ModelDescription, ReplicateCeiling, Score, interval_of
 from ldm_ray.evaluation.scores.predicted import PredictedWells
-from ldm_ray.evaluation.scoring import Runner, Scoring, in_turn
+from ldm_ray.evaluation.scoring import BlockRunner, Scoring, in_turn
 from ldm_ray.evaluation.tally import Tally, merge
 from ldm_ray.keys import keys_of
 from ldm_ray.settings import EvaluateSettings, PertditSettings
 
-Progress = Callable[[str, int, int], None]
+OnStage = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Evaluation:
         correlations: Gene-gene correlation within cell line and time, of all wells, by row; first of all the truth's.
     """
 
-    metrics: dict[str, Any]
+    metrics: Metrics
     wells: Wells
     predictions: list[PredictedWells]
     correlations: list[np.ndarray]
@@ -47,8 +47,8 @@ def evaluate(
     bundles: Sequence[Bundle],
     settings: EvaluateSettings,
     seed: int,
-    on_progress: Progress = lambda what, done, total: None,
-    run: Runner = in_turn,
+    on_progress: OnStage = lambda what, done, total: None,
+    run: BlockRunner = in_turn,
 ) -> Evaluation:
     """Judge models beside baselines, ablations and ceilings; wells are read a block at a time.
 
@@ -79,7 +79,7 @@ def prepare_scoring(
     bundles: Sequence[Bundle],
     settings: EvaluateSettings,
     seed: int,
-    on_progress: Progress = lambda what, done, total: None,
+    on_progress: OnStage = lambda what, done, total: None,
 ) -> Scoring:
     """Look up the judged wells, draw the sample, and fit the baselines; arguments as `evaluate`."""
     reader = open_wells(dataset, settings.split, settings.max_profiles, seed)
@@ -126,7 +126,7 @@ def conclude(dataset: PairedDataset, scoring: Scoring, tally: Tally) -> Evaluati
     ceiling = judge.ceiling()
     add_normalised(rows, ceiling)
     index = scoring.reader.index
-    metrics = {
+    metrics: Metrics = {
         "dataset": dataset.url,
         "simulated": dataset.manifest["simulated"],
         "split": scoring.settings.split,
@@ -139,7 +139,7 @@ def conclude(dataset: PairedDataset, scoring: Scoring, tally: Tally) -> Evaluati
         "seed": scoring.seed,
         **best,
         "rows": rows,
-        "ceiling": ceiling | judge.distribution.real_against_real(),
+        "ceiling": {**ceiling, **judge.distribution.real_against_real()},
         "models": [describe_model(inputs.name, inputs.bundle) for inputs in scoring.models],
         "notes": judge.notes(dataset.cells),
     }
@@ -147,10 +147,10 @@ def conclude(dataset: PairedDataset, scoring: Scoring, tally: Tally) -> Evaluati
     return Evaluation(metrics, wells, [row.prediction() for row in tally.rows], correlations)
 
 
-def describe_model(name: str, bundle: Bundle) -> dict[str, Any]:
+def describe_model(name: str, bundle: Bundle) -> ModelDescription:
     """Say which model a row is: its kind, size, epochs and what it was trained on."""
     networks = [bundle.build_ldm(), bundle.build_vae()] if bundle.kind == "ldm" else [bundle.build_baseline()]
-    described = {
+    described: ModelDescription = {
         "name": name,
         "kind": bundle.kind,
         "n_parameters": sum(p.numel() for network in networks for p in network.parameters()),
@@ -165,23 +165,31 @@ def describe_model(name: str, bundle: Bundle) -> dict[str, Any]:
     return described
 
 
-def add_normalised(rows: list[dict[str, Any]], ceiling: dict[str, Any]) -> None:
+def add_normalised(rows: list[MetricsRow], ceiling: ReplicateCeiling) -> None:
     """Add (score - best trivial) / (ceiling - best trivial), the best trivial row being that of each score.
 
     None where the ceiling does not exceed that row beyond its interval.
 
     Source: docs/evaluation.md, `of ceiling`.
     """
-    limits = {"rmse": ceiling.get("rmse_floor"), "delta_pcc": ceiling.get("delta_pcc_ceiling")}
-    for key in ("rmse", "delta_pcc"):
-        limit = limits[key]
-        sign = -1.0 if key == "rmse" else 1.0
-        trivial = [row for row in rows if row["model"] in TRIVIAL and row.get(key) is not None]
-        best = max(trivial, key=lambda row: sign * row[key], default=None)
-        for row in rows:
-            row[f"{key}_normalised"] = None
-            if limit is None or best is None:
-                continue
-            beyond = max(sign * bound for bound in best[f"{key}_interval"])
-            if sign * limit > beyond:
-                row[f"{key}_normalised"] = (row[key] - best[key]) / (limit - best[key])
+    _normalise(rows, "rmse", "rmse_normalised", -1.0, ceiling.get("rmse_floor"))
+    _normalise(rows, "delta_pcc", "delta_pcc_normalised", 1.0, ceiling.get("delta_pcc_ceiling"))
+
+
+def _normalise(rows: list[MetricsRow], score: Score, normalised: Score, sign: float, limit: float | None) -> None:
+    """Add one normalised score; `sign` makes higher better."""
+    trivial = [
+        (value, interval)
+        for row in rows
+        if row["model"] in TRIVIAL
+        and (value := row.get(score)) is not None
+        and (interval := interval_of(row, score)) is not None
+    ]
+    best, bounds = max(trivial, key=lambda found: sign * found[0], default=(None, None))
+    for row in rows:
+        row[normalised] = None
+        own = row.get(score)
+        if limit is None or best is None or bounds is None or own is None:
+            continue
+        if sign * limit > max(sign * bound for bound in bounds):
+            row[normalised] = (own - best) / (limit - best)

@@ -11,7 +11,7 @@ from ldm_ray.settings import DenoiserSettings
 
 
 @dataclass(frozen=True)
-class Condition:
+class ConditionBatch:
     """What a prediction is asked for, one row a query.
 
     Attributes:
@@ -26,9 +26,9 @@ class Condition:
     dose_um: Tensor
     time_h: Tensor
 
-    def rows(self, index: slice | Tensor) -> "Condition":
+    def rows(self, index: slice | Tensor) -> "ConditionBatch":
         """Pick rows."""
-        return Condition(self.x_basal[index], self.compound[index], self.dose_um[index], self.time_h[index])
+        return ConditionBatch(self.x_basal[index], self.compound[index], self.dose_um[index], self.time_h[index])
 
 
 class ConditionEncoder(nn.Module):
@@ -78,7 +78,7 @@ class ConditionEncoder(nn.Module):
         self.basal_scale.copy_(scale)
 
     def forward(
-        self, condition: Condition, keys: Tensor | None = None, without_compound: Tensor | None = None
+        self, condition: ConditionBatch, keys: Tensor | None = None, without_compound: Tensor | None = None
     ) -> Tensor:
         """Encode.
 

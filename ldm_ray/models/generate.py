@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ldm_ray.diffusion.samplers import SamplerChoice, build_plan
-from ldm_ray.models.condition import Condition
+from ldm_ray.models.condition import ConditionBatch
 from ldm_ray.models.in_blocks import in_blocks, mean_and_var
 from ldm_ray.models.ldm import LatentDiffusion
 from ldm_ray.models.prepared import prepare
@@ -74,10 +74,10 @@ class ProfileSampler(Protocol):
     def has_direct_mean(self) -> bool:
         """Whether the mean can be had without sampling."""
 
-    def direct_mean(self, condition: Condition, base: Tensor) -> Tensor:
+    def direct_mean(self, condition: ConditionBatch, base: Tensor) -> Tensor:
         """Mean profile in one network pass, log2, (n, n_genes); see `ProfileGenerator.direct_mean`."""
 
-    def sample(self, condition: Condition, base: Tensor, keys: Tensor, how: Sampling) -> Samples:
+    def sample(self, condition: ConditionBatch, base: Tensor, keys: Tensor, how: Sampling) -> Samples:
         """Sample profiles; see `ProfileGenerator.sample`."""
 
 
@@ -131,7 +131,7 @@ class ProfileGenerator:
         return self.model.mean_head is not None or self.model.head in ("x0", "v")
 
     @torch.inference_mode()
-    def direct_mean(self, condition: Condition, base: Tensor) -> Tensor:
+    def direct_mean(self, condition: ConditionBatch, base: Tensor) -> Tensor:
         """Mean profile in one network pass, (n, n_genes): the regression head, or x0_hat at t = T from z_T = 0.
 
         Args:
@@ -148,7 +148,7 @@ class ProfileGenerator:
         return in_blocks(self.decode, self.rows, mean) + base
 
     @torch.inference_mode()
-    def sample(self, condition: Condition, base: Tensor, keys: Tensor, how: Sampling) -> Samples:
+    def sample(self, condition: ConditionBatch, base: Tensor, keys: Tensor, how: Sampling) -> Samples:
         """Sample profiles.
 
         Args:
@@ -173,7 +173,7 @@ class ProfileGenerator:
         return Samples(means, variances, draws, self.noise.total_var()[None])
 
     @torch.inference_mode()
-    def latent_profiles(self, condition: Condition, keys: Tensor, how: Sampling) -> Tensor:
+    def latent_profiles(self, condition: ConditionBatch, keys: Tensor, how: Sampling) -> Tensor:
         """Decoder's mean at each latent sample, without base and observation noise, (n, n_samples, n_genes)."""
         encoded = self.encode(condition)
         return torch.cat([self._profiles(encoded.rows(index), keys[index], how) for index in self._chunks(keys, how)])
@@ -217,7 +217,7 @@ class ProfileGenerator:
         return self.plans.lines(sampler, lambda: build_plan(self.model.diffusion.schedule, sampler))
 
     @torch.inference_mode()
-    def encode(self, condition: Condition) -> DenoiserTerms:
+    def encode(self, condition: ConditionBatch) -> DenoiserTerms:
         """Encode conditions, and where guidance asks for it once more without their compounds."""
         basal, compound = self.encode_basal(condition.x_basal), self.encode_compound(condition.compound)
         return self.encode_parts(basal, compound, condition)
@@ -233,7 +233,7 @@ class ProfileGenerator:
         return in_blocks(self.model.condition_encoder.encode_compound, self.rows, compound)
 
     @torch.inference_mode()
-    def encode_parts(self, basal: Tensor, compound: Tensor, condition: Condition) -> DenoiserTerms:
+    def encode_parts(self, basal: Tensor, compound: Tensor, condition: ConditionBatch) -> DenoiserTerms:
         """Go on from encoded controls and compounds, n rows each; of `condition` all but the control counts."""
         model, encoder, rows = self.model, self.model.condition_encoder, self.rows
         own = (condition.dose_um, condition.time_h)

@@ -8,7 +8,7 @@ from ldm_ray.diffusion.gaussian import GaussianDiffusion, ReverseStep
 from ldm_ray.diffusion.losses import Objective
 from ldm_ray.diffusion.schedule import build_schedule
 from ldm_ray.models.blocks import KeyedDropout
-from ldm_ray.models.condition import Condition, ConditionEncoder
+from ldm_ray.models.condition import ConditionBatch, ConditionEncoder
 from ldm_ray.models.denoiser import build_denoiser
 
 
@@ -70,7 +70,7 @@ class LatentDiffusion(nn.Module):
         output = self.denoiser(z_t, t, condition, keys)
         return self.diffusion.p_step(self.head, output, z_t, t)
 
-    def mean_latent(self, condition: Condition, encoded: Tensor, keys: Tensor | None = None) -> Tensor:
+    def mean_latent(self, condition: ConditionBatch, encoded: Tensor, keys: Tensor | None = None) -> Tensor:
         """Mean of the scaled latent that the regression head gives, (batch, latent_dim); 0 without one.
 
         Keys, (batch,), int64, decide dropout in training.

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ldm_ray.chem.embedding import CompoundEncoder
-from ldm_ray.models.condition import Condition
+from ldm_ray.models.condition import ConditionBatch
 from ldm_ray.models.generate import ProfileGenerator
 from ldm_ray.models.row_sampler import DenoiserTerms
 from ldm_ray.prediction.lru import Lru
@@ -46,7 +46,7 @@ class Encodings:
             [item.origin for item in prepared],
             lambda new: self._encode_controls(np.stack([basal[origin] for origin in new])),
         )
-        condition = Condition(
+        condition = ConditionBatch(
             x_basal=torch.zeros(0, device=device),
             compound=torch.stack([embedding for embedding, _ in compounds]),
             dose_um=self._tensor([item.query.dose_um for item in prepared]),

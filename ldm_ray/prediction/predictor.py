@@ -12,7 +12,7 @@ from ldm_ray.bundle.bundle import Bundle, load_bundle
 from ldm_ray.chem.embedding import build_encoder
 from ldm_ray.diffusion.samplers import SamplerChoice
 from ldm_ray.errors import BundleError, QueryError
-from ldm_ray.models.condition import Condition
+from ldm_ray.models.condition import ConditionBatch
 from ldm_ray.models.generate import ObservationNoise, ProfileGenerator, ProfileSampler, Samples, Sampling
 from ldm_ray.models.rivals.generate import PertditGenerator, PrnetGenerator
 from ldm_ray.models.rivals.prnet import Prnet
@@ -186,7 +186,7 @@ class Predictor:
         own = self.bundle.sampler_choice()
         return own if steps is None else replace(own, steps=steps)
 
-    def _condition(self, prepared: Sequence[PreparedQuery]) -> Condition:
+    def _condition(self, prepared: Sequence[PreparedQuery]) -> ConditionBatch:
         parents = [item.parent for item in prepared]
         unique = sorted(set(parents))
         vectors = self.encoder.encode(unique)
@@ -195,7 +195,7 @@ class Predictor:
         def tensor(values: object) -> Tensor:
             return torch.as_tensor(values, dtype=torch.float32, device=self.device)
 
-        return Condition(
+        return ConditionBatch(
             x_basal=tensor(np.stack([item.basal for item in prepared])),
             compound=tensor(vectors[[where[parent] for parent in parents]]),
             dose_um=tensor([item.query.dose_um for item in prepared]),

@@ -1,17 +1,34 @@
 """Predictions as response bodies: JSON or Arrow."""
 
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import orjson
 import pyarrow as pa
 
+from ldm_ray.diffusion.samplers import SamplerFields
 from ldm_ray.serving.backend import Answer
 from ldm_ray.serving.errors import RequestError
 from ldm_ray.serving.schemas import PredictRequest
 from ldm_ray.storage.store import list_column
 
 ARROW, JSON = "application/vnd.apache.arrow.stream", "application/json"
+
+
+class About(TypedDict):
+    """Which model answered, and how it sampled."""
+
+    model: str
+    bundle: str
+    n_samples: int
+    sampler: SamplerFields
+    seed: int
+
+
+class Head(About):
+    """What all predictions of an answer share."""
+
+    genes: list[str]
 
 
 def chosen_genes(request: PredictRequest, genes: list[str]) -> np.ndarray:
@@ -43,14 +60,14 @@ def as_json(answer: Answer, request: PredictRequest) -> bytes:
         }
         for number in range(len(answer.parents))
     ]
-    body = _head(answer, request) | {"predictions": rows}
+    body = {**_head(answer, request), "predictions": rows}
     return orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
 def as_arrow(answer: Answer, request: PredictRequest) -> bytes:
     """Write an answer as an Arrow IPC stream, one row a condition; what all rows share is in the metadata `answer`."""
     place = chosen_genes(request, answer.genes)
-    columns: dict[str, Any] = {"parent_smiles": answer.parents}
+    columns: dict[str, object] = {"parent_smiles": answer.parents}
     for name, values in _arrays(answer, request, place).items():
         flat = values.reshape(len(values), -1)
         columns[name] = list_column(np.ascontiguousarray(flat))
@@ -67,7 +84,7 @@ def _arrays(answer: Answer, request: PredictRequest, place: np.ndarray) -> dict[
     return {name: getattr(answer, name)[..., place] for name in names[request.wanted]}
 
 
-def _head(answer: Answer, request: PredictRequest) -> dict[str, Any]:
+def _head(answer: Answer, request: PredictRequest) -> Head:
     return {
         "model": answer.model,
         "bundle": answer.bundle,

@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 
 from ldm_ray import __version__
 from ldm_ray.chem.smiles import MAX_SMILES_LENGTH
+from ldm_ray.data.manifest import Gene
 from ldm_ray.serving import problems
 from ldm_ray.serving.answers import ARROW, JSON, as_arrow, as_json
 from ldm_ray.serving.backend import Backend
@@ -78,8 +79,13 @@ def create_app(backend: Callable[[], Backend], limits: ServeSettings) -> FastAPI
     async def cells(model: Model = None) -> list[CellLine]:
         return await backend().cells(model)
 
-    @app.get("/v1/genes", responses=ERRORS, summary="Genes of a profile, in their order")
-    async def genes(model: Model = None) -> list[dict[str, Any]]:
+    @app.get(
+        "/v1/genes",
+        response_model=list[dict[str, Any]],
+        responses=ERRORS,
+        summary="Genes of a profile, in their order",
+    )
+    async def genes(model: Model = None) -> list[Gene]:
         return await backend().genes(model)
 
     @app.get("/v1/compounds/{smiles:path}", responses=ERRORS, summary="A molecule as the model sees it")

@@ -1,10 +1,12 @@
 """Where answers come from: a model in this process, or (in `cluster/serve`) deployments on a cluster."""
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
+from ldm_ray.data.manifest import Gene
+from ldm_ray.diffusion.samplers import SamplerFields
 from ldm_ray.serving.schemas import CellLine, CompoundInfo, ModelInfo, PredictRequest
 
 
@@ -32,7 +34,7 @@ class Answer:
     bundle: str
     genes: list[str]
     n_samples: int
-    sampler: dict[str, Any]
+    sampler: SamplerFields
     parents: list[str]
     mean: np.ndarray
     std: np.ndarray
@@ -61,7 +63,7 @@ class Backend(Protocol):
     async def cells(self, model: str | None) -> list[CellLine]:
         """Cell lines that a model knows."""
 
-    async def genes(self, model: str | None) -> list[dict[str, Any]]:
+    async def genes(self, model: str | None) -> list[Gene]:
         """Genes of a model's profiles, in their order."""
 
     async def compound(self, smiles: str, model: str | None) -> CompoundInfo:

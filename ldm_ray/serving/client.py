@@ -10,13 +10,19 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict, cast
 
 import httpx
 import numpy as np
 import pyarrow as pa
 
 from ldm_ray.errors import LdmRayError
+
+if TYPE_CHECKING:  # a client needs neither torch nor pydantic
+    from ldm_ray.bundle.metadata import EncoderIdentity
+    from ldm_ray.data.manifest import Gene
+    from ldm_ray.diffusion.samplers import SamplerFields
+    from ldm_ray.serving.answers import About, Head
 
 ARROW = "application/vnd.apache.arrow.stream"
 AGAIN = frozenset({429, 502, 503, 504})
@@ -37,6 +43,36 @@ class ServerError(LdmRayError):
     ) -> None:
         super().__init__(message)
         self.status, self.errors, self.request_id = status, list(errors), request_id
+
+
+class ServedCell(TypedDict):
+    """A cell line that a condition may name, and the hours at which its control is known."""
+
+    cell: str
+    times_h: list[float]
+
+
+class ServedTraining(TypedDict):
+    """What a served model was trained on."""
+
+    n_profiles: int
+    simulated: bool
+    manifest_sha256: str
+
+
+class ServedInfo(TypedDict):
+    """What is served; doses and times are the smallest and largest of training."""
+
+    model: str
+    bundle: str
+    n_genes: int
+    n_samples: int
+    sampler: "SamplerFields"
+    encoder: "EncoderIdentity"
+    trained_on: ServedTraining
+    dose_um: list[float]
+    time_h: list[float]
+    ldm_ray_version: str
 
 
 @dataclass(frozen=True)
@@ -63,7 +99,7 @@ class Predicted:
     similarity: np.ndarray
     out_of_domain: np.ndarray
     notes: list[str]
-    about: dict[str, Any]
+    about: "About"
 
 
 class Client:
@@ -95,7 +131,7 @@ class Client:
 
     def predict(
         self,
-        conditions: Sequence[Mapping[str, Any]],
+        conditions: Sequence[Mapping[str, object]],
         *,
         n_samples: int | None = None,
         steps: int | None = None,
@@ -109,40 +145,44 @@ class Client:
         Raises:
             ServerError: If the server refuses, or cannot be reached.
         """
-        asked: dict[str, Any] = {"n_samples": n_samples, "steps": steps, "genes": genes and list(genes), "model": model}
+        asked: dict[str, object] = {
+            "n_samples": n_samples,
+            "steps": steps,
+            "genes": genes and list(genes),
+            "model": model,
+        }
         body = {key: value for key, value in asked.items() if value is not None}
         body |= {"conditions": [dict(condition) for condition in conditions], "seed": seed, "return": wanted}
         response = self._send("POST", "/v1/predict", json=body, headers={"Accept": ARROW})
         table = pa.ipc.open_stream(response.content).read_all()
-        head = json.loads(table.schema.metadata[b"answer"])
+        head: Head = json.loads(table.schema.metadata[b"answer"])
         arrays = {
             name: np.array(table[name].to_pylist(), dtype=np.float32) if name in table.column_names else None
             for name in ("mean", "std", "basal", "draws")
         }
-        symbols = head.pop("genes")
         draws = arrays["draws"]
         assert arrays["mean"] is not None
         return Predicted(
-            genes=symbols,
+            genes=head["genes"],
             mean=arrays["mean"],
             std=arrays["std"],
             basal=arrays["basal"],
-            draws=None if draws is None else draws.reshape(len(draws), -1, len(symbols)),
+            draws=None if draws is None else draws.reshape(len(draws), -1, len(head["genes"])),
             similarity=table["similarity"].to_numpy(),
             out_of_domain=table["out_of_domain"].to_numpy(zero_copy_only=False),
             notes=table["notes"].to_pylist(),
-            about=head,
+            about=cast("About", {name: value for name, value in head.items() if name != "genes"}),
         )
 
-    def model(self, model: str | None = None) -> dict[str, Any]:
+    def model(self, model: str | None = None) -> ServedInfo:
         """Describe what is served."""
-        return dict(self._get("/v1/model", model))
+        return cast(ServedInfo, self._get("/v1/model", model))
 
-    def cells(self, model: str | None = None) -> list[dict[str, Any]]:
+    def cells(self, model: str | None = None) -> list[ServedCell]:
         """Cell lines that a condition may name."""
         return list(self._get("/v1/cells", model))
 
-    def genes(self, model: str | None = None) -> list[dict[str, Any]]:
+    def genes(self, model: str | None = None) -> "list[Gene]":
         """Genes of a profile, in their order."""
         return list(self._get("/v1/genes", model))
 

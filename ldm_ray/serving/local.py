@@ -1,8 +1,8 @@
 """Models of this process behind the API, without Ray: for tests, and where one process is enough."""
 
 from collections.abc import Mapping
-from typing import Any
 
+from ldm_ray.data.manifest import Gene
 from ldm_ray.serving.backend import Answer
 from ldm_ray.serving.errors import RequestError
 from ldm_ray.serving.schemas import CellLine, CompoundInfo, ModelInfo, PredictRequest
@@ -31,7 +31,7 @@ class LocalBackend:
         """Cell lines that a model knows."""
         return self._named(model).cells()
 
-    async def genes(self, model: str | None) -> list[dict[str, Any]]:
+    async def genes(self, model: str | None) -> list[Gene]:
         """Genes of a model."""
         return self._named(model).genes
 

@@ -2,8 +2,6 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from typing import Any
 
 import numpy as np
 import torch
@@ -11,6 +9,7 @@ import torch
 from ldm_ray.bundle.bundle import Bundle, checksum, load_bundle
 from ldm_ray.chem.drawing import MAX_DRAWN_ATOMS, draw_svg
 from ldm_ray.chem.smiles import NO_MOLECULE, parse_compound
+from ldm_ray.data.manifest import Gene
 from ldm_ray.errors import QueryError
 from ldm_ray.prediction.predictor import Predictor
 from ldm_ray.prediction.queries import PreparedQuery, Query
@@ -35,7 +34,7 @@ class ServedModel:
         self.name, self.bundle_id = name, checksum(bundle.metadata)
         self.predictor = Predictor(bundle, device)
         self.engine = SamplerEngine(self.predictor, max_waiting)
-        self.genes: list[dict[str, Any]] = bundle.metadata["genes"]
+        self.genes: list[Gene] = bundle.metadata["genes"]
 
     @staticmethod
     def load(name: str, url: str, max_waiting: int, storage_options: StorageOptions | None = None) -> "ServedModel":
@@ -73,7 +72,7 @@ class ServedModel:
             bundle=self.bundle_id,
             genes=list(predictions.genes),
             n_samples=how.n_samples,
-            sampler=asdict(how.sampler),
+            sampler=how.sampler.fields(),
             parents=[item.parent for item in prepared],
             mean=predictions.mean,
             std=predictions.std,
@@ -87,15 +86,19 @@ class ServedModel:
     def model(self) -> ModelInfo:
         """Describe the model."""
         predictor, domain = self.predictor, self.predictor.reader.domain
-        metadata = predictor.bundle.metadata
+        metadata, trained = predictor.bundle.metadata, predictor.bundle.metadata["trained_on"]
         return ModelInfo(
             model=self.name,
             bundle=self.bundle_id,
             n_genes=predictor.bundle.n_genes,
             n_samples=predictor.bundle.config.predict.n_samples,
-            sampler=asdict(predictor.sampler_choice()),
-            encoder=metadata["encoder"],
-            trained_on={key: metadata["trained_on"][key] for key in ("n_profiles", "simulated", "manifest_sha256")},
+            sampler=dict(predictor.sampler_choice().fields()),
+            encoder=dict(metadata["encoder"]),
+            trained_on={
+                "n_profiles": trained["n_profiles"],
+                "simulated": trained["simulated"],
+                "manifest_sha256": trained["manifest_sha256"],
+            },
             dose_um=list(domain.dose_um),
             time_h=list(domain.time_h),
             ldm_ray_version=metadata.get("ldm_ray_version", ""),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from ldm_ray.errors import SettingsError
-from ldm_ray.tracking.record import RunRecord, Status, flat
+from ldm_ray.tracking.record import RunRecord, RunStatus, flat
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -84,7 +84,7 @@ class MlflowTracker:
         at_ms = int(time.time() * 1000)
         self._client().log_batch(self._run_id, [Metric(name, value, at_ms, epoch) for name, value in metrics.items()])
 
-    def finish(self, status: Status) -> None:
+    def finish(self, status: RunStatus) -> None:
         """Set MLflow's status; what a failure was stands in the tag `status`."""
         if self._run_id:
             client = self._client()

@@ -17,7 +17,7 @@ from ldm_ray.storage.store import Store
 from ldm_ray.tracking.revision import source_revision
 
 FORMAT_VERSION = 1
-Status = Literal["running", "finished", "failed", "diverged", "stopped"]
+RunStatus = Literal["running", "finished", "failed", "diverged", "stopped"]
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class RunRecord:
     name: str
     kind: str
     folder: str
-    status: Status
+    status: RunStatus
     started: str
     dataset: str
     dataset_sha256: str
@@ -153,15 +153,15 @@ def runs_table(root: Store) -> list[RunRecord]:
     return sorted(runs, key=lambda run: run.started, reverse=True)
 
 
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat(values: Mapping[str, object], prefix: str = "") -> dict[str, object]:
     """Return nested settings by dotted key."""
-    result: dict[str, Any] = {}
+    result: dict[str, object] = {}
     for key, value in values.items():
         result |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
     return result
 
 
-def changed_settings(run: RunRecord) -> dict[str, Any]:
+def changed_settings(run: RunRecord) -> dict[str, object]:
     """Return a run's settings that are not its preset's, by dotted key."""
     usual = flat(config_from_dict(PRESETS.get(run.settings["preset"], {})).model_dump(mode="json"))
     return {key: value for key, value in flat(run.settings).items() if usual.get(key) != value}

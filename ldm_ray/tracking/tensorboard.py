@@ -10,7 +10,7 @@ import yaml
 
 from ldm_ray.layout import TENSORBOARD
 from ldm_ray.storage.store import Store
-from ldm_ray.tracking.record import RunRecord, Status
+from ldm_ray.tracking.record import RunRecord, RunStatus
 
 
 class TensorBoardTracker:
@@ -43,7 +43,7 @@ class TensorBoardTracker:
             events.write_event(Event(wall_time=time.time(), step=epoch, summary=scalar(name, value)))
         self._copy()
 
-    def finish(self, status: Status) -> None:
+    def finish(self, status: RunStatus) -> None:
         """Remove the local file; its copy is complete."""
         if self._folder is not None:
             self._events.close()

@@ -8,7 +8,7 @@ from typing import Protocol
 from ldm_ray.settings import TrackSettings
 from ldm_ray.storage.store import Store
 from ldm_ray.tracking.mlflow import MlflowTracker, check_mlflow
-from ldm_ray.tracking.record import RunRecord, Status
+from ldm_ray.tracking.record import RunRecord, RunStatus
 from ldm_ray.tracking.tensorboard import TensorBoardTracker
 from ldm_ray.tracking.wandb import WandbTracker, check_wandb
 
@@ -29,7 +29,7 @@ class Tracker(Protocol):
     def log(self, epoch: int, metrics: Mapping[str, float]) -> None:
         """Take the metrics of an epoch, counted from 1."""
 
-    def finish(self, status: Status) -> None:
+    def finish(self, status: RunStatus) -> None:
         """Say how the run ended; may be called in both processes."""
 
 
@@ -54,7 +54,7 @@ class Guarded:
         self._waiting.append((epoch, metrics))
         self._attempt(self._send)
 
-    def finish(self, status: Status) -> None:
+    def finish(self, status: RunStatus) -> None:
         """Pass on what waits, and how the run ended."""
         self._again_at = 0.0
         self._attempt(self._send)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from ldm_ray.errors import SettingsError
-from ldm_ray.tracking.record import RunRecord, Status, flat
+from ldm_ray.tracking.record import RunRecord, RunStatus, flat
 
 
 def check_wandb() -> None:
@@ -50,7 +50,7 @@ class WandbTracker:
         """Write the metrics at step `epoch`."""
         self._opened().log(dict(metrics), step=epoch)
 
-    def finish(self, status: Status) -> None:
+    def finish(self, status: RunStatus) -> None:
         """End the run; the driver's side has nothing to add to one that finished, or that cannot be reached."""
         if self._open is None and (status == "finished" or self._mode == "offline"):
             return

@@ -2,7 +2,6 @@
 
 import hashlib
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,6 +10,7 @@ import torch
 
 from ldm_ray.bundle.bundle import Bundle
 from ldm_ray.data.dataset import PairedDataset
+from ldm_ray.data.manifest import WellFile
 from ldm_ray.data.parts import write_wells
 from ldm_ray.data.slices import ID_COLUMNS, WellFiles, read_slices
 from ldm_ray.models.vae import Vae
@@ -61,7 +61,7 @@ class FileEncoder:
         columns = [*ID_COLUMNS, "split", "expression"]
         tables = [self._encoded(table, vae, device) for table in read_slices(self.profiles, slices, columns)]
         name = f"{self.folder}/part-{number:05d}"
-        record: dict[str, Any] = {"path": f"{name}.parquet", "rows": 0, "groups": []}
+        record: WellFile = {"path": f"{name}.parquet", "rows": 0, "groups": []}
         if tables:
             record = write_wells(self.store, f"{name}.parquet", pa.concat_tables(tables))
         self.store.write_json(f"{name}.json", record)

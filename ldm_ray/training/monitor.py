@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ldm_ray.data.wells import Wells
 from ldm_ray.diffusion.samplers import SamplerChoice
-from ldm_ray.models.condition import Condition
+from ldm_ray.models.condition import ConditionBatch
 from ldm_ray.models.generate import ObservationNoise, ProfileGenerator, Sampling
 from ldm_ray.models.ldm import LatentDiffusion
 from ldm_ray.models.vae import Vae
@@ -90,7 +90,7 @@ class MeanMonitor:
         none = torch.zeros(tables.basal.shape[1], device=tables.basal.device)
         generator = ProfileGenerator(model, vae, ObservationNoise(none[:, None], none), self._guidance)
         wells = self._wells if generator.has_direct_mean else self._few
-        condition = Condition(
+        condition = ConditionBatch(
             tables.basal_input[wells.basal], tables.embeddings[wells.compound], wells.dose_um, wells.time_h
         )
         base = tables.base[wells.basal]

@@ -6,7 +6,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from ldm_ray.models.condition import Condition
+from ldm_ray.models.condition import ConditionBatch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,9 +77,9 @@ class Tables:
     base: Tensor
 
 
-def condition_of(rows: Rows, tables: Tables) -> Condition:
+def condition_of(rows: Rows, tables: Tables) -> ConditionBatch:
     """Gather the condition of rows, from the tables on the device."""
-    return Condition(
+    return ConditionBatch(
         x_basal=tables.basal_input[rows.basal],
         compound=tables.embeddings[rows.compound],
         dose_um=rows.dose_um,

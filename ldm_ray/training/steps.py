@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ldm_ray.config import Config
-from ldm_ray.models.condition import Condition
+from ldm_ray.models.condition import ConditionBatch
 from ldm_ray.models.ldm import LatentDiffusion
 from ldm_ray.models.vae import Vae, reparameterise, vae_loss
 from ldm_ray.noise import keep_mask, mix, standard_normal
@@ -40,7 +40,7 @@ class DiffusionBatch:
     """Scaled latents (batch, latent_dim), their conditions, and keys (batch,)."""
 
     z_0: Tensor
-    condition: Condition
+    condition: ConditionBatch
     keys: Tensor
 
 

@@ -12,7 +12,7 @@ from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 
 from ldm_ray.errors import DataError
 from ldm_ray.tuning.study import study_of
-from ldm_ray.tuning.trials import Objective, Search, Trial, Value
+from ldm_ray.tuning.trials import Search, SearchObjective, Trial, Value
 
 FEWEST_TRIALS = 6
 """Of fewer, a forest of trees says nothing."""
@@ -34,12 +34,12 @@ class Importance(NamedTuple):
     spread: float
 
 
-def sign_of(objective: Objective) -> float:
+def sign_of(objective: SearchObjective) -> float:
     """Return the factor that makes lower better."""
     return 1.0 if objective.direction == "minimize" else -1.0
 
 
-def value_of(search: Search, trial: Trial, objective: Objective) -> float | None:
+def value_of(search: Search, trial: Trial, objective: SearchObjective) -> float | None:
     """Return a trial's metric at its best epoch; of the first objective, else the best of its curve."""
     if objective.name in trial.metrics or objective != search.objectives[0] or not trial.curve:
         return trial.metrics.get(objective.name)
@@ -162,7 +162,7 @@ def _on_even_scales(search: Search, won: Mapping[int, float]) -> Search:
     """Return a search of complete trials whose value is their wins, over settings that are searched evenly."""
     trials = [trial for trial in search.trials if trial.number in won]
     keys = [key for key, d in search.space.items() if not d.single() and all(key in trial.params for trial in trials)]
-    objective = Objective("wins", "maximize", "wins")
+    objective = SearchObjective("wins", "maximize", "wins")
     judged = [
         Trial(t.number, "complete", {k: _even(search.space[k], t.params[k]) for k in keys}, {"wins": won[t.number]})
         for t in trials

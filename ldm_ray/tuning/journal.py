@@ -14,7 +14,7 @@ from optuna.storages.journal import BaseJournalBackend
 from ldm_ray.errors import DataError
 from ldm_ray.layout import DRIVER, JOURNAL
 from ldm_ray.storage.store import Store
-from ldm_ray.tuning.trials import Objective
+from ldm_ray.tuning.trials import SearchObjective
 
 FILE = re.compile(r"\d{6}\.json")
 LOGS_A_FILE = 200
@@ -90,7 +90,7 @@ def open_storage(store: Store, *, driver: bool = False) -> JournalStorage:
     return JournalStorage(StoreJournal(store, driver=driver))
 
 
-def open_study(storage: JournalStorage, objectives: tuple[Objective, ...]) -> optuna.Study:
+def open_study(storage: JournalStorage, objectives: tuple[SearchObjective, ...]) -> optuna.Study:
     """Load the study of a search, or create it."""
     if is_begun(storage):  # to create it anew would write to the journal before Optuna finds that it is there
         return optuna.load_study(storage=storage, study_name=STUDY)

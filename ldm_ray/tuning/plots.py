@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import combinations
-from typing import Any
+from typing import NotRequired, TypedDict
 
 import numpy as np
 from matplotlib.artist import Artist
@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from ldm_ray.pages.picture import ACCENT, INK
 from ldm_ray.tuning.analysis import Importance, best_trial, pareto_front, sign_of, value_of
-from ldm_ray.tuning.trials import Objective, Search, Trial
+from ldm_ray.tuning.trials import Search, SearchObjective, Trial
 
 PALE = "#9db4d0"
 GREY = "0.55"
@@ -21,12 +21,33 @@ FAR = 5.0
 SIDES = [(8, 6), (-8, 6), (8, -6), (-8, -6), (0, 9), (0, -9), (11, 0), (-11, 0)]
 """Where a number may stand beside its point, in points (1/72 inch)."""
 FRONT = "complete, on the front"
-MARKERS: dict[str, dict[str, Any]] = {
+
+
+class MarkerLook(TypedDict):
+    """How trials of one state are marked."""
+
+    marker: str
+    color: str
+    markersize: float
+    fillstyle: NotRequired[str]
+
+
+class CurveLook(TypedDict):
+    """How curves of one state are drawn."""
+
+    color: str
+    linewidth: float
+    marker: NotRequired[str]
+    markersize: NotRequired[float]
+    linestyle: NotRequired[str]
+
+
+MARKERS: dict[str, MarkerLook] = {
     "complete": {"marker": "o", "color": INK, "markersize": 5},
     "stopped": {"marker": "v", "color": PALE, "markersize": 5},
     "running": {"marker": "o", "color": INK, "markersize": 5, "fillstyle": "none"},
 }
-CURVES: dict[str, dict[str, Any]] = {
+CURVES: dict[str, CurveLook] = {
     "stopped": {"color": PALE, "linewidth": 0.9, "marker": "v", "markersize": 4},
     "failed": {"color": ACCENT, "linewidth": 0.8, "marker": "x", "markersize": 5, "linestyle": "--"},
     "running": {"color": INK, "linewidth": 0.8, "marker": ">", "markersize": 4},
@@ -132,17 +153,17 @@ def values_of(search: Search, state: str) -> list[tuple[int, float]]:
     return [(number, value) for number, value in values if value is not None]
 
 
-def better(objective: Objective) -> str:
+def better(objective: SearchObjective) -> str:
     """Label an axis with an objective and with which way is better."""
     return f"{objective.title}\n({'lower' if sign_of(objective) > 0 else 'higher'} is better)"
 
 
-def mark_failed(axes: Axes, objective: Objective, places: Sequence[float]) -> None:
+def mark_failed(axes: Axes, objective: SearchObjective, places: Sequence[float]) -> None:
     """Put a cross for every failed trial at the worse edge, where its value would be if it had one."""
     if places:
         edge = [0.97 if sign_of(objective) > 0 else 0.03] * len(places)
-        look: dict[str, Any] = {"color": ACCENT, "markersize": 5, "label": f"failed ({len(places)})"}
-        axes.plot(places, edge, "x", transform=axes.get_xaxis_transform(), **look)
+        label, across = f"failed ({len(places)})", axes.get_xaxis_transform()
+        axes.plot(places, edge, "x", transform=across, color=ACCENT, markersize=5, label=label)
 
 
 def finish(figure: Figure) -> Figure:
@@ -152,12 +173,12 @@ def finish(figure: Figure) -> Figure:
         axes.spines[["top", "right"]].set_visible(False)
         labelled |= {label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     if labelled:
-        look: dict[str, Any] = {"ncols": 6, "frameon": False, "fontsize": 8}
-        figure.legend(list(labelled.values()), list(labelled), loc="outside upper center", **look)
+        handles, names = list(labelled.values()), list(labelled)
+        figure.legend(handles, names, loc="outside upper center", ncols=6, frameon=False, fontsize=8)
     return figure
 
 
-def cut_far(axes: Axes, values: Sequence[float], objective: Objective) -> None:
+def cut_far(axes: Axes, values: Sequence[float], objective: SearchObjective) -> None:
     """Keep far values from hiding the rest; the axis says so."""
     factor = sign_of(objective)
     losses = factor * np.array(values)
@@ -172,7 +193,7 @@ def cut_far(axes: Axes, values: Sequence[float], objective: Objective) -> None:
         axes.set_title(f"axis cut: {n_far} value{'s' if n_far > 1 else ''} beyond {ends[1]:.3g}", fontsize=8)
 
 
-def _zoom(axes: Axes, trials: Sequence[Trial], objective: Objective) -> None:
+def _zoom(axes: Axes, trials: Sequence[Trial], objective: SearchObjective) -> None:
     """Show where complete trials end, from the best value of any epoch to the worst last one."""
     factor = sign_of(objective)
     if trials:
@@ -193,5 +214,6 @@ def _number(axes: Axes, points: Sequence[tuple[int, float, float]], dpi: float) 
         room = [min((float(np.hypot(*(at + offset - other))) for other in others), default=0.0) for offset in offsets]
         chosen = int(np.argmax(room))
         taken.append(at + offsets[chosen])
-        look: dict[str, Any] = {"fontsize": 8, "ha": "center", "va": "center"}
-        axes.annotate(str(number), (x, y), SIDES[chosen], textcoords="offset points", **look)
+        axes.annotate(
+            str(number), (x, y), SIDES[chosen], textcoords="offset points", fontsize=8, ha="center", va="center"
+        )

@@ -3,7 +3,6 @@
 import math
 import re
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -44,10 +43,9 @@ def parallel_coordinates(search: Search, keys: Sequence[str]) -> Figure:
     for trial in sorted(search.complete, key=lambda t: -sign_of(objective) * t.metrics[objective.name]):
         accent = trial.number == best.number
         color = ACCENT if accent else colors.to_rgba(np.array([trial.metrics[objective.name]]))[0]
-        look: dict[str, Any] = {"linewidth": 2.4, "zorder": 4} if accent else {"linewidth": 1.3, "zorder": 3}
-        axes.plot(
-            *_line(search, trial, keys), color=color, label=f"best (trial {best.number})" if accent else "", **look
-        )
+        width, above = (2.4, 4) if accent else (1.3, 3)
+        label = f"best (trial {best.number})" if accent else ""
+        axes.plot(*_line(search, trial, keys), color=color, label=label, linewidth=width, zorder=above)
     for place, key in enumerate(keys):
         _draw_axis(axes, place, search.space[key])
     axes.set_xticks(range(len(keys)), [wrapped(key, max(10, 120 // len(keys))) for key in keys], fontsize=8)

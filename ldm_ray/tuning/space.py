@@ -8,16 +8,16 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from ldm_ray.config import Config, config_from_dict, merged, nested, setting_keys
 from ldm_ray.errors import SettingsError
 from ldm_ray.settings import Choice, Range
-from ldm_ray.tuning.trials import Objective, Value
+from ldm_ray.tuning.trials import SearchObjective, Value
 
 SEARCHABLE = ("target", "vae", "schedule", "denoiser", "train_vae", "train_ldm", "predict.steps", "predict.guidance")
 OF_THE_AUTOENCODER = ("target", "vae.", "train_vae.")
 OBJECTIVES = {
-    "nll": Objective("vlb", "minimize", "bound on -log p(z_0), nats a latent dimension"),
-    "mse": Objective("mse", "minimize", "squared error of the mean, log2 squared"),
-    "delta_pcc": Objective("delta_pcc", "maximize", "delta correlation"),
-    "energy_distance": Objective("energy_distance", "minimize", "energy distance of draws"),
-    "sampling_cost": Objective("sampling_cost", "minimize", "million multiply-adds a draw"),
+    "nll": SearchObjective("vlb", "minimize", "bound on -log p(z_0), nats a latent dimension"),
+    "mse": SearchObjective("mse", "minimize", "squared error of the mean, log2 squared"),
+    "delta_pcc": SearchObjective("delta_pcc", "maximize", "delta correlation"),
+    "energy_distance": SearchObjective("energy_distance", "minimize", "energy distance of draws"),
+    "sampling_cost": SearchObjective("sampling_cost", "minimize", "million multiply-adds a draw"),
 }
 KNOWN_AT_THE_END = ("energy_distance", "sampling_cost")
 
@@ -45,7 +45,7 @@ def distributions(config: Config) -> dict[str, BaseDistribution]:
     return {key: _distribution(key, entry) for key, entry in space.items()}
 
 
-def objectives(config: Config) -> tuple[Objective, ...]:
+def objectives(config: Config) -> tuple[SearchObjective, ...]:
     """Return what is searched for.
 
     Raises:

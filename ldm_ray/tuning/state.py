@@ -1,7 +1,7 @@
 """A search as its folder holds it."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import TypedDict, cast
 
 from optuna.trial import FrozenTrial, TrialState
 
@@ -12,9 +12,9 @@ from ldm_ray.storage.filesystem import StorageOptions
 from ldm_ray.storage.store import Store
 from ldm_ray.tuning.journal import is_begun, open_storage, open_study
 from ldm_ray.tuning.space import distributions, objectives
-from ldm_ray.tuning.trials import Search, State, Trial
+from ldm_ray.tuning.trials import Search, Trial, TrialStatus
 
-STATES: dict[TrialState, State] = {
+STATES: dict[TrialState, TrialStatus] = {
     TrialState.COMPLETE: "complete",
     TrialState.PRUNED: "stopped",
     TrialState.FAIL: "failed",
@@ -23,15 +23,23 @@ STATES: dict[TrialState, State] = {
 }
 
 
+class SearchRecord(TypedDict):
+    """What `search.json` holds: URLs of data and autoencoder (empty if searched), and the settings as JSON."""
+
+    data: str
+    vae: str
+    settings: dict[str, object]
+
+
 def begin_search(store: Store, data: str, vae: str, config: Config) -> None:
     """Write down what is searched, or check that what is there is the same; more trials may be asked for.
 
     Raises:
         DataError: If the folder holds another search.
     """
-    wanted = {"data": data, "vae": vae, "settings": config.model_dump(mode="json")}
+    wanted: SearchRecord = {"data": data, "vae": vae, "settings": config.model_dump(mode="json")}
     if store.exists(SEARCH):
-        there = store.read_json(SEARCH)
+        there = cast(SearchRecord, store.read_json(SEARCH))
         if _comparable(there) != _comparable(wanted):
             raise DataError(f"{store.url} holds a search with other settings or data; take another --out")
     store.write_json(SEARCH, wanted)
@@ -45,7 +53,7 @@ def read_record(store: Store) -> tuple[str, str, Config]:
     """
     if not store.exists(SEARCH):
         raise DataError(f"{store.url} holds no search (no {SEARCH})")
-    record = store.read_json(SEARCH)
+    record = cast(SearchRecord, store.read_json(SEARCH))
     return record["data"], record["vae"], config_from_dict(record["settings"])
 
 
@@ -89,9 +97,9 @@ def trial_of(frozen: FrozenTrial) -> Trial:
     )
 
 
-def _comparable(record: Mapping[str, Any]) -> Mapping[str, Any]:
+def _comparable(record: SearchRecord) -> tuple[str, str, dict[str, object]]:
     """Return what must not change while a search goes on."""
     config = config_from_dict(record["settings"])  # settings that a release has added have their defaults
     free = {"trials", "concurrent", "gpus_per_trial", "silence_s"}
     settings = deciding(config) | {"tune": config.tune.model_dump(mode="json", exclude=free)}
-    return {"data": record["data"], "vae": record["vae"], "settings": settings}
+    return record["data"], record["vae"], settings

@@ -7,11 +7,11 @@ from typing import Literal
 from optuna.distributions import BaseDistribution
 
 Value = float | int | str | bool
-State = Literal["complete", "stopped", "failed", "running"]
+TrialStatus = Literal["complete", "stopped", "failed", "running"]
 
 
 @dataclass(frozen=True)
-class Objective:
+class SearchObjective:
     """A metric that is searched for.
 
     Attributes:
@@ -40,7 +40,7 @@ class Trial:
     """
 
     number: int
-    state: State
+    state: TrialStatus
     params: Mapping[str, Value]
     metrics: Mapping[str, float] = field(default_factory=dict)
     curve: tuple[tuple[int, float], ...] = ()
@@ -63,7 +63,7 @@ class Search:
     """
 
     name: str
-    objectives: tuple[Objective, ...]
+    objectives: tuple[SearchObjective, ...]
     space: Mapping[str, BaseDistribution]
     trials: Sequence[Trial]
     wanted: int

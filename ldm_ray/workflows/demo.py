@@ -4,18 +4,18 @@ import shutil
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 from ldm_ray.config import Config
 from ldm_ray.console import say
 from ldm_ray.data.dataset import PairedDataset
+from ldm_ray.evaluation.record import Metrics, read_metrics
 from ldm_ray.evaluation.report.terminal import show_scores
-from ldm_ray.layout import LDM, METRICS, PAGE, REPORT
+from ldm_ray.layout import LDM, PAGE, REPORT
 from ldm_ray.prediction.predictor import Predictor
 from ldm_ray.workflows.pipeline import Pipeline
 
 
-def run_demo(out: Path, config: Config, *, overwrite: bool = False) -> dict[str, Any]:
+def run_demo(out: Path, config: Config, *, overwrite: bool = False) -> Metrics:
     """Simulate, prepare, embed, train, evaluate and predict; steps that are done already are not repeated.
 
     Args:
@@ -29,7 +29,7 @@ def run_demo(out: Path, config: Config, *, overwrite: bool = False) -> dict[str,
     started = time.monotonic()
     pipeline = Pipeline(str(out), config)
     pipeline.run(overwrite=overwrite)
-    metrics = pipeline.store.read_json(f"{REPORT}/{METRICS}")
+    metrics = read_metrics(pipeline.store, REPORT)
     show_scores(metrics)
     say("\nreport and pictures:")
     for name in [PAGE, *(name for name in pipeline.store.names(REPORT) if name.endswith(".png"))]:

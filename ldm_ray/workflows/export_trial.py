@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ldm_ray.bundle.bundle import Bundle, bundle_exists, load_bundle, save_bundle
+from ldm_ray.bundle.metadata import TrialOrigin
 from ldm_ray.cluster.train.run import Run, ensure_bundle
 from ldm_ray.cluster.tune.trial import trial_folder
 from ldm_ray.config import Config
@@ -51,7 +52,12 @@ def export_trial(
     loaded, store = load_search(search, storage_options), Store(search, storage_options)
     data, _, config = read_record(store)
     trial = best_trial(loaded) if number is None else _trial(loaded.trials, number)
-    origin = {"search": store.url, "trial": trial.number, "params": dict(trial.params), "metrics": dict(trial.metrics)}
+    origin: TrialOrigin = {
+        "search": store.url,
+        "trial": trial.number,
+        "params": dict(trial.params),
+        "metrics": dict(trial.metrics),
+    }
     if not seeds:
         if bundle_exists(out, storage_options) and not overwrite:
             raise BundleError(f"{out} already holds a bundle; --overwrite replaces it")
@@ -79,9 +85,7 @@ def _trial(trials: Sequence[Trial], number: int) -> Trial:
     raise DataError(f"--trial must be one that ran to its end ({complete or 'there is none'}); got {number}")
 
 
-def _trained(
-    data: str, out: str, config: Config, origin: dict[str, object], *, overwrite: bool, on_status: OnStatus
-) -> str:
+def _trained(data: str, out: str, config: Config, origin: TrialOrigin, *, overwrite: bool, on_status: OnStatus) -> str:
     """Train autoencoder and diffusion model with the config's seed, going on with what is there."""
     options, dataset = config.storage_options, open_dataset(data, config.storage_options)
     vae = f"{out}-vae"
@@ -100,5 +104,5 @@ def _trained(
     return out
 
 
-def _save(bundle: Bundle, out: str, origin: dict[str, object], storage_options: StorageOptions) -> None:
+def _save(bundle: Bundle, out: str, origin: TrialOrigin, storage_options: StorageOptions) -> None:
     save_bundle(replace(bundle, metadata=bundle.metadata | {"search": origin}), out, storage_options)

@@ -3,13 +3,41 @@
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Literal, NotRequired, TypedDict, Unpack, cast
 
 from ldm_ray.errors import LdmRayError
 from ldm_ray.layout import PIPELINE
 from ldm_ray.storage.store import Store
 
-State = Literal["waiting", "running", "done", "failed", "interrupted"]
+StepState = Literal["waiting", "running", "done", "failed", "interrupted"]
+
+
+class StepRecord(TypedDict):
+    """One step.
+
+    Attributes:
+        name: Of the step.
+        state: As the step itself last said; a kill leaves it `running`.
+        seconds: All attempts that could say how long they took.
+        out: URL of what it makes.
+        started: Of its last attempt, seconds since 1970.
+        error: One line, of a failed step.
+    """
+
+    name: str
+    state: StepState
+    seconds: float
+    out: str
+    started: NotRequired[float]
+    error: NotRequired[str]
+
+
+class StepChange(TypedDict, total=False):
+    """What may change with a step's state."""
+
+    started: float
+    seconds: float
+    error: str
 
 
 class PipelineState:
@@ -24,14 +52,14 @@ class PipelineState:
 
     def __init__(self, store: Store, steps: Sequence[tuple[str, str]]) -> None:
         self._store = store
-        before = {step["name"]: step for step in read_steps(store)}
-        self._steps = {
-            name: {"name": name, "state": "waiting", "seconds": before.get(name, {}).get("seconds", 0.0), "out": out}
+        seconds = {step["name"]: step.get("seconds", 0.0) for step in read_steps(store)}
+        self._steps: dict[str, StepRecord] = {
+            name: {"name": name, "state": "waiting", "seconds": seconds.get(name, 0.0), "out": out}
             for name, out in steps
         }
 
     @property
-    def steps(self) -> list[dict[str, Any]]:
+    def steps(self) -> list[StepRecord]:
         """What the file holds."""
         return list(self._steps.values())
 
@@ -43,7 +71,7 @@ class PipelineState:
     def running(self, name: str) -> Iterator[None]:
         """Note that a step runs, and how it ends; its seconds are those of all attempts that could say so."""
         self._set(name, "running", started=time.time())
-        began, before = time.monotonic(), float(self._steps[name]["seconds"])
+        began, before = time.monotonic(), self._steps[name]["seconds"]
 
         def seconds() -> float:
             return round(before + time.monotonic() - began, 1)
@@ -58,17 +86,17 @@ class PipelineState:
             raise
         self._set(name, "done", seconds=seconds())
 
-    def _set(self, name: str, state: State, **more: object) -> None:
+    def _set(self, name: str, state: StepState, **more: Unpack[StepChange]) -> None:
         step = self._steps[name]
         step.pop("error", None)
-        step |= {"state": state} | more
+        self._steps[name] = {**step, "state": state, **more}
         self._store.write_json(PIPELINE, {"steps": self.steps})
 
 
-def read_steps(store: Store) -> list[dict[str, Any]]:
+def read_steps(store: Store) -> list[StepRecord]:
     """Return the steps of a run; none if it has not begun, or its file is not one."""
     try:
         steps = store.read_json(PIPELINE)["steps"] if store.exists(PIPELINE) else []
     except (LdmRayError, KeyError):
         return []
-    return list(steps)
+    return cast("list[StepRecord]", list(steps))

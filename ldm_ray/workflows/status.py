@@ -1,9 +1,8 @@
 """One look at the folder of a run, whatever kind it is: only what the run itself has written is read."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal
+from typing import Any
 
 from ldm_ray.errors import DataError, LdmRayError
 from ldm_ray.layout import (
@@ -25,108 +24,20 @@ from ldm_ray.settings import optimiser_group
 from ldm_ray.storage.filesystem import StorageOptions
 from ldm_ray.storage.store import Store
 from ldm_ray.tracking.record import RunRecord, read_record
-from ldm_ray.workflows.pipeline_state import read_steps
+from ldm_ray.workflows.folder import SILENT_S, Ending, Folder, FolderStatus
+from ldm_ray.workflows.pipeline_state import StepRecord, read_steps
 
-SILENT_S, SILENT_UNITS = 600.0, 3
-"""A run that says it runs is taken for interrupted after so many seconds, and so many epochs or parts, of silence."""
+SILENT_UNITS = 3
+"""So many epochs or parts of silence are waited for, if that is longer than `SILENT_S`."""
 SILENT_STEP_S = 3600.0
-"""The same of a pipeline's steps that write only at their end."""
+"""`SILENT_S` for a pipeline's steps that write only at their end."""
 PACE_S = 600.0
 """How far back the pace of a bulk prediction is measured."""
 SAME_COMMAND = "the same command goes on"
 RESUME = "the same command with --resume goes on"
-SILENCE = "it says that it runs, but nothing was written for long"
-
-Kind = Literal["training", "search", "bulk prediction", "pipeline", "dataset"]
-State = Literal["running", "finished", "failed", "interrupted"]
-Files = Mapping[str, datetime | None]
 
 
-@dataclass(frozen=True)
-class Status:
-    """What a run's folder says of it.
-
-    Attributes:
-        url: The folder.
-        kind: Of run.
-        what: What it makes, in a few words.
-        state: `interrupted`: nobody works on it any more, and it has not ended.
-        unit: What progress is counted in.
-        done: So many are done.
-        total: Of so many; None if that is not known.
-        rows_per_s: Wells trained or conditions predicted; None if that is not known.
-        seen: When it last wrote something, UTC, ISO 8601; empty if the store does not say.
-        age_s: How long ago that was.
-        figures: Losses and counts by name.
-        said: What went wrong; empty if nothing did.
-        go_on: How to go on; empty if there is no need.
-        look: Where to look next.
-        steps: Of a pipeline, as `pipeline.json` has them.
-        within: Of a pipeline, the step that is running, failed or interrupted.
-    """
-
-    url: str
-    kind: Kind
-    what: str
-    state: State
-    unit: str
-    done: int
-    total: int | None = None
-    rows_per_s: float | None = None
-    seen: str = ""
-    age_s: float | None = None
-    figures: Mapping[str, float | int | str] = field(default_factory=dict)
-    said: str = ""
-    go_on: str = ""
-    look: tuple[str, ...] = ()
-    steps: tuple[Mapping[str, Any], ...] = ()
-    within: "Status | None" = None
-
-    def as_json(self) -> dict[str, Any]:
-        """Return it as plain values."""
-        return asdict(self)
-
-
-@dataclass(frozen=True)
-class Folder:
-    """A folder, its files, and the time it is looked at."""
-
-    store: Store
-    files: Files
-    now: datetime
-
-    @property
-    def url(self) -> str:
-        """Where it is."""
-        return self.store.url
-
-    def last(self, *prefixes: str) -> datetime | None:
-        """Return when the newest file was written of those whose path begins so; of all without a prefix."""
-        times = [at for path, at in self.files.items() if at and path.startswith(prefixes or "")]
-        return max(times, default=None)
-
-    def seen(self, *prefixes: str) -> dict[str, Any]:
-        """Return the fields of `Status` that tell of the last sign of life."""
-        at = self.last(*prefixes)
-        if at is None:
-            return {}
-        age_s = max(0.0, (self.now - at).total_seconds())  # the store's clock may be ahead of ours
-        return {"seen": at.astimezone(UTC).isoformat(timespec="seconds"), "age_s": round(age_s, 1)}
-
-    def unended(self, go_on: str, after_s: float = SILENT_S, among: tuple[str, ...] = ()) -> dict[str, Any]:
-        """Return the fields of `Status` for a run that has not said how it ended: a kill leaves no time to.
-
-        Args:
-            go_on: How to go on if nobody works on it any more.
-            after_s: Silence that tells so.
-            among: Prefixes of the files that count.
-        """
-        if self.seen(*among).get("age_s", 0.0) <= after_s:
-            return {"state": "running"}
-        return {"state": "interrupted", "go_on": go_on, "said": SILENCE}
-
-
-def read_status(url: str, storage_options: StorageOptions | None = None, now: datetime | None = None) -> Status:
+def read_status(url: str, storage_options: StorageOptions | None = None, now: datetime | None = None) -> FolderStatus:
     """Look at a folder.
 
     Args:
@@ -142,7 +53,7 @@ def read_status(url: str, storage_options: StorageOptions | None = None, now: da
     folder = Folder(store, store.files(), now or datetime.now(UTC))
     if not folder.files and not store.exists():
         raise DataError(f"{url} does not exist")
-    readers: tuple[tuple[str, Callable[[Folder], Status | None]], ...] = (
+    readers: tuple[tuple[str, Callable[[Folder], FolderStatus | None]], ...] = (
         (PIPELINE, _pipeline),
         (SEARCH, _search),
         (RUN_RECORD, _training),
@@ -159,13 +70,13 @@ def read_status(url: str, storage_options: StorageOptions | None = None, now: da
     raise DataError(f"{url} holds no training run, search, bulk prediction, pipeline or dataset{hint}")
 
 
-def _training(folder: Folder) -> Status | None:
+def _training(folder: Folder) -> FolderStatus | None:
     try:
         run = read_record(folder.store)
     except DataError:
         return None  # another program's run.json
     epoch_s = run.seconds / run.epochs if run.epochs else 0.0
-    ended: dict[str, dict[str, Any]] = {
+    ended: dict[str, Ending] = {
         "finished": {"state": "finished"},
         "stopped": {"state": "finished", "said": "its search stopped it early"},
         "failed": {"state": "failed", "said": "it ended with an error, or by Ctrl-C", "go_on": RESUME},
@@ -174,7 +85,7 @@ def _training(folder: Folder) -> Status | None:
     how = ended.get(run.status) or folder.unended(RESUME, max(SILENT_S, SILENT_UNITS * epoch_s))
     how["said"] = "; ".join([*([how["said"]] if "said" in how else []), *run.warnings])
     look = (f"ldm-ray runs {folder.url}", f"tensorboard --logdir {folder.url}")
-    return Status(
+    return FolderStatus(
         url=folder.url,
         kind="training",
         what=run.kind,
@@ -198,19 +109,19 @@ def _losses(run: RunRecord) -> dict[str, float | int | str]:
     return figures | ({"worker_failures": run.failures} if run.failures else {})
 
 
-def _bundle(folder: Folder) -> Status | None:
+def _bundle(folder: Folder) -> FolderStatus | None:
     """A bundle without the record of its run: copied, or exported from a search."""
     metadata = folder.store.read_json(METADATA)
     if "kind" not in metadata or "history" not in metadata:
         return None
     epochs = len(metadata["history"])
     look = (f"ldm-ray evaluate --bundle {folder.url} ...",)
-    return Status(
+    return FolderStatus(
         folder.url, "training", metadata["kind"], "finished", "epochs", epochs, epochs, look=look, **folder.seen()
     )
 
 
-def _search(folder: Folder) -> Status:
+def _search(folder: Folder) -> FolderStatus:
     # Optuna and what the tables need take a second to import, and only a search wants them.
     from ldm_ray.tuning.journal import driver_of
     from ldm_ray.tuning.state import load_search
@@ -220,13 +131,13 @@ def _search(folder: Folder) -> Status:
     ended, wanted, best = summary(search)
     written = (JOURNAL, "trials/", "vaes/")  # not the report, which anybody may write
     pid, lives = driver_of(folder.store)
-    how: dict[str, Any] = {"state": "finished" if ended >= wanted else "running"}
+    how: Ending = {"state": "finished" if ended >= wanted else "running"}
     if ended < wanted and lives is None:  # it is on another machine
         how = folder.unended(SAME_COMMAND, among=written)
     elif ended < wanted and not lives:
         how = {"state": "interrupted", "go_on": SAME_COMMAND, "said": f"its process, {pid}, is gone"}
     states = [trial.state for trial in search.trials]
-    return Status(
+    return FolderStatus(
         url=folder.url,
         kind="search",
         what=", ".join(objective.title for objective in search.objectives),
@@ -240,7 +151,7 @@ def _search(folder: Folder) -> Status:
     )
 
 
-def _manifest(folder: Folder) -> Status | None:
+def _manifest(folder: Folder) -> FolderStatus | None:
     """A prepared dataset or a bulk prediction: both have a `manifest.json`."""
     manifest = folder.store.read_json(MANIFEST)
     if "schema_version" in manifest:
@@ -249,12 +160,22 @@ def _manifest(folder: Folder) -> Status | None:
         figures = {name: manifest[name] for name in counts if name in manifest}
         look = (f"ldm-ray data describe {folder.url}",)
         what = "treated wells"
-        more: dict[str, Any] = {"figures": figures, "look": look, **folder.seen()}
-        return Status(folder.url, "dataset", what, "finished", "parts", parts, parts, **more)
+        return FolderStatus(
+            folder.url,
+            "dataset",
+            what,
+            "finished",
+            "parts",
+            parts,
+            parts,
+            figures=figures,
+            look=look,
+            **folder.seen(),
+        )
     return _bulk(folder, manifest) if "rows_per_part" in manifest else None
 
 
-def _bulk(folder: Folder, manifest: Mapping[str, Any]) -> Status:
+def _bulk(folder: Folder, manifest: Mapping[str, Any]) -> FolderStatus:
     run = described_run(manifest)
     done = sorted(parts_done(folder.files))
     times = sorted((at, part) for part in done if (at := folder.files.get(part_name(part))))
@@ -263,13 +184,13 @@ def _bulk(folder: Folder, manifest: Mapping[str, Any]) -> Status:
     rows_per_s = sum(run.rows_of(part) for _, part in recent[1:]) / seconds if seconds else None
     part_s = seconds / max(1, len(recent) - 1)
     own = ("part-", ERRORS, CONDITIONS, MANIFEST)
-    how: dict[str, Any] = {"state": "finished"}
+    how: Ending = {"state": "finished"}
     if not manifest.get("done"):
         how = folder.unended(SAME_COMMAND, max(SILENT_S, SILENT_UNITS * part_s), own)
     figures = {"rows": sum(map(run.rows_of, done)), "rows_of": run.n_rows}
     figures |= {name: manifest[name] for name in ("n_predicted", "n_errors") if name in manifest}
     refused = any(path.startswith(f"{ERRORS}/") for path in folder.files)
-    return Status(
+    return FolderStatus(
         url=folder.url,
         kind="bulk prediction",
         what=f"{run.source} by {run.bundle}",
@@ -284,32 +205,34 @@ def _bulk(folder: Folder, manifest: Mapping[str, Any]) -> Status:
     )
 
 
-def _staging(folder: Folder) -> Status:
+def _staging(folder: Folder) -> FolderStatus:
     """A bulk prediction that still collects its conditions: its manifest comes after them."""
     how = folder.unended(SAME_COMMAND)
-    return Status(folder.url, "bulk prediction", "collecting conditions", unit="parts", done=0, **how, **folder.seen())
+    return FolderStatus(
+        folder.url, "bulk prediction", "collecting conditions", unit="parts", done=0, **how, **folder.seen()
+    )
 
 
-def _unfinished(folder: Folder) -> Status:
+def _unfinished(folder: Folder) -> FolderStatus:
     """A prepare that has not ended; how many parts it will have only its command knows."""
     done = sum(path.startswith(f"{UNFINISHED}/part-") for path in folder.files)
     how = folder.unended(RESUME)
-    return Status(folder.url, "dataset", "treated wells", unit="parts", done=done, **how, **folder.seen())
+    return FolderStatus(folder.url, "dataset", "treated wells", unit="parts", done=done, **how, **folder.seen())
 
 
-def _pipeline(folder: Folder) -> Status:
+def _pipeline(folder: Folder) -> FolderStatus:
     steps = read_steps(folder.store)
     states = [step["state"] for step in steps]
     current = next((step for step in steps if step["state"] in ("running", "failed", "interrupted")), None)
     within = _within(folder, current) if current else None
     page = f"{REPORT}/{PAGE}"
-    how: dict[str, Any] = {"state": "interrupted", "go_on": SAME_COMMAND}
+    how: Ending = {"state": "interrupted", "go_on": SAME_COMMAND}
     if steps and states.count("done") == len(steps):
         how = {"state": "finished"}
     elif not current:  # between two steps
         how = folder.unended(SAME_COMMAND)
     elif current["state"] == "failed":
-        how = {"state": "failed", "go_on": SAME_COMMAND, "said": str(current.get("error", ""))}
+        how = {"state": "failed", "go_on": SAME_COMMAND, "said": current.get("error", "")}
     elif current["state"] == "running":
         if within and within.state in ("running", "interrupted"):
             how["state"] = within.state
@@ -317,7 +240,7 @@ def _pipeline(folder: Folder) -> Status:
             how = folder.unended(SAME_COMMAND, SILENT_STEP_S)
     if how["state"] == "running":
         how.pop("go_on", None)
-    return Status(
+    return FolderStatus(
         url=folder.url,
         kind="pipeline",
         what=current["name"] if current else "all steps",
@@ -332,9 +255,9 @@ def _pipeline(folder: Folder) -> Status:
     )
 
 
-def _within(folder: Folder, step: Mapping[str, Any]) -> Status | None:
+def _within(folder: Folder, step: StepRecord) -> FolderStatus | None:
     """Look at what a step makes; None before there is anything, or where it makes no run."""
-    out = str(step.get("out", ""))
+    out = step.get("out", "")
     if not out or out.rstrip("/") == folder.url.rstrip("/"):
         return None
     try:

@@ -3,8 +3,6 @@
 What is there already is not done again, so an interrupted campaign goes on when it is started anew.
 """
 
-from typing import Any
-
 from ldm_ray.bundle.bundle import Bundle
 from ldm_ray.cluster.batch.evaluate import block_runner
 from ldm_ray.cluster.train.run import Run
@@ -13,8 +11,9 @@ from ldm_ray.console import counting, say, show_table, staged
 from ldm_ray.data.dataset import PairedDataset, open_dataset
 from ldm_ray.data.resplit import by_of, empty_side, resplit
 from ldm_ray.errors import DataError
+from ldm_ray.evaluation.record import Metrics, read_metrics
 from ldm_ray.evaluation.report.folder import write_report
-from ldm_ray.evaluation.report.table1 import campaign_tables, write_campaign
+from ldm_ray.evaluation.report.table1 import Campaign, campaign_tables, write_campaign
 from ldm_ray.evaluation.suite import evaluate
 from ldm_ray.layout import METRICS, SETTINGS
 from ldm_ray.settings import Table1Settings
@@ -22,7 +21,7 @@ from ldm_ray.storage.store import Store
 from ldm_ray.workflows.steps import trained
 
 
-def run_table1(data: str, out: str, config: Config) -> dict[str, Any]:
+def run_table1(data: str, out: str, config: Config) -> Campaign:
     """Train, judge and tabulate every side and seed of `config.table1`.
 
     Args:
@@ -71,11 +70,11 @@ def _held_out(dataset: PairedDataset, store: Store, config: Config) -> dict[str,
     return sides
 
 
-def _one(dataset: PairedDataset, unseen: str, store: Store, config: Config) -> dict[str, Any]:
+def _one(dataset: PairedDataset, unseen: str, store: Store, config: Config) -> Metrics:
     """Train and judge one side and seed; return its metrics."""
     report = Store(store.path(f"{unseen}/seed{config.seed}"), config.storage_options)
     if report.exists(METRICS):
-        judged = report.read_json(METRICS)
+        judged = read_metrics(report)
         if {model["name"] for model in judged["models"]} == {"ldm", *config.table1.rivals}:
             return judged
     say(f"unseen {unseen}, seed {config.seed}")

@@ -6,7 +6,7 @@ import torch
 from ldm_ray.config import load_config
 from ldm_ray.errors import ShapeError
 from ldm_ray.models.blocks import GlobalBatchNorm, KeyedDropout
-from ldm_ray.models.condition import Condition, ConditionEncoder
+from ldm_ray.models.condition import ConditionBatch, ConditionEncoder
 from ldm_ray.models.ldm import LatentDiffusion
 from ldm_ray.models.vae import Vae, vae_loss
 from tests.conftest import small_config
@@ -14,9 +14,9 @@ from tests.conftest import small_config
 GENES, EMBEDDING, BATCH = 7, 11, 3
 
 
-def condition(batch: int = BATCH) -> Condition:
+def condition(batch: int = BATCH) -> ConditionBatch:
     g = torch.Generator().manual_seed(1)
-    return Condition(
+    return ConditionBatch(
         torch.randn(batch, GENES, generator=g),
         torch.randn(batch, EMBEDDING, generator=g),
         torch.tensor([0.1, 1.0, 10.0] * batch)[:batch],
@@ -82,14 +82,14 @@ def test_condition_parts_all_reach_the_output() -> None:
     base = condition()
     out = encoder(base)
     changed = {
-        "x_basal": Condition(base.x_basal + 1, base.compound, base.dose_um, base.time_h),
-        "compound": Condition(base.x_basal, base.compound + 1, base.dose_um, base.time_h),
-        "dose_um": Condition(base.x_basal, base.compound, base.dose_um * 10, base.time_h),
-        "time_h": Condition(base.x_basal, base.compound, base.dose_um, base.time_h * 2),
+        "x_basal": ConditionBatch(base.x_basal + 1, base.compound, base.dose_um, base.time_h),
+        "compound": ConditionBatch(base.x_basal, base.compound + 1, base.dose_um, base.time_h),
+        "dose_um": ConditionBatch(base.x_basal, base.compound, base.dose_um * 10, base.time_h),
+        "time_h": ConditionBatch(base.x_basal, base.compound, base.dose_um, base.time_h * 2),
     }
     for name, other in changed.items():
         assert not torch.allclose(encoder(other), out), name
     with pytest.raises(ShapeError, match="x_basal must have 7 genes; got 5"):
-        encoder(Condition(base.x_basal[:, :5], base.compound, base.dose_um, base.time_h))
+        encoder(ConditionBatch(base.x_basal[:, :5], base.compound, base.dose_um, base.time_h))
     with pytest.raises(ShapeError, match="compound must have width 11"):
-        encoder(Condition(base.x_basal, base.compound[:, :5], base.dose_um, base.time_h))
+        encoder(ConditionBatch(base.x_basal, base.compound[:, :5], base.dose_um, base.time_h))

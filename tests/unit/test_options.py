@@ -12,7 +12,7 @@ from ldm_ray.config import Config, load_config
 from ldm_ray.data.dataset import PairedDataset
 from ldm_ray.data.wells import load_wells
 from ldm_ray.diffusion.samplers import SamplerChoice
-from ldm_ray.models.condition import Condition
+from ldm_ray.models.condition import ConditionBatch
 from ldm_ray.models.denoiser import AdaLnDenoiser, sines
 from ldm_ray.models.generate import ObservationNoise, ProfileGenerator, Sampling
 from ldm_ray.models.ldm import LatentDiffusion
@@ -39,10 +39,10 @@ def built(*overrides: str) -> LatentDiffusion:
     return LatentDiffusion(GENES, EMBEDDING, small(*overrides)).eval()
 
 
-def asked(n: int = BATCH) -> Condition:
+def asked(n: int = BATCH) -> ConditionBatch:
     generator = torch.Generator().manual_seed(3)
     basal, compound = torch.randn(n, GENES, generator=generator), torch.rand(n, EMBEDDING, generator=generator)
-    return Condition(basal, compound, 1 + torch.rand(n, generator=generator), torch.full((n,), 24.0))
+    return ConditionBatch(basal, compound, 1 + torch.rand(n, generator=generator), torch.full((n,), 24.0))
 
 
 def generator_of(model: LatentDiffusion, guidance: float = 1.0) -> ProfileGenerator:
@@ -128,7 +128,7 @@ def test_guidance_extrapolates_from_no_compound() -> None:
     condition, base = asked(), torch.zeros(BATCH, GENES)
     means = {w: generator_of(model, w).direct_mean(condition, base) for w in (0.0, 1.0, 2.0)}
     torch.testing.assert_close(means[2.0], 2 * means[1.0] - means[0.0], rtol=1e-4, atol=1e-4)
-    other = Condition(condition.x_basal, condition.compound.flip(0), condition.dose_um, condition.time_h)
+    other = ConditionBatch(condition.x_basal, condition.compound.flip(0), condition.dose_um, condition.time_h)
     torch.testing.assert_close(generator_of(model, 0.0).direct_mean(other, base), means[0.0])
     assert not torch.allclose(generator_of(model, 2.0).direct_mean(other, base), means[2.0])
     keys = torch.arange(BATCH)

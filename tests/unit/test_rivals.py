@@ -12,7 +12,7 @@ from ldm_ray.config import load_config
 from ldm_ray.diffusion.samplers import SamplerChoice
 from ldm_ray.diffusion.schedule import scaled_linear_schedule
 from ldm_ray.errors import SettingsError
-from ldm_ray.models.condition import Condition
+from ldm_ray.models.condition import ConditionBatch
 from ldm_ray.models.generate import ProfileSampler, Sampling
 from ldm_ray.models.rivals import BASELINE_KINDS, build_baseline
 from ldm_ray.models.rivals.generate import PertditGenerator, PrnetGenerator
@@ -104,9 +104,9 @@ def trained(toy: Toy, kind: str, epochs: int) -> tuple[ProfileSampler, list[dict
     return (PrnetGenerator(model) if isinstance(model, Prnet) else PertditGenerator(model, SMALL)), fit.history
 
 
-def asked(toy: Toy) -> Condition:
+def asked(toy: Toy) -> ConditionBatch:
     rows = toy.valid
-    return Condition(toy.tables.basal[rows.basal], toy.tables.embeddings[rows.compound], rows.dose_um, rows.time_h)
+    return ConditionBatch(toy.tables.basal[rows.basal], toy.tables.embeddings[rows.compound], rows.dose_um, rows.time_h)
 
 
 @pytest.mark.parametrize(("kind", "epochs"), [(kind, 40 if kind == "prnet" else 60) for kind in BASELINE_KINDS])

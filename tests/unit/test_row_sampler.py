@@ -6,7 +6,7 @@ from torch import Tensor
 
 from ldm_ray.config import Config, load_config
 from ldm_ray.diffusion.samplers import SamplerChoice, build_plan, run_plan
-from ldm_ray.models.condition import Condition
+from ldm_ray.models.condition import ConditionBatch
 from ldm_ray.models.generate import ObservationNoise, ProfileGenerator, Sampling, row_keys
 from ldm_ray.models.in_blocks import in_blocks, mean_and_var
 from ldm_ray.models.ldm import LatentDiffusion
@@ -46,13 +46,13 @@ def generator_of(name: str, rows: int = 0, guidance: float = 1.0) -> ProfileGene
     return ProfileGenerator(model, vae, noise, guidance, rows)
 
 
-def conditions(n: int) -> tuple[Condition, Tensor, Tensor]:
+def conditions(n: int) -> tuple[ConditionBatch, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(3)
     basal = 8 + torch.randn(n, GENES, generator=generator)
     compound = (torch.rand(n, DIM, generator=generator) < 0.2).float()
     dose, time = torch.rand(n, generator=generator) * 10 + 0.1, torch.full((n,), 24.0)
     keys = mix(torch.arange(n), 5)
-    return Condition(basal, compound, dose, time), basal, keys
+    return ConditionBatch(basal, compound, dose, time), basal, keys
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -26,8 +26,9 @@ from ldm_ray.prediction.bulk.run import BulkRun, described_run
 from ldm_ray.storage.store import Store, written_at
 from ldm_ray.tracking.record import with_epoch, write_record
 from ldm_ray.tuning.state import begin_search
+from ldm_ray.workflows.folder import SILENT_S, FolderStatus
 from ldm_ray.workflows.pipeline_state import PipelineState
-from ldm_ray.workflows.status import SILENT_S, Status, read_status
+from ldm_ray.workflows.status import read_status
 from tests.bundles import random_bundle
 from tests.conftest import World, small_config
 from tests.s3_server import BUCKET, S3Server
@@ -37,7 +38,7 @@ from tests.unit.test_tuning_state import Driver, config_of
 EPOCH = {"step": 40.0, "train_loss": 0.5, "valid_loss": 0.4, "wells_per_s": 1234.5, "data_wait": 0.25}
 
 
-def later(url: str, seconds: float = SILENT_S + 60) -> Status:
+def later(url: str, seconds: float = SILENT_S + 60) -> FolderStatus:
     """Look as if so much time had passed."""
     return read_status(url, now=datetime.now(UTC) + timedelta(seconds=seconds))
 

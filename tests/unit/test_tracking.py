@@ -22,7 +22,7 @@ from ldm_ray.tracking import trackers
 from ldm_ray.tracking.mlflow import absolute_uri
 from ldm_ray.tracking.record import (
     RunRecord,
-    Status,
+    RunStatus,
     begin_record,
     changed_settings,
     read_record,
@@ -269,7 +269,7 @@ class Flaky:
     def log(self, epoch: int, metrics: Mapping[str, float]) -> None:
         self._call(epoch)
 
-    def finish(self, status: Status) -> None:
+    def finish(self, status: RunStatus) -> None:
         self._call(status)
 
 

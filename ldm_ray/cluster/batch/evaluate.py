@@ -9,7 +9,7 @@ import ray.data
 from ldm_ray.cluster.connect import connect
 from ldm_ray.cluster.pool import map_in_pool, placed_pool
 from ldm_ray.config import Config
-from ldm_ray.evaluation.scoring import Runner, Scoring, in_turn
+from ldm_ray.evaluation.scoring import BlockRunner, Scoring, in_turn
 from ldm_ray.evaluation.tally import Tally, merge
 from ldm_ray.settings import RaySettings
 
@@ -19,7 +19,7 @@ BLOCKS_PER_TASK = 4
 CPUS_PER_ACTOR = 0.5
 
 
-def block_runner(config: Config) -> Runner:
+def block_runner(config: Config) -> BlockRunner:
     """Return what scores the blocks: Ray Data, or this process where starting Ray would take longer."""
 
     def run(scoring: Scoring, on_progress: Callable[[int, int], None]) -> Iterator[Tally]:

@@ -11,16 +11,17 @@ import ray
 from ldm_ray.cluster.connect import connect
 from ldm_ray.cluster.pool import placed_pool
 from ldm_ray.config import Config
-from ldm_ray.data.parts import Part, PartWriter, Runner, in_turn
+from ldm_ray.data.manifest import FileEntry
+from ldm_ray.data.parts import Part, PartRunner, PartWriter, in_turn
 from ldm_ray.errors import LdmRayError
 
 PARTS_WORTH_RAY = 16
 
 
-def part_runner(config: Config) -> Runner:
+def part_runner(config: Config) -> PartRunner:
     """Return what writes the parts: Ray tasks, or this process where starting Ray would take longer."""
 
-    def run(writer: PartWriter, parts: list[Part]) -> Iterator[dict[str, Any]]:
+    def run(writer: PartWriter, parts: list[Part]) -> Iterator[FileEntry]:
         if config.prepare.workers == 1 or (config.prepare.workers == 0 and len(parts) < PARTS_WORTH_RAY):
             yield from in_turn(writer, parts)
             return
@@ -36,7 +37,7 @@ def _at_once(config: Config, n_parts: int) -> int:
     return config.prepare.workers or room.actors
 
 
-def _on_ray(writer: PartWriter, parts: list[Part], at_once: int) -> Iterator[dict[str, Any]]:
+def _on_ray(writer: PartWriter, parts: list[Part], at_once: int) -> Iterator[FileEntry]:
     """Keep `at_once` parts in flight, so that memory is bounded by their number and size."""
     task = ray.remote(PartWriter.write).options(num_cpus=1, max_retries=2)
     shared = ray.put(writer)

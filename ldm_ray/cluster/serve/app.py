@@ -20,10 +20,12 @@ from ray.serve.exceptions import BackPressureError
 from ray.serve.handle import DeploymentHandle
 
 from ldm_ray.bundle.bundle import checksum
+from ldm_ray.bundle.metadata import Metadata, read_metadata
 from ldm_ray.chem.embedding import CompoundEncoder, build_encoder
 from ldm_ray.chem.smiles import parse_compound
 from ldm_ray.cluster.metrics import counter, gauge, histogram
 from ldm_ray.config import Config, load_config
+from ldm_ray.data.manifest import Gene
 from ldm_ray.errors import BundleError, LdmRayError
 from ldm_ray.layout import METADATA
 from ldm_ray.prediction.lru import Lru
@@ -122,7 +124,7 @@ class Sampler:
 
     async def describe(
         self, model_id: str
-    ) -> tuple[ModelInfo, list[CellLine], list[dict[str, Any]], EncoderSettings] | LdmRayError:
+    ) -> tuple[ModelInfo, list[CellLine], list[Gene], EncoderSettings] | LdmRayError:
         """Return what the API says of a model, its cell lines and genes, and how its compounds are encoded."""
         try:
             served = await self._load(model_id)
@@ -172,7 +174,7 @@ class _Model:
     model_id: str
     info: ModelInfo
     cells: list[CellLine]
-    genes: list[dict[str, Any]]
+    genes: list[Gene]
     encoder: EncoderSettings
 
 
@@ -246,7 +248,7 @@ class Api:
         """Cell lines that a model knows."""
         return self._named(model).cells
 
-    async def genes(self, model: str | None) -> list[dict[str, Any]]:
+    async def genes(self, model: str | None) -> list[Gene]:
         """Genes of a model."""
         return self._named(model).genes
 
@@ -279,11 +281,11 @@ class Api:
             raise RequestError("model", f"model {model[:40]!r} is not one of {', '.join(self._models)}", 404)
         return self._models[model]
 
-    def _metadata(self, url: str) -> dict[str, Any]:
+    def _metadata(self, url: str) -> Metadata:
         store = Store(url, self._storage_options)
         if not store.exists(METADATA):
             raise BundleError(f"{url} is not a model bundle (no {METADATA})")
-        return dict(store.read_json(METADATA))
+        return read_metadata(store)
 
     def _observe(self, route: str, status: int, seconds: float) -> None:
         self._latency.observe(seconds, {"route": route, "status": str(status)})

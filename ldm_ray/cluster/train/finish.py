@@ -7,8 +7,8 @@ import safetensors.torch
 import torch
 from ray.train import Checkpoint
 
-from ldm_ray.bundle.bundle import Bundle, Kind
-from ldm_ray.bundle.metadata import answering_parts, base_parts, dataset_metadata
+from ldm_ray.bundle.bundle import Bundle
+from ldm_ray.bundle.metadata import BundleKind, answering_parts, base_parts, dataset_metadata
 from ldm_ray.bundle.target_base import TargetBase
 from ldm_ray.cluster.placement import Placement
 from ldm_ray.config import Config
@@ -19,7 +19,7 @@ from ldm_ray.training.status import OnStatus
 
 
 def finished_bundle(
-    kind: Kind,
+    kind: BundleKind,
     dataset: PairedDataset,
     vae: Bundle | None,
     base: TargetBase,

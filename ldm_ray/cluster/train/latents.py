@@ -5,6 +5,8 @@ validation well, in files and row groups of the profiles' own layout; the id is 
 the dataset. A file that is there is not written again.
 """
 
+from typing import cast
+
 import ray
 import ray.data
 import torch
@@ -14,6 +16,7 @@ from ldm_ray.bundle.target_base import TargetBase
 from ldm_ray.cluster.pool import map_in_pool, pool_of
 from ldm_ray.config import Config
 from ldm_ray.data.dataset import PairedDataset
+from ldm_ray.data.manifest import WellFile
 from ldm_ray.data.slices import WellFiles, profile_files
 from ldm_ray.layout import LATENTS
 from ldm_ray.training.latents import FileEncoder, latents_id, record_name
@@ -37,7 +40,8 @@ def latent_files(dataset: PairedDataset, vae: Bundle, base: TargetBase, config: 
         actors = pool_of(config.ray, len(numbers), CPUS_PER_ACTOR)
         for _ in map_in_pool(_EncodeFiles, (encoder,), numbers, actors):
             pass  # the files are the result
-    entries = tuple(dataset.store.read_json(f"{folder}/{record_name(i)}") for i in range(len(profiles.entries)))
+    records = (dataset.store.read_json(f"{folder}/{record_name(i)}") for i in range(len(profiles.entries)))
+    entries = tuple(cast(WellFile, record) for record in records)
     return WellFiles(
         profiles.filesystem, profiles.root, entries, "moments", 2 * vae.config.vae.latent_dim, profiles.wait_s
     )

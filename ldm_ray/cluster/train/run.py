@@ -8,8 +8,9 @@ import numpy as np
 import ray
 import ray.train
 
-from ldm_ray.bundle.bundle import Bundle, Kind, bundle_exists, check_autoencoder, load_bundle, save_bundle
-from ldm_ray.bundle.run_folder import Begin, as_begun, check_out, check_share
+from ldm_ray.bundle.bundle import Bundle, bundle_exists, check_autoencoder, load_bundle, save_bundle
+from ldm_ray.bundle.metadata import BundleKind
+from ldm_ray.bundle.run_folder import Begin, Share, as_begun, check_out, check_share
 from ldm_ray.bundle.target_base import TargetBase, fit_target_base
 from ldm_ray.chem.embedding import build_encoder, load_embeddings
 from ldm_ray.cluster.connect import connect
@@ -54,7 +55,7 @@ class Run:
         on_status: Called about twice a second with the run's status.
     """
 
-    kind: Kind
+    kind: BundleKind
     dataset: PairedDataset
     out: str
     config: Config
@@ -169,7 +170,11 @@ def _worker_args(run: Run, files: WellFiles, base: TargetBase, placement: Placem
 
 def _begin_folder(run: Run, store: Store, num_workers: int, *, resident: bool) -> None:
     """Write down how the run is begun, or refuse to resume one that was begun otherwise."""
-    share = {"num_workers": num_workers, "mode": "resident" if resident else "stream", "lanes": run.config.ray.lanes}
+    share: Share = {
+        "num_workers": num_workers,
+        "mode": "resident" if resident else "stream",
+        "lanes": run.config.ray.lanes,
+    }
     if run.begin == "resume":
         check_share(store, share)
         return

@@ -18,7 +18,7 @@ from ldm_ray.settings import TrackSettings
 from ldm_ray.storage.store import Store
 from ldm_ray.tracking.record import (
     RunRecord,
-    Status,
+    RunStatus,
     begin_record,
     now,
     read_record,
@@ -57,7 +57,7 @@ def start_run(
     return run
 
 
-def finish_run(run: RunRecord, store: Store, track: TrackSettings, status: Status, seconds: float) -> None:
+def finish_run(run: RunRecord, store: Store, track: TrackSettings, status: RunStatus, seconds: float) -> None:
     """Write how a run ended, and tell each tracker; never an error, since the run's own end is what counts.
 
     Args:
@@ -82,7 +82,7 @@ def finish_run(run: RunRecord, store: Store, track: TrackSettings, status: Statu
 def finishing(run: RunRecord, store: Store, track: TrackSettings) -> Iterator[None]:
     """Record how the block ended: Ctrl-C too is a failure, a kill leaves the run `running`."""
     began = time.monotonic()
-    status: Status = "failed"
+    status: RunStatus = "failed"
     try:
         yield
         status = "finished"

@@ -36,7 +36,7 @@ from ldm_ray.tuning.journal import STUDY, open_storage, open_study
 from ldm_ray.tuning.report import write_trials
 from ldm_ray.tuning.space import distributions, objectives, searches_autoencoder
 from ldm_ray.tuning.state import begin_search, search_of
-from ldm_ray.tuning.trials import Objective, Search
+from ldm_ray.tuning.trials import Search, SearchObjective
 
 ATTEMPTS = 3
 CPUS_OF_A_TRIAL = 0.01
@@ -126,7 +126,7 @@ class StoredSearch(OpenOptunaSearch):
         study: optuna.Study,
         storage: optuna.storages.BaseStorage,
         space: Mapping[str, Any],
-        wanted: Sequence[Objective],
+        wanted: Sequence[SearchObjective],
         config: Config,
         announce: Callable[[], None],
     ) -> None:
@@ -229,7 +229,7 @@ class ContinuedAsha(OpenAsha):
     Source: Li et al. 2020 (arXiv:1810.05934), algorithm 2.
     """
 
-    def __init__(self, study: optuna.Study, config: Config, objective: Objective) -> None:
+    def __init__(self, study: optuna.Study, config: Config, objective: SearchObjective) -> None:
         asked = config.tune
         longest = config.train_ldm.epochs + 1  # a trial ends by itself, and reports its scores after its last epoch
         super().__init__(

@@ -23,7 +23,7 @@ from ldm_ray.evaluation.trial_scores import score_trial
 from ldm_ray.storage.store import Store
 from ldm_ray.training.status import OnStatus, TrainingStatus
 from ldm_ray.tuning.space import searches_autoencoder, trial_config
-from ldm_ray.tuning.trials import Objective
+from ldm_ray.tuning.trials import SearchObjective
 
 FINAL, ERROR = "final", "error"
 """Keys of a trial's last result."""
@@ -48,7 +48,7 @@ class TrialSpec:
     vae: str
     out: str
     config: Config
-    objectives: tuple[Objective, ...]
+    objectives: tuple[SearchObjective, ...]
     placement: Placement
     claims: Any
 

@@ -14,7 +14,7 @@ Effects = dict[tuple[int, int], tuple[np.ndarray, int]]
 
 
 @dataclass(frozen=True)
-class Pool:
+class CompoundPool:
     """Training compounds of a cell line: their ids (n,), summed changes (n, n_genes), float32, and wells (n,)."""
 
     compounds: np.ndarray
@@ -37,7 +37,7 @@ class Neighbours:
     fingerprints: np.ndarray
     k: int = NEIGHBOURS[0]
     effects: Effects = field(default_factory=dict)
-    pools: dict[int, Pool] = field(default_factory=dict)
+    pools: dict[int, CompoundPool] = field(default_factory=dict)
     errors: dict[int, float] = field(default_factory=dict)
 
     def add(self, wells: Wells, delta: np.ndarray) -> None:
@@ -79,10 +79,10 @@ class Neighbours:
         return out
 
 
-def _pool(effects: dict[int, tuple[np.ndarray, int]]) -> Pool:
+def _pool(effects: dict[int, tuple[np.ndarray, int]]) -> CompoundPool:
     compounds = np.array(sorted(effects))
     sums = np.stack([effects[compound][0] for compound in compounds])
-    return Pool(compounds, sums, np.array([effects[compound][1] for compound in compounds]))
+    return CompoundPool(compounds, sums, np.array([effects[compound][1] for compound in compounds]))
 
 
 def _pairs(wells: Wells) -> dict[tuple[int, int], np.ndarray]:

@@ -5,13 +5,14 @@ Source: Kim & Yoo, Table 2.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Protocol, cast
 
 import numpy as np
 
 from ldm_ray.chem.embedding import CompoundEncoder
 from ldm_ray.errors import NonFiniteError, ShapeError
 from ldm_ray.evaluation.ic50.means import fit_two_way_means
+from ldm_ray.evaluation.ic50.record import Ic50Metrics, Ic50Row, Ic50Score, Ic50Side, PublishedRow, rmse_of
 from ldm_ray.evaluation.ic50.rows import IC50_SPLITS, Ic50Rows, split_rows
 from ldm_ray.models.ic50 import fit_ic50
 
@@ -20,10 +21,10 @@ EMBEDDING = "embedding alone"
 BASAL = "basal alone"
 BASAL_AND_EMBEDDING = "basal + embedding"
 BASELINES = (TWO_WAY, EMBEDDING, BASAL, BASAL_AND_EMBEDDING)
-SCORES = ("rmse", "r2", "pcc")
+SCORES: tuple[Ic50Score, ...] = ("rmse", "r2", "pcc")
 BOOTSTRAP_DRAWS = 1000
 PAIRS_PER_CALL = 2048
-PUBLISHED = (
+PUBLISHED: tuple[PublishedRow, ...] = (
     {"model": "PRnet", "rmse": 1.591, "r2": 0.743},
     {"model": "PertDiT", "rmse": 1.405, "r2": 0.800},
     {"model": "the paper", "rmse": 1.335, "r2": 0.819},
@@ -63,7 +64,7 @@ def evaluate_ic50(
     dose_um: float = 10.0,
     time_h: float = 24.0,
     on_progress: Callable[[str], None] = lambda what: None,
-) -> dict[str, Any]:
+) -> Ic50Metrics:
     """Score every model and baseline on every split.
 
     Args:
@@ -76,9 +77,8 @@ def evaluate_ic50(
         on_progress: Told what is being done.
 
     Returns:
-        What goes to JSON: `splits` -> name -> `rows`, each with rmse, r2 and pcc (pooled over test rows), their
-        intervals and standard deviations over seeds, and `mse_gain_over_best_baseline`, the share of the best
-        baseline's squared error that is saved. None stands for what is not defined.
+        What goes to JSON. Scores are pooled over test rows; `mse_gain_over_best_baseline` is the share of the best
+        baseline's squared error that is saved.
 
     Raises:
         NonFiniteError: If embeddings or predictions hold NaN or infinite values.
@@ -86,7 +86,7 @@ def evaluate_ic50(
     """
     features = feature_sets(rows, encoder, models, dose_um, time_h, on_progress)
     boot = DrugBootstrap(rows.smiles)
-    splits: dict[str, Any] = {}
+    splits: dict[str, Ic50Side] = {}
     for split in IC50_SPLITS:
         sides = [split_rows(rows, split, seed) for seed in seeds]
         sums: dict[str, list[np.ndarray]] = {}
@@ -97,8 +97,14 @@ def evaluate_ic50(
                 y_hat = held_out_predictions(rows, features.get(name), side, seed)
                 _require_finite(y_hat, f"{name} on the {split} split")
                 sums[name].append(boot.sums(rows.ln_ic50_um, y_hat, side == "test"))
-        sizes = {f"n_{kind}": [int((side == kind).sum()) for side in sides] for kind in ("train", "valid", "test")}
-        splits[split] = sizes | _scored(sums)
+        best_baseline, body = _scored(sums)
+        splits[split] = {
+            "n_train": [int((side == "train").sum()) for side in sides],
+            "n_valid": [int((side == "valid").sum()) for side in sides],
+            "n_test": [int((side == "test").sum()) for side in sides],
+            "best_baseline": best_baseline,
+            "rows": body,
+        }
     return {
         "counts": asdict(rows.counts),
         "encoder": encoder.name,
@@ -106,7 +112,7 @@ def evaluate_ic50(
         "time_h": time_h,
         "seeds": list(seeds),
         "splits": splits,
-        "published": [dict(row) for row in PUBLISHED],
+        "published": [row.copy() for row in PUBLISHED],
         "notes": list(NOTES),
     }
 
@@ -211,36 +217,41 @@ def scores_from_sums(sums: np.ndarray) -> dict[str, np.ndarray]:
         return {"rmse": np.sqrt(squared / n), "r2": 1 - squared / spread_a, "pcc": pcc}
 
 
-def _scored(sums: Mapping[str, list[np.ndarray]]) -> dict[str, Any]:
-    """Turn the sums of each row and seed into the rows of the table."""
+def _scored(sums: Mapping[str, list[np.ndarray]]) -> tuple[str, list[Ic50Row]]:
+    """Turn the sums of each row and seed into the best baseline and the rows of the table."""
     scores = {name: [scores_from_sums(of_seed) for of_seed in of_seeds] for name, of_seeds in sums.items()}
-    body: list[dict[str, Any]] = []
+    body: list[Ic50Row] = []
     for name in sums:
-        row: dict[str, Any] = {"model": name, "baseline": name in BASELINES}
-        row["n_rows"] = round(float(np.mean([of_seed[0, 0] for of_seed in sums[name]])))
+        n_rows = round(float(np.mean([of_seed[0, 0] for of_seed in sums[name]])))
+        row: Ic50Row = {"model": name, "baseline": name in BASELINES, "n_rows": n_rows}
         for key in SCORES:
-            row |= _summary(key, np.stack([of_seed[key] for of_seed in scores[name]]))
+            _add_score(row, key, np.stack([of_seed[key] for of_seed in scores[name]]))
         body.append(row)
-    best = min((row for row in body if row["baseline"]), key=lambda row: float(row["rmse"]))["model"]
+    best = min((row for row in body if row["baseline"]), key=rmse_of)["model"]
     for row in body:
         pairs = zip(sums[row["model"]], sums[best], strict=True)
         with np.errstate(divide="ignore", invalid="ignore"):
             gain = np.stack([1 - own[:, 6] / reference[:, 6] for own, reference in pairs])
-        row.update(_summary("mse_gain_over_best_baseline", gain))
-    return {"best_baseline": best, "rows": body}
+        _add_score(row, "mse_gain_over_best_baseline", gain)
+    return best, body
 
 
-def _summary(key: str, values: np.ndarray) -> dict[str, Any]:
-    """Mean over seeds, its interval over draws, and the standard deviation over seeds, from (n_seeds, 1 + draws)."""
+def _add_score(row: Ic50Row, score: Ic50Score, values: np.ndarray) -> None:
+    """Add mean over seeds, interval over draws, and standard deviation over seeds, from (n_seeds, 1 + draws)."""
+    fields = cast("dict[str, object]", row)  # a key that is put together is beyond a TypedDict
+    fields[score], fields[f"{score}_interval"], fields[f"{score}_sd"] = _summary(values)
+
+
+def _summary(values: np.ndarray) -> tuple[float | None, list[float] | None, float | None]:
     finite = np.isfinite(values)
     # A resample may hold no test drug of a seed; that seed then says nothing about it.
     count = finite.sum(axis=0)
     means = np.where(finite, values, 0.0).sum(axis=0)[count > 0] / count[count > 0]
     if not finite[:, 0].all():
-        return {key: None, f"{key}_interval": None, f"{key}_sd": None}
+        return None, None, None
     low, high = np.quantile(means[1:], [0.025, 0.975])
     sd = float(values[:, 0].std(ddof=1)) if len(values) > 1 else None
-    return {key: float(means[0]), f"{key}_interval": [float(low), float(high)], f"{key}_sd": sd}
+    return float(means[0]), [float(low), float(high)], sd
 
 
 def _require_finite(values: np.ndarray, what: str) -> None:

@@ -2,13 +2,13 @@
 
 import csv
 import io
-from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 
 from ldm_ray.config import Config, dump_config
 from ldm_ray.evaluation.ic50.benchmark import SCORES
+from ldm_ray.evaluation.ic50.record import Ic50Metrics, Ic50Row, Ic50Score, Ic50Side, interval_of, rmse_of
 from ldm_ray.layout import SETTINGS
 from ldm_ray.pages.page import Figure, Page
 from ldm_ray.pages.picture import ACCENT, INK, png_of
@@ -25,7 +25,7 @@ TABLE = (
 SPLIT_TITLES = {"random": "random rows (the paper's)", "drug": "unseen drugs", "cell": "unseen cell lines"}
 
 
-def ic50_table(metrics: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+def ic50_table(metrics: Ic50Metrics) -> tuple[list[str], list[list[str]]]:
     """Return the head and the body of the table, published rows last.
 
     Args:
@@ -39,14 +39,13 @@ def ic50_table(metrics: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
             scores = [_with_interval(row, key) for key in SCORES]
             gain = _with_interval(row, "mse_gain_over_best_baseline", percent=True)
             body.append([split, row["model"] + mark, *scores, _number(row["rmse_sd"]), gain, f"{row['n_rows']:,}"])
-    for row in metrics["published"]:
-        body.append(
-            ["random", f"{row['model']} (published, other rows)", _number(row["rmse"]), _number(row["r2"]), *"----"]
-        )
+    for published in metrics["published"]:
+        name = f"{published['model']} (published, other rows)"
+        body.append(["random", name, _number(published["rmse"]), _number(published["r2"]), *"----"])
     return head, body
 
 
-def ic50_tables(metrics: dict[str, Any]) -> list[ScoreTable]:
+def ic50_tables(metrics: Ic50Metrics) -> list[ScoreTable]:
     """Return one table a split."""
     head, body = ic50_table(metrics)
     return [
@@ -55,7 +54,7 @@ def ic50_tables(metrics: dict[str, Any]) -> list[ScoreTable]:
     ]
 
 
-def ic50_figure(metrics: dict[str, Any]) -> Drawing:
+def ic50_figure(metrics: Ic50Metrics) -> Drawing:
     """RMSE of every row with its 95% interval over drugs, one panel per split; models in another colour."""
     splits = metrics["splits"]
     n_rows = len(next(iter(splits.values()))["rows"])
@@ -72,28 +71,31 @@ def ic50_figure(metrics: dict[str, Any]) -> Drawing:
     return figure
 
 
-def _panel(axes: Axes, rows: list[dict[str, Any]]) -> None:
+def _panel(axes: Axes, rows: list[Ic50Row]) -> None:
     for place, row in enumerate(rows):
+        if (interval := interval_of(row, "rmse")) is None:
+            continue
         color = INK if row["baseline"] else ACCENT
-        axes.plot(row["rmse_interval"], [place, place], color=color, linewidth=2)
-        axes.plot(row["rmse"], place, "o", color=color, markersize=4)
+        axes.plot(interval, [place, place], color=color, linewidth=2)
+        axes.plot(rmse_of(row), place, "o", color=color, markersize=4)
     axes.grid(axis="x", alpha=0.3)
 
 
-def _with_interval(row: dict[str, Any], key: str, *, percent: bool = False) -> str:
-    if row[key] is None:
+def _with_interval(row: Ic50Row, key: Ic50Score, *, percent: bool = False) -> str:
+    value, interval = row[key], interval_of(row, key)
+    if value is None or interval is None:
         return "undefined"
-    low, high = row[f"{key}_interval"]
+    low, high = interval
     if percent:
-        return f"{100 * row[key]:+.1f}% [{100 * low:+.1f}, {100 * high:+.1f}]"
-    return f"{row[key]:.3f} [{low:.3f}, {high:.3f}]"
+        return f"{100 * value:+.1f}% [{100 * low:+.1f}, {100 * high:+.1f}]"
+    return f"{value:.3f} [{low:.3f}, {high:.3f}]"
 
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
-def write_ic50_report(url: str, metrics: dict[str, Any], config: Config) -> list[str]:
+def write_ic50_report(url: str, metrics: Ic50Metrics, config: Config) -> list[str]:
     """Write page, picture and table of the benchmark; `ic50.json` comes last.
 
     Returns:
@@ -124,8 +126,8 @@ def write_ic50_report(url: str, metrics: dict[str, Any], config: Config) -> list
     return [store.path(name) for name in ("ic50.html", "ic50.png", "ic50.csv", "ic50.json")]
 
 
-def _verdict(split: str, found: dict[str, Any]) -> str:
-    best = min((row for row in found["rows"] if not row["baseline"]), key=lambda row: row["rmse"], default=None)
+def _verdict(split: str, found: Ic50Side) -> str:
+    best = min((row for row in found["rows"] if not row["baseline"]), key=rmse_of, default=None)
     if best is None:
         return f"{SPLIT_TITLES[split]}: no model was given"
     gain = _with_interval(best, "mse_gain_over_best_baseline", percent=True)

@@ -1,15 +1,16 @@
 """The rows of the IC50 benchmark (GDSC2 drug sensitivity joined to untreated profiles) and their splits."""
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import pandas as pd
 
 from ldm_ray.chem.smiles import parse_compound
 from ldm_ray.data.gdsc import normalised, read_basal_profiles, read_gdsc
+from ldm_ray.data.manifest import Gene
 from ldm_ray.data.source import AnyFile
 from ldm_ray.data.splits import unit_interval
 from ldm_ray.errors import DataError
@@ -65,7 +66,7 @@ class Ic50Rows:
         return np.asarray(self.frame["smiles"], dtype=object)
 
 
-def load_ic50(gdsc_file: AnyFile, basal_file: AnyFile, genes: Sequence[Mapping[str, Any]]) -> Ic50Rows:
+def load_ic50(gdsc_file: AnyFile, basal_file: AnyFile, genes: Sequence[Gene]) -> Ic50Rows:
     """Join a dose-response table to untreated profiles by normalised cell line name.
 
     Args:

@@ -1,26 +1,28 @@
 """The pictures of a report. Every function returns a figure and shows nothing."""
 
-from typing import Any
-
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ldm_ray.bundle.metadata import EpochRow, Metadata
 from ldm_ray.data.wells import Wells
 from ldm_ray.evaluation.predictions import ABLATIONS
+from ldm_ray.evaluation.record import MetricsRow, ReplicateCeiling, Score, interval_of
 from ldm_ray.evaluation.scores.correlation import top_genes
 from ldm_ray.evaluation.scores.predicted import PredictedWells, row_name
 from ldm_ray.evaluation.suite import Evaluation
 from ldm_ray.pages.picture import ACCENT, INK
 
+COVERAGES: dict[int, Score] = {50: "coverage_50", 80: "coverage_80", 95: "coverage_95"}
+"""Scores by the per cent that their intervals state."""
 MAX_POINTS = 200_000
 
 
-def learning_curves(metadata: dict[str, Any]) -> Figure:
+def learning_curves(metadata: Metadata) -> Figure:
     """Training and validation losses of the autoencoder and the diffusion model by epoch, the kept epoch marked."""
     figure = Figure(figsize=(10, 3.8), layout="constrained")
 
-    def lowest(history: list[dict[str, float]]) -> int:
+    def lowest(history: list[EpochRow]) -> int:
         return int(min(history, key=lambda row: row["valid_loss"])["epoch"])
 
     for axes, title, history, kept in zip(
@@ -102,36 +104,41 @@ def correlation_heatmaps(evaluation: Evaluation, symbols: list[str]) -> Figure:
     return figure
 
 
-def coverage(rows: list[dict[str, Any]]) -> Figure:
+def coverage(rows: list[MetricsRow]) -> Figure:
     """Share of measured values inside the stated intervals, against what was stated."""
     figure = Figure(figsize=(5.2, 4.6), layout="constrained")
     axes = figure.subplots()
-    stated = (50, 80, 95)
     axes.plot([40, 100], [40, 100], color="0.6", linestyle="--", linewidth=1)
     for row in rows:
-        if row.get("coverage_50") is not None:
-            seen = [100 * row[f"coverage_{level}"] for level in stated]
-            axes.plot(stated, seen, "o-", markersize=4, linewidth=1, label=row_name(row))
+        seen = [100 * inside for level in COVERAGES.values() if (inside := row.get(level)) is not None]
+        if seen:
+            axes.plot(list(COVERAGES), seen, "o-", markersize=4, linewidth=1, label=row_name(row))
     axes.set(xlabel="stated, %", ylabel="measured values inside, %", xlim=(45, 100), ylim=(40, 100))
     axes.legend(frameon=False, fontsize=8)
     return figure
 
 
-def scores_by_model(rows: list[dict[str, Any]], ceiling: dict[str, Any], models: list[str]) -> Figure:
+def scores_by_model(rows: list[MetricsRow], ceiling: ReplicateCeiling, models: list[str]) -> Figure:
     """RMSE, delta correlation and (if known) explained share of every row, with 95% intervals; models in colour."""
-    wanted = [("rmse", "RMSE (log2), lower is better"), ("delta_pcc", "delta correlation, higher is better")]
+    wanted: list[tuple[Score, str]] = [
+        ("rmse", "RMSE (log2), lower is better"),
+        ("delta_pcc", "delta correlation, higher is better"),
+    ]
     wanted.append(("systematic_pcc", "plate-centred correlation, higher is better"))
     if any("explained_share" in row for row in rows):
         wanted.append(("explained_share", "share of explainable delta, higher is better"))
     figure = Figure(figsize=(3.6 * len(wanted), 0.3 * len(rows) + 1.6), layout="constrained")
-    limits = {"rmse": ceiling.get("rmse_floor"), "delta_pcc": ceiling.get("delta_pcc_ceiling")}
+    limits: dict[Score, float | None] = {
+        "rmse": ceiling.get("rmse_floor"),
+        "delta_pcc": ceiling.get("delta_pcc_ceiling"),
+    }
     for number, (axes, (key, title)) in enumerate(
         zip(figure.subplots(1, len(wanted), sharey=True), wanted, strict=True)
     ):
         for place, row in enumerate(rows):
-            if row.get(key) is None:
+            if (interval := interval_of(row, key)) is None:
                 continue
-            low, high = row[f"{key}_interval"]
+            low, high = interval
             color = ACCENT if row["model"] in models else INK
             axes.plot([low, high], [place, place], color=color, linewidth=2)
             axes.plot(row[key], place, "o", color=color, markersize=4)
@@ -148,14 +155,14 @@ def scores_by_model(rows: list[dict[str, Any]], ceiling: dict[str, Any], models:
     return figure
 
 
-def _keep_far_rows_from_hiding_the_rest(axes: Axes, rows: list[dict[str, Any]], key: str) -> None:
+def _keep_far_rows_from_hiding_the_rest(axes: Axes, rows: list[MetricsRow], key: Score) -> None:
     """A single draw's share is far below 0 by nature, and a bad model's RMSE far above; cut the axis and say so."""
     if key == "explained_share":
         axes.set_xlim(left=-1.0)
         axes.set_xlabel("axis cut at -1 (draws lie below)", fontsize=7)
     if key == "rmse":
-        limit = 1.6 * max(row[key] for row in rows if row["model"] in ("control", "train_mean"))
-        if max(row[key] for row in rows) > limit:
+        limit = 1.6 * max(row["rmse"] for row in rows if row["model"] in ("control", "train_mean"))
+        if max(row["rmse"] for row in rows) > limit:
             axes.set_xlim(right=limit)
             axes.set_xlabel(f"axis cut at {limit:.1f}", fontsize=7)
 

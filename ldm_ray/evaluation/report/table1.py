@@ -1,9 +1,10 @@
 """Table 1 over several kinds of unseen test sides and several seeds."""
 
 from statistics import fmean, stdev
-from typing import Any
+from typing import TypedDict, cast
 
 from ldm_ray.config import Config, dump_config
+from ldm_ray.evaluation.record import Ceilings, Metrics, MetricsRow
 from ldm_ray.evaluation.report.folder import PAPER, SIMULATED, in_short
 from ldm_ray.evaluation.report.tables import SECTIONS, UNSEEN, Column, caption, cell, csv_text
 from ldm_ray.evaluation.scores.predicted import row_name
@@ -11,14 +12,47 @@ from ldm_ray.pages.page import Page
 from ldm_ray.pages.table import ScoreTable
 from ldm_ray.storage.store import Store
 
-WITH_INTERVAL = ("rmse", "mse_gain_over_best_baseline", "delta_pcc", "systematic_pcc", "explained_share")
+WITH_INTERVAL = (
+    "rmse",
+    "mse_gain_over_best_baseline",
+    "delta_pcc",
+    "systematic_pcc",
+    "explained_share",
+)
 """Scores whose intervals are printed; the files hold all."""
 COLUMNS = [column for section in SECTIONS for column in section.columns]
 
 
-def write_campaign(store: Store, runs: list[dict[str, Any]], config: Config) -> dict[str, Any]:
+class SeedsRow(MetricsRow):
+    """A row over seeds: means, and from two seeds on the standard deviation of each score as `<score>_sd`."""
+
+
+class Side(TypedDict):
+    """What was judged with one kind of thing unseen; counts and ceiling are the first seed's, as wells are the same."""
+
+    unseen: str
+    seeds: list[int]
+    rows: list[SeedsRow]
+    n_profiles: int
+    n_compounds: int
+    n_cell_lines: int
+    n_plates: int
+    ceiling: Ceilings
+    best_baseline: list[str]
+    notes: list[str]
+
+
+class Campaign(TypedDict):
+    """What `table1.json` holds."""
+
+    dataset: str
+    simulated: bool
+    sides: list[Side]
+
+
+def write_campaign(store: Store, runs: list[Metrics], config: Config) -> Campaign:
     """Summarise the metrics of runs over seeds, and write `table1.html`, `.csv` and `.json`."""
-    result = {"dataset": runs[0]["dataset"], "simulated": runs[0]["simulated"], "sides": summarise(runs)}
+    result: Campaign = {"dataset": runs[0]["dataset"], "simulated": runs[0]["simulated"], "sides": summarise(runs)}
     page = Page(
         title="Table 1: drug-induced expression of what was unseen in training",
         subtitle=f"{runs[0]['dataset']}; seeds {', '.join(map(str, config.table1.seeds))}",
@@ -33,50 +67,60 @@ def write_campaign(store: Store, runs: list[dict[str, Any]], config: Config) -> 
         models=("ldm", *config.table1.rivals),
     )
     store.write_bytes("table1.html", page.render().encode())
-    rows = [{"unseen": side["unseen"]} | row for side in result["sides"] for row in side["rows"]]
-    store.write_bytes("table1.csv", csv_text({"rows": rows}).encode())
+    rows = [{"unseen": side["unseen"], **row} for side in result["sides"] for row in side["rows"]]
+    store.write_bytes("table1.csv", csv_text(rows).encode())
     store.write_json("table1.json", result)
     return result
 
 
-def summarise(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def summarise(runs: list[Metrics]) -> list[Side]:
     """Return each side's rows over seeds: mean, mean bounds of the interval, and from two seeds on the sd.
 
     The sd says what training's randomness does (weights, order, draws) on the same held-out wells; the interval says
     what other compounds would.
     """
-    sides = []
+    sides: list[Side] = []
     for unseen in dict.fromkeys(run["unseen"] for run in runs):
         own = [run for run in runs if run["unseen"] == unseen]
-        keys = ("n_profiles", "n_compounds", "n_cell_lines", "n_plates", "ceiling")
         sides.append(
-            {"unseen": unseen, "seeds": [run["seed"] for run in own], "rows": _rows(own)}
-            | {key: own[0][key] for key in keys}
-            | {"best_baseline": sorted({run["best_baseline"] for run in own}), "notes": caption(own[0])}
+            {
+                "unseen": unseen,
+                "seeds": [run["seed"] for run in own],
+                "rows": _rows(own),
+                "n_profiles": own[0]["n_profiles"],
+                "n_compounds": own[0]["n_compounds"],
+                "n_cell_lines": own[0]["n_cell_lines"],
+                "n_plates": own[0]["n_plates"],
+                "ceiling": own[0]["ceiling"],
+                "best_baseline": sorted({run["best_baseline"] for run in own}),
+                "notes": caption(own[0]),
+            }
         )
     return sides
 
 
-def _rows(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    rows = []
+def _rows(runs: list[Metrics]) -> list[SeedsRow]:
+    rows: list[SeedsRow] = []
     for first in runs[0]["rows"]:
         name = (first["model"], first["prediction"])
         same = [r for run in runs for r in run["rows"] if (r["model"], r["prediction"]) == name]
-        row: dict[str, Any] = {"model": name[0], "prediction": name[1]}
-        for key, value in first.items():
+        row: dict[str, object] = {"model": name[0], "prediction": name[1]}
+        for key in first:
             values = [r.get(key) for r in same]
-            if key in row or any(v is None for v in values) or len(values) < len(runs):
-                row.setdefault(key, None)
-            elif isinstance(value, list):
-                row[key] = [fmean(v[i] for v in values) for i in range(2)]
+            scores = [value for value in values if isinstance(value, int | float)]
+            intervals = [value for value in values if isinstance(value, list)]
+            if len(scores) == len(runs):
+                row[key] = fmean(scores)
+                row |= {f"{key}_sd": stdev(scores)} if len(runs) > 1 else {}
+            elif len(intervals) == len(runs):
+                row[key] = [fmean(interval[i] for interval in intervals) for i in range(2)]
             else:
-                row[key] = fmean(values)
-                row |= {f"{key}_sd": stdev(values)} if len(runs) > 1 else {}
-        rows.append(row)
+                row.setdefault(key, None)
+        rows.append(cast(SeedsRow, row))
     return rows
 
 
-def campaign_tables(result: dict[str, Any]) -> list[ScoreTable]:
+def campaign_tables(result: Campaign) -> list[ScoreTable]:
     """Return the tables of each side; with several seeds values have an sd."""
     tables = []
     for side in result["sides"]:
@@ -96,11 +140,11 @@ def campaign_tables(result: dict[str, Any]) -> list[ScoreTable]:
     return tables
 
 
-def _value(row: dict[str, Any], column: Column) -> str:
+def _value(row: SeedsRow, column: Column) -> str:
     value, sd = row.get(column.key), row.get(f"{column.key}_sd")
     if value is not None and column.form == "count":
         return f"{value:.3g}"
     text = cell(row, column, with_interval=column.key in WITH_INTERVAL)
-    if sd is None or column.form == "percent":
+    if not isinstance(sd, float) or column.form == "percent":
         return text
     return f"{text} ± {100 * sd:.1f}" if column.form in ("gain", "share") else f"{text} ± {sd:.3f}"

@@ -2,9 +2,11 @@
 
 import csv
 import io
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Literal
 
+from ldm_ray.evaluation.record import Metrics, MetricsRow, ModelDescription, Score, interval_of
 from ldm_ray.evaluation.scores.predicted import row_name
 from ldm_ray.pages.table import ScoreTable
 
@@ -13,9 +15,9 @@ from ldm_ray.pages.table import ScoreTable
 class Column:
     """One column: its key in a row, its head, and how its value is written."""
 
-    key: str
+    key: Score
     head: str
-    form: str = "number"  # number, percent, count, gain
+    form: Literal["number", "percent", "share", "count", "gain"] = "number"
 
 
 @dataclass(frozen=True)
@@ -92,12 +94,12 @@ SECTIONS = (
         " 50, 80 and 95%. CRPS is the error of the whole predicted distribution, in log2; lower is better.",
     ),
 )
-NORMALISED = ("rmse_normalised", "delta_pcc_normalised")
+NORMALISED: tuple[Score, ...] = ("rmse_normalised", "delta_pcc_normalised")
 SHORT = {"expression", "change from the control"}
 """Sections whose intervals are printed too."""
 
 
-def score_tables(metrics: dict[str, Any]) -> list[ScoreTable]:
+def score_tables(metrics: Metrics) -> list[ScoreTable]:
     """Return the printed tables; columns and rows that nothing fills are left out."""
     tables = []
     for section in SECTIONS:
@@ -113,7 +115,7 @@ def score_tables(metrics: dict[str, Any]) -> list[ScoreTable]:
     return tables
 
 
-def cell(row: dict[str, Any], column: Column, *, with_interval: bool) -> str:
+def cell(row: MetricsRow, column: Column, *, with_interval: bool) -> str:
     """Write one value, with its interval if it has one and it is wanted."""
     value = row.get(column.key)
     if value is None:
@@ -124,7 +126,7 @@ def cell(row: dict[str, Any], column: Column, *, with_interval: bool) -> str:
         return f"{round(100 * value)}%"
     if column.form == "share":
         return f"{100 * value:.1f}%"
-    bounds: list[float] = row.get(f"{column.key}_interval") or []
+    bounds = interval_of(row, column.key) or []
     if column.form == "gain":
         low, high = (f"{100 * bound:+.1f}" for bound in bounds)
         return f"{100 * value:+.1f}% [{low}, {high}]"
@@ -132,11 +134,15 @@ def cell(row: dict[str, Any], column: Column, *, with_interval: bool) -> str:
     return f"{text} [{bounds[0]:.3f}, {bounds[1]:.3f}]" if bounds and with_interval else text
 
 
-def csv_text(metrics: dict[str, Any]) -> str:
-    """Return all rows with all scores as CSV; an interval is two columns."""
+def csv_text(scored: Sequence[Mapping[str, object]]) -> str:
+    """Return all rows with all scores as CSV; an interval is two columns.
+
+    Args:
+        scored: Rows as `MetricsRow`, perhaps with more columns.
+    """
     rows = []
-    for row in metrics["rows"]:
-        flat: dict[str, Any] = {}
+    for row in scored:
+        flat: dict[str, object] = {}
         for key, value in row.items():
             if isinstance(value, list):
                 flat |= {key.replace("_interval", "_low"): value[0], key.replace("_interval", "_high"): value[1]}
@@ -159,7 +165,7 @@ UNSEEN = {
 }
 
 
-def describe_wells(metrics: dict[str, Any]) -> str:
+def describe_wells(metrics: Metrics) -> str:
     """Say what was judged."""
     what = UNSEEN[metrics["unseen"]]
     seen = f"{what} unseen in training" if metrics["split"] == "test" else f"validation {what} (they stopped training)"
@@ -169,14 +175,15 @@ def describe_wells(metrics: dict[str, Any]) -> str:
     )
 
 
-def caption(metrics: dict[str, Any]) -> list[str]:
+def caption(metrics: Metrics) -> list[str]:
     """Return the lines under the tables: ceilings, best rows, which models, what was left out."""
     ceiling = metrics["ceiling"]
     lines: list[str] = []
     if "rmse_floor" in ceiling:
-        best = f"a perfect mean that knows no plate reaches RMSE {_range(ceiling, 'rmse_floor')}"
+        floor = _range(ceiling["rmse_floor"], ceiling["rmse_floor_interval"])
+        best = f"a perfect mean that knows no plate reaches RMSE {floor}"
         if "delta_pcc_ceiling" in ceiling:
-            best += f", delta corr {_range(ceiling, 'delta_pcc_ceiling')}"
+            best += f", delta corr {_range(ceiling['delta_pcc_ceiling'], ceiling['delta_pcc_ceiling_interval'])}"
             best += f" (root of the averaged replicate correlation: {ceiling['delta_pcc_root_of_mean']:.3f})"
         lines.append(
             f"ceilings from {ceiling['n_pairs']:,} pairs of {ceiling['n_wells']:,} wells on different plates,"
@@ -198,16 +205,16 @@ def caption(metrics: dict[str, Any]) -> list[str]:
     return [*lines, *metrics["notes"]]
 
 
-def told_of(model: dict[str, Any]) -> str:
+def told_of(model: ModelDescription) -> str:
     """Say which model a row is."""
     small = "" if model.get("published_size", True) else " (NOT THE PUBLISHED SIZE)"
     return f"{model['name']}: {model['n_parameters']:,} parameters{small}, {model['encoder']}"
 
 
-def _range(values: dict[str, Any], key: str) -> str:
-    low, high = values[f"{key}_interval"]
-    return f"{values[key]:.3f} [{low:.3f}, {high:.3f}]"
+def _range(value: float, interval: Sequence[float]) -> str:
+    low, high = interval
+    return f"{value:.3f} [{low:.3f}, {high:.3f}]"
 
 
-def _any(rows: list[dict[str, Any]], key: str) -> bool:
+def _any(rows: Sequence[MetricsRow], key: Score) -> bool:
     return any(row.get(key) is not None for row in rows)

@@ -1,12 +1,11 @@
 """An evaluation's tables in the terminal."""
 
-from typing import Any
-
 from ldm_ray.console import say, show_table
+from ldm_ray.evaluation.record import Metrics
 from ldm_ray.evaluation.report.tables import caption, describe_wells, score_tables
 
 
-def show_scores(metrics: dict[str, Any]) -> None:
+def show_scores(metrics: Metrics) -> None:
     """Print the tables of an evaluation."""
     what = "simulated data, not biology" if metrics["simulated"] else metrics["dataset"]
     say(f"\n{describe_wells(metrics)} ({what})")

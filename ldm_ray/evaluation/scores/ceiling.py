@@ -2,10 +2,12 @@
 
 import itertools
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 
 from ldm_ray.data.wells import Wells
+from ldm_ray.evaluation.record import ReplicateCeiling
 from ldm_ray.evaluation.scores.bootstrap import Bootstrap, Interval
 from ldm_ray.evaluation.scores.metrics import (
     pearson_per_profile,
@@ -46,13 +48,13 @@ class Ceiling:
     delta_pcc_ceiling: Interval | None
     delta_pcc_root_of_mean: Interval | None
 
-    def as_dict(self) -> dict[str, object]:
+    def as_dict(self) -> ReplicateCeiling:
         """Return the values by name, and their intervals as `<name>_interval`."""
         values: dict[str, object] = {name: getattr(self, name) for name in ("n_pairs", "n_wells", "n_cell_lines")}
         for name, value in vars(self).items():
             if isinstance(value, Interval):
                 values |= {name: value.value, f"{name}_interval": value.as_list()}
-        return values
+        return cast(ReplicateCeiling, values)
 
 
 def measure_ceiling(wells: Wells, delta_rows: np.ndarray, boot: Bootstrap) -> Ceiling | None:

@@ -11,13 +11,13 @@ from functools import cached_property
 import numpy as np
 
 from ldm_ray.data.wells import Wells
+from ldm_ray.evaluation.record import DistributionScores, RealAgainstReal
 from ldm_ray.evaluation.scores.correlation import compare_correlations, top_overlap
 from ldm_ray.evaluation.scores.metrics import distances, median_distance, pairwise
 from ldm_ray.evaluation.scores.moments import GeneMoments
 
 MIN_WELLS = 8
 WITHIN, POOLED = True, False
-SUFFIX = {WITHIN: "", POOLED: "_pooled"}
 
 
 class DistributionJudge:
@@ -41,37 +41,37 @@ class DistributionJudge:
             if len(rows) >= 2 * MIN_WELLS:
                 self.samples.append(np.sort(rng.permutation(rows)[:max_wells]))
 
-    def score(self, y_hat: np.ndarray, moments: GeneMoments) -> dict[str, float | int | None]:
+    def score(self, y_hat: np.ndarray, moments: GeneMoments) -> DistributionScores:
         """Return energy distance and MMD of predictions for the sampled wells, and scores of their moments."""
         y = self.wells.y
         pairs = [distances(y_hat[rows], y[rows], own) for rows, own in zip(self.samples, self._within, strict=True)]
-        scores: dict[str, float | int | None] = {
+        sides = (WITHIN, POOLED)
+        within, pooled = (compare_correlations(moments.correlation(within=side), *self.real[side]) for side in sides)
+        return {
             "energy_distance": self._average([pair.energy() for pair in pairs]),
             "mmd": self._average([pair.mmd(width) for pair, width in zip(pairs, self._widths, strict=True)]),
+            "correlation_error": within.error,
+            "correlation_spearman": within.spearman,
+            "top30_overlap": within.top30_overlap,
+            "correlation_error_pooled": pooled.error,
+            "correlation_spearman_pooled": pooled.spearman,
+            "top30_overlap_pooled": pooled.top30_overlap,
         }
-        for within, suffix in SUFFIX.items():
-            real, half_distance = self.real[within]
-            result = compare_correlations(moments.correlation(within=within), real, half_distance)
-            scores[f"correlation_error{suffix}"] = result.error
-            scores[f"correlation_spearman{suffix}"] = result.spearman
-            scores[f"top30_overlap{suffix}"] = result.top30_overlap
-        return scores
 
-    def real_against_real(self) -> dict[str, float | int | None]:
+    def real_against_real(self) -> RealAgainstReal:
         """Return the same scores between halves of the measured wells."""
         pairs = []
         for rows in self.samples:
             order = np.random.default_rng([self.seed, len(rows)]).permutation(rows)
             first, second = order[: len(rows) // 2], order[len(rows) // 2 :]
             pairs.append(distances(self.wells.y[first], self.wells.y[second]))
-        overlaps = {
-            f"top30_overlap_half_half{suffix}": top_overlap(*(half.correlation(within=within) for half in self._halves))
-            for within, suffix in SUFFIX.items()
-        }
+        sides = (WITHIN, POOLED)
+        within, pooled = (top_overlap(*(half.correlation(within=side) for half in self._halves)) for side in sides)
         return {
             "energy_distance_real": self._average([pair.energy() for pair in pairs]),
             "mmd_real": self._average([pair.mmd(width) for pair, width in zip(pairs, self._widths, strict=True)]),
-            **overlaps,
+            "top30_overlap_half_half": within,
+            "top30_overlap_half_half_pooled": pooled,
         }
 
     def note(self) -> str:

@@ -1,9 +1,10 @@
 """Predicted wells: what every score is a score of."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+
+from ldm_ray.evaluation.record import MetricsRow
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,6 @@ class PredictedWells:
     n_samples: int = 1
 
 
-def row_name(row: dict[str, Any]) -> str:
+def row_name(row: MetricsRow) -> str:
     """Name a row for people; a plain `mean` needs no saying."""
-    return str(
-        row["model"] if row["prediction"] == "mean" else f"{row['model']}, {row['prediction'].replace('_', ' ')}"
-    )
+    return row["model"] if row["prediction"] == "mean" else f"{row['model']}, {row['prediction'].replace('_', ' ')}"

@@ -6,7 +6,7 @@ from torch import Tensor
 from ldm_ray.diffusion.samplers import ancestral, run_plan
 from ldm_ray.diffusion.schedule import Schedule, scaled_linear_schedule
 from ldm_ray.errors import QueryError
-from ldm_ray.models.condition import Condition
+from ldm_ray.models.condition import ConditionBatch
 from ldm_ray.models.generate import OBSERVATION, Samples, Sampling
 from ldm_ray.models.rivals.pertdit import PertDit
 from ldm_ray.models.rivals.prnet import NOISE_DIM, Prnet, scaled_drug
@@ -29,7 +29,7 @@ class RivalGenerator:
     def __init__(self, rows: int = 0) -> None:
         self._rows = rows or ROWS
 
-    def direct_mean(self, condition: Condition, base: Tensor) -> Tensor:
+    def direct_mean(self, condition: ConditionBatch, base: Tensor) -> Tensor:
         """Not to be had: PRnet averages over input noise, and at t = T PertDiT's error is multiplied by 64.
 
         Raises:
@@ -38,7 +38,7 @@ class RivalGenerator:
         raise QueryError("a rival has no direct mean; sample one")
 
     @torch.inference_mode()
-    def sample(self, condition: Condition, base: Tensor, keys: Tensor, how: Sampling) -> Samples:
+    def sample(self, condition: ConditionBatch, base: Tensor, keys: Tensor, how: Sampling) -> Samples:
         """Sample profiles as `ProfileSampler` asks; `base` and `how.sampler` mean nothing here."""
         parts, n_samples = [], how.n_samples
         for rows in torch.arange(len(keys), device=keys.device).split(max(1, self._rows // n_samples)):
@@ -50,7 +50,7 @@ class RivalGenerator:
             parts.append((mean.mean(dim=1), spread, drawn[:, : how.n_draws], variance.mean(dim=1)))
         return Samples(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
-    def _sample(self, condition: Condition, keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _sample(self, condition: ConditionBatch, keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Mean, variance around it, and a draw of each row's sample, each (n, n_genes), log2."""
         raise NotImplementedError
 
@@ -67,7 +67,7 @@ class PrnetGenerator(RivalGenerator):
         super().__init__(rows)
         self.model = model
 
-    def _sample(self, condition: Condition, keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _sample(self, condition: ConditionBatch, keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         drug = scaled_drug(condition.compound, condition.dose_um)
         mean, variance = self.model(condition.x_basal, drug, standard_normal(mix(keys, START), NOISE_DIM))
         noise = standard_normal(mix(keys, OBSERVATION), mean.shape[1])
@@ -90,7 +90,7 @@ class PertditGenerator(RivalGenerator):
         self.model, self.schedule = model, pertdit_schedule(settings)
         self._plan = ancestral(self.schedule, torch.arange(settings.num_steps))
 
-    def _sample(self, condition: Condition, keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _sample(self, condition: ConditionBatch, keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         model, alpha_bar = self.model, self.schedule.alpha_bar.tolist()
         control = model.scale(condition.x_basal)
         drug = model.drug_tokens(condition.compound, condition.dose_um)

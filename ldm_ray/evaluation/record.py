@@ -1,0 +1,207 @@
+"""What `metrics.json` of an evaluation holds."""
+
+from collections.abc import Mapping
+from typing import Literal, NotRequired, Required, TypedDict, cast
+
+from ldm_ray.evaluation.scores.bootstrap import Interval
+from ldm_ray.layout import METRICS
+from ldm_ray.storage.store import Store
+
+Score = Literal[
+    "rmse",
+    "rmse_infinite_samples",
+    "pcc",
+    "r2",
+    "crps",
+    "coverage_50",
+    "coverage_80",
+    "coverage_95",
+    "delta_pcc",
+    "systematic_pcc",
+    "explained_share",
+    "top50_rmse",
+    "top50_pcc",
+    "precision_at_50",
+    "discrimination",
+    "energy_distance",
+    "mmd",
+    "correlation_error",
+    "correlation_spearman",
+    "top30_overlap",
+    "correlation_error_pooled",
+    "correlation_spearman_pooled",
+    "top30_overlap_pooled",
+    "mse_gain_over_best_trivial",
+    "mse_gain_over_best_baseline",
+    "rmse_normalised",
+    "delta_pcc_normalised",
+]
+
+
+class DistributionScores(TypedDict, total=False):
+    """How like measured wells predicted ones are as a cloud; `_pooled` is over all cell lines and times together."""
+
+    energy_distance: float | None
+    mmd: float | None
+    correlation_error: float | None
+    correlation_spearman: float | None
+    top30_overlap: float | None
+    correlation_error_pooled: float | None
+    correlation_spearman_pooled: float | None
+    top30_overlap_pooled: float | None
+
+
+class MetricsRow(DistributionScores, total=False):
+    """The scores of one prediction, by the names that docs/evaluation.md explains.
+
+    A score that does not apply is left out; None stands for one that is undefined on these wells. An interval is
+    [low, high], 95%, over compounds.
+    """
+
+    model: Required[str]
+    prediction: Required[str]
+    rmse: Required[float]
+    rmse_interval: list[float]
+    rmse_infinite_samples: float
+    pcc: float | None
+    pcc_interval: list[float]
+    r2: float | None
+    r2_interval: list[float]
+    crps: float | None
+    crps_interval: list[float]
+    coverage_50: float | None
+    coverage_50_interval: list[float]
+    coverage_80: float | None
+    coverage_80_interval: list[float]
+    coverage_95: float | None
+    coverage_95_interval: list[float]
+    delta_pcc: float | None
+    delta_pcc_interval: list[float]
+    systematic_pcc: float | None
+    systematic_pcc_interval: list[float]
+    explained_share: float | None
+    explained_share_interval: list[float]
+    top50_rmse: float | None
+    top50_rmse_interval: list[float]
+    top50_pcc: float | None
+    top50_pcc_interval: list[float]
+    precision_at_50: float | None
+    precision_at_50_interval: list[float]
+    discrimination: float | None
+    discrimination_interval: list[float]
+    mse_gain_over_best_trivial: float
+    mse_gain_over_best_trivial_interval: list[float]
+    mse_gain_over_best_baseline: float
+    mse_gain_over_best_baseline_interval: list[float]
+    rmse_normalised: float | None
+    delta_pcc_normalised: float | None
+
+
+class ReplicateCeiling(TypedDict, total=False):
+    """See `Ceiling`; empty where no condition has replicates, without the delta scores where none has a control."""
+
+    n_pairs: int
+    n_wells: int
+    n_cell_lines: int
+    replicate_rmse: float
+    replicate_rmse_interval: list[float]
+    replicate_pcc: float
+    replicate_pcc_interval: list[float]
+    replicate_r2: float
+    replicate_r2_interval: list[float]
+    replicate_delta_pcc: float
+    replicate_delta_pcc_interval: list[float]
+    rmse_floor: float
+    rmse_floor_interval: list[float]
+    delta_pcc_ceiling: float
+    delta_pcc_ceiling_interval: list[float]
+    delta_pcc_root_of_mean: float
+    delta_pcc_root_of_mean_interval: list[float]
+
+
+class RealAgainstReal(TypedDict):
+    """The distribution scores of one half of the measured wells beside the other."""
+
+    energy_distance_real: float | None
+    mmd_real: float | None
+    top30_overlap_half_half: int
+    top30_overlap_half_half_pooled: int
+
+
+class Ceilings(ReplicateCeiling, RealAgainstReal):
+    """What the measurements themselves allow."""
+
+
+class ModelDescription(TypedDict):
+    """Which model a row is; `published_size` is there for PertDiT only."""
+
+    name: str
+    kind: str
+    n_parameters: int
+    epochs: int
+    best_epoch: int
+    encoder: str
+    seed: int
+    published_size: NotRequired[bool]
+
+
+class BestRows(TypedDict):
+    """Names of the rows that gains are measured from."""
+
+    best_trivial: str
+    best_baseline: str
+
+
+class Metrics(BestRows):
+    """All that `metrics.json` holds.
+
+    Attributes:
+        dataset: URL.
+        simulated: Whether the dataset's genes are made up.
+        split: Which wells were judged.
+        unseen: What the test side has that training has not.
+        n_profiles: Judged, as are the counts below.
+        n_compounds: Parent structures.
+        n_conditions: Cell line, parent structure, dose and time.
+        n_cell_lines: Cell lines.
+        n_plates: Plates.
+        seed: Of sub-samples, draws and the bootstrap.
+        rows: One a prediction.
+        ceiling: What the measurements allow.
+        models: Which models the rows are.
+        notes: What was left out, and how large sub-samples were.
+    """
+
+    dataset: str
+    simulated: bool
+    split: str
+    unseen: str
+    n_profiles: int
+    n_compounds: int
+    n_conditions: int
+    n_cell_lines: int
+    n_plates: int
+    seed: int
+    rows: list[MetricsRow]
+    ceiling: Ceilings
+    models: list[ModelDescription]
+    notes: list[str]
+
+
+def read_metrics(store: Store, folder: str = "") -> Metrics:
+    """Read an evaluation's metrics from a report folder."""
+    return cast(Metrics, store.read_json(f"{folder}/{METRICS}" if folder else METRICS))
+
+
+def add_score(row: MetricsRow, score: Score, interval: Interval | None) -> None:
+    """Add a score and its interval to a row; None where it is undefined."""
+    fields = cast("dict[str, object]", row)  # a key that is put together is beyond a TypedDict
+    fields[score] = None if interval is None else interval.value
+    if interval is not None:
+        fields[f"{score}_interval"] = interval.as_list()
+
+
+def interval_of(values: Mapping[str, object], name: str) -> list[float] | None:
+    """Return the interval of a score or ceiling; None if it has none."""
+    found = values.get(f"{name}_interval")
+    return found if isinstance(found, list) else None
