@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-full docs-test s3 lint format clean
+.PHONY: help install demo test test-full docs-test pictures s3 lint format clean
 
 help:  ## List the targets.
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -30,6 +30,9 @@ test-full: $(INSTALLED)  ## Run the slower campaigns too.
 
 docs-test: $(INSTALLED)  ## Run every command of README and docs, small.
 	$(BIN)/python -m tests.docs_runner
+
+pictures: $(INSTALLED)  ## Make the pictures of README anew from the demo's results.
+	$(BIN)/python docs/pictures/make.py demo
 
 s3: $(INSTALLED)  ## Serve a local S3 bucket to try things with (SeaweedFS), until Ctrl-C.
 	$(BIN)/python -m tests.s3_server --folder runs/s3

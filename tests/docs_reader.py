@@ -35,13 +35,14 @@ SMALLER = (
 SMALLER_SPACE = {"schedule.num_steps": {"choices": [20, 50]}, "predict.steps": {"choices": [5, 10]}}
 
 NEEDS = {
-    "docs/data.md": ("runs/data",),
-    "docs/evaluation.md": ("runs/data", "runs/ldm", "runs/prnet"),
+    "docs/dataset.md": ("runs/data",),
+    "docs/reports.md": ("runs/data", "runs/ldm", "runs/prnet"),
+    "docs/samplers.md": ("demo",),
     "docs/serving.md": ("demo",),
+    "docs/bulk.md": ("demo",),
     "docs/tracking.md": ("runs/data", "runs/vae", "runs/ldm"),
     "docs/tuning.md": ("demo", "runs/data"),
     "docs/monitoring.md": ("demo", "runs/data", "runs/vae", "runs/ldm"),
-    "docs/faults.md": ("demo", "runs/data", "runs/vae", "runs/ldm"),
     "docs/cost.md": ("runs/data",),
     "docs/air-gapped.md": ("demo", "runs/data"),
 }

@@ -29,11 +29,10 @@ SUBSTITUTIONS = (
     ("", "train ldm ", "train ldm --set train_ldm.epochs=2 ", "the same"),
     ("", "train baseline ", "train baseline --set train_prnet.epochs=2 ", "the same"),
     ("", "evaluate --data", "evaluate --set evaluate.max_profiles=100 --data", "240 wells, for each row of the report"),
-    ("README.md", "bench samplers", "bench samplers --wells 8 --samples 8", "the full chain takes minutes"),
-    ("docs/serving.md", "bench samplers", "bench samplers --wells 8 --samples 8", "the full chain takes minutes"),
+    ("docs/samplers.md", "bench samplers", "bench samplers --wells 8 --samples 8", "the full chain takes minutes"),
     ("docs/real-data.md", "--out runs/prnet-data", f"--out runs/prnet-data {ONE}", "PRnet's demo file has few wells"),
-    ("docs/evaluation.md", "[compound,cell,both,plate]", "[plate]", "each side trains all models anew"),
-    ("docs/evaluation.md", "'table1.seeds=[0,1,2]'", f"'table1.seeds=[0]' {SHORT}", "so does each seed"),
+    ("docs/reports.md", "[compound,cell,both,plate]", "[plate]", "each side trains all models anew"),
+    ("docs/reports.md", "'table1.seeds=[0,1,2]'", f"'table1.seeds=[0]' {SHORT}", "so does each seed"),
     ("docs/tuning.md", " --retrain 102 --retrain 103", "", "each seed trains a model"),
 )
 """Page or any, what it says, what is run instead, and why; everything else is run as written."""
