@@ -19,7 +19,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 install: $(INSTALLED)  ## Install the package and its tools into .venv.
 
 demo: $(INSTALLED)  ## Run the whole chain on a simulated release; results in demo/.
-	$(BIN)/ldm-ray demo --out demo --config jobs/configs/demo.yaml
+	$(BIN)/ldm-ray demo --out demo --config demo
 
 test: $(INSTALLED)  ## Run the test suite.
 	$(BIN)/python -m compileall -q ldm_ray  # once, not in each of 200 processes, where PYTHONDONTWRITEBYTECODE is set

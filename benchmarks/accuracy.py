@@ -3,7 +3,7 @@
     python benchmarks/accuracy.py [--size small|full] [--json OUT]
     python benchmarks/accuracy.py --metrics REPORT/metrics.json|IC50/ic50.json --json OUT
 
-`small` is jobs/configs/demo.yaml, `full` is jobs/configs/longer.yaml. The ratio is to the oracle: `explained_share`
+`small` has the shipped settings `demo`, `full` has `longer`. The ratio is to the oracle: `explained_share`
 is 0 for the true mean change of cell line and time, and 1 for the planted truth.
 """
 
@@ -17,9 +17,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.machine import ROOT, machine
+from benchmarks.machine import machine
 
-CONFIGS = {"small": "demo.yaml", "full": "longer.yaml"}
+CONFIGS = {"small": "demo", "full": "longer"}
 KEYS = (
     "rmse", "pcc", "r2", "delta_pcc", "systematic_pcc", "explained_share", "mse_gain_over_best_trivial",
     "mse_gain_over_best_baseline", "top50_pcc", "precision_at_50", "discrimination", "coverage_50", "coverage_80",
@@ -45,7 +45,7 @@ def main() -> None:
         saved = arguments.metrics.parent / "settings.yaml"
         settings = saved.read_text() if saved.is_file() else ""
     else:
-        metrics, settings, wall_s = run(ROOT / "jobs" / "configs" / CONFIGS[arguments.size])
+        metrics, settings, wall_s = run(CONFIGS[arguments.size])
     result = record(metrics, settings, wall_s)
     text = json.dumps(result, indent=1) + "\n"
     print(text)
@@ -53,14 +53,14 @@ def main() -> None:
         arguments.json.write_text(text)
 
 
-def run(config_file: Path) -> tuple[dict[str, Any], str, float]:
+def run(config: str) -> tuple[dict[str, Any], str, float]:
     """Run the demo with some settings in a temporary folder."""
     from ldm_ray.config import load_config
     from ldm_ray.workflows.demo import run_demo
 
     with tempfile.TemporaryDirectory() as folder:
         started = time.monotonic()
-        metrics = run_demo(Path(folder) / "run", load_config(config_file))
+        metrics = run_demo(Path(folder) / "run", load_config(config))
         settings = (Path(folder) / "run" / "settings.yaml").read_text()
         return metrics, settings, time.monotonic() - started
 

@@ -41,7 +41,6 @@ from ldm_ray.training.steps import Latents, LdmTask
 WORKERS = (1, 2, 4)
 ROWS, N_GENES, WARMUP = 128, 978, 20
 STEPS = {"small": 100, "full": 300}
-DEMO = Path(__file__).parents[1] / "jobs" / "configs" / "demo.yaml"
 GPUS = (1, 8, 16, 32, 64)
 BANDWIDTHS_GB_S = {"10 Gb/s Ethernet": 1.25, "100 Gb/s": 12.5, "NVLink within a node": 200.0}
 LATENCY_US = 20.0
@@ -150,7 +149,7 @@ def main() -> None:
     parser.add_argument("--size", choices=STEPS, default="small")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    config, n_steps = load_config(DEMO), STEPS[arguments.size]
+    config, n_steps = load_config("demo"), STEPS[arguments.size]
     ray.init(num_cpus=max(WORKERS) + 1, object_store_memory=300 * 2**20, logging_level="ERROR", log_to_driver=False)
     silent(1, config, n_steps)  # imports
     with_talk = {n: talking(n, config, n_steps) for n in WORKERS}

@@ -37,6 +37,8 @@ from ldm_ray.settings import (
     optimiser_group,
 )
 
+SHIPPED = Path(__file__).parent / "configs"
+
 # The rivals as published (docs/rivals.md); neither averages its weights, and PRnet does not clip.
 PRNET = OptimiserSettings(
     epochs=500,
@@ -180,11 +182,13 @@ def load_config(path: str | Path | None = None, overrides: tuple[str, ...] | lis
     """Resolve the settings: preset, then the YAML file, then the overrides, later ones winning.
 
     Args:
-        path: A YAML file of settings, path or URL, or None.
+        path: Settings, a YAML file: the name of a shipped one, a path, a URL, or None. What has neither a slash nor a
+            YAML ending is a name, whatever files the folder holds, so that a name means the same everywhere.
         overrides: Texts `key.path=value`; the value is read as YAML.
 
     Raises:
-        SettingsError: For a key that does not exist (the nearest one is named) or a value that does not fit.
+        SettingsError: For a name or file that does not exist, a key that does not (the nearest one is named) or a value
+            that does not fit.
     """
     layer = _read_yaml(str(path)) if path is not None else {}
     for text in overrides:
@@ -196,6 +200,11 @@ def load_config(path: str | Path | None = None, overrides: tuple[str, ...] | lis
     if preset not in PRESETS:
         raise SettingsError(f"preset must be one of {', '.join(PRESETS)}; got {preset!r}")
     return config_from_dict(merged(PRESETS[preset], layer))
+
+
+def shipped_configs() -> list[str]:
+    """Return the names of the settings files in the package."""
+    return sorted(path.stem for path in SHIPPED.glob("*.yaml"))
 
 
 def config_from_dict(values: dict[str, Any]) -> Config:
@@ -259,6 +268,11 @@ def _text_of(path: str) -> str:
 
         store, name = split_url(path)
         return store.read_bytes(name).decode()
+    if "/" not in path and not path.endswith((".yaml", ".yml")):
+        if path not in shipped_configs():
+            names = ", ".join(shipped_configs())
+            raise SettingsError(f"--config {path!r} is none of {names}, nor a path or URL such as ./{path}")
+        path = str(SHIPPED / f"{path}.yaml")
     if not Path(path).is_file():
         raise SettingsError(f"--config must be a YAML file; {path!r} does not exist")
     return Path(path).read_text(encoding="utf-8")

@@ -30,7 +30,7 @@ SMALLER = (
     "tune.trials=3",
     "tune.random_trials=2",
 )
-"""Laid over every file of `jobs/configs/`; `tune.space` and the target stay."""
+"""Laid over every file of `ldm_ray/configs/`; `tune.space` and the target stay."""
 
 SMALLER_SPACE = {"schedule.num_steps": {"choices": [20, 50]}, "predict.steps": {"choices": [5, 10]}}
 
@@ -51,12 +51,11 @@ NEEDS = {
 FULL = "GSE92742_Broad_LINCS"
 RELEASE = "--gctx L3.gctx --inst-info inst_info.txt --pert-info pert_info.txt --gene-info gene_info.txt"
 MAKERS = {
-    "demo": "ldm-ray demo --out demo --config jobs/configs/demo.yaml",
+    "demo": "ldm-ray demo --out demo --config demo",
     "runs/data": f"ldm-ray prepare {RELEASE} --out runs/data",
-    "runs/vae": "ldm-ray train vae --data runs/data --out runs/vae --config jobs/configs/demo.yaml",
-    "runs/ldm": "ldm-ray train ldm --data runs/data --vae runs/vae --out runs/ldm --config jobs/configs/demo.yaml",
-    "runs/prnet": "ldm-ray train baseline --kind prnet --data runs/data --out runs/prnet"
-    " --config jobs/configs/demo.yaml",
+    "runs/vae": "ldm-ray train vae --data runs/data --out runs/vae --config demo",
+    "runs/ldm": "ldm-ray train ldm --data runs/data --vae runs/vae --out runs/ldm --config demo",
+    "runs/prnet": "ldm-ray train baseline --kind prnet --data runs/data --out runs/prnet --config demo",
 }
 """How that is made where only one page is run, each after what stands before it."""
 
@@ -114,7 +113,7 @@ class Reader:
             os.utime(folder / name, (0, 0))  # older than the environment: make has nothing to install
         if not (folder / ".venv").exists():
             (folder / ".venv").symlink_to(ROOT / ".venv")
-        for path in (folder / "jobs" / "configs").glob("*.yaml"):
+        for path in (folder / "ldm_ray" / "configs").glob("*.yaml"):
             path.write_text(yaml.safe_dump(small_settings(yaml.safe_load(path.read_text())), sort_keys=False))
 
     def _copy_files(self, folder: Path, text: str) -> None:
@@ -187,7 +186,7 @@ class Reader:
 
 
 def small_settings(values: dict[str, Any]) -> dict[str, Any]:
-    """Return settings of `jobs/configs/` made small."""
+    """Return settings of `ldm_ray/configs/` made small."""
     space = (values.get("tune") or {}).get("space", {})
     for text in SMALLER:
         key, _, value = text.partition("=")

@@ -154,7 +154,7 @@ app.command("status", epilog=STATUS_EPILOG)(status)
 app.command("predict", epilog=PREDICT_EPILOG)(predict)
 
 
-@app.command(epilog="Example: `ldm-ray demo --out demo --config jobs/configs/demo.yaml`")
+@app.command(epilog="Example: `ldm-ray demo --out demo --config demo`")
 def demo(
     *,
     out: Annotated[Path, typer.Option(help="Local folder for everything.")] = Path("demo"),

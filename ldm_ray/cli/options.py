@@ -7,7 +7,10 @@ import typer
 from ldm_ray.config import Config, load_config
 
 ConfigFile = Annotated[
-    str | None, typer.Option("--config", help="YAML file of settings, path or URL.", rich_help_panel="Settings")
+    str | None,
+    typer.Option(
+        "--config", help="Shipped settings (demo, paper, ...), or a YAML file, path or URL.", rich_help_panel="Settings"
+    ),
 ]
 Overrides = Annotated[
     list[str] | None,

@@ -21,7 +21,7 @@ from ldm_ray.cli.options import (
 from ldm_ray.console import print_json, say, show_table
 
 EPILOG = (
-    "Examples: `ldm-ray pipeline --out s3://bucket/run --config jobs/configs/demo.yaml` (simulated data);"
+    "Examples: `ldm-ray pipeline --out s3://bucket/run --config demo` (simulated data);"
     " `ldm-ray pipeline --h5ad s3://bucket/Lincs_L1000.h5ad --out s3://bucket/run`. Interrupted, the same command goes"
     " on; how far it is: `ldm-ray status s3://bucket/run`"
 )

@@ -14,9 +14,8 @@ if TYPE_CHECKING:
 
 tune_app = typer.Typer(
     help="Search settings with Ray Tune and Optuna; a killed search goes on when the same command is started again.",
-    epilog="Examples: `ldm-ray tune --data demo/data --vae demo/vae --out runs/search --config"
-    " jobs/configs/tune_demo.yaml`; `ldm-ray tune report runs/search`;"
-    " `ldm-ray tune export runs/search --out runs/best`",
+    epilog="Examples: `ldm-ray tune --data demo/data --vae demo/vae --out runs/search --config tune_demo`;"
+    " `ldm-ray tune report runs/search`; `ldm-ray tune export runs/search --out runs/best`",
 )
 
 

@@ -15,7 +15,6 @@ from ldm_ray.tuning.trials import Search
 from tests.processes import kill_driver
 
 pytestmark = [pytest.mark.full, pytest.mark.timeout(2400)]
-ROOT = Path(__file__).parents[2]
 TRIALS = 24
 COMMAND = [sys.executable, "-m", "ldm_ray.cli"]
 
@@ -25,7 +24,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo's dataset and an autoencoder; `LDM_RAY_DEMO` names a demo that has been run already."""
     if there := os.environ.get("LDM_RAY_DEMO"):
         return Path(there)
-    folder, config = tmp_path_factory.mktemp("demo"), str(ROOT / "jobs/configs/demo.yaml")
+    folder, config = tmp_path_factory.mktemp("demo"), "demo"
     release = release_files(folder / "release")
     names = {"gctx": release.gctx, "inst-info": release.inst_info, "pert-info": release.pert_info}
     names |= {"gene-info": release.gene_info, "out": folder / "data"}
@@ -54,7 +53,7 @@ def test_a_killed_search_goes_on(demo: Path, tmp_path: Path, number: int) -> Non
     """SIGKILL of the driver after some trials; started again, it ends, with every trial kept once."""
     out = tmp_path / "search"
     command = [*COMMAND, "tune", "--data", str(demo / "data"), "--vae", str(demo / "vae"), "--out", str(out)]
-    command += ["--config", str(ROOT / "jobs/configs/tune_demo.yaml"), "--set", f"tune.trials={TRIALS}"]
+    command += ["--config", "tune_demo", "--set", f"tune.trials={TRIALS}"]
     began = time.monotonic()
     with (tmp_path / "first.log").open("w") as log:
         first = subprocess.Popen([*command, "--seed", str(number)], start_new_session=True, stderr=log)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ldm_ray.config import Config, deciding, dump_config, load_config, read_settings
+from ldm_ray.config import SHIPPED, Config, deciding, dump_config, load_config, read_settings, shipped_configs
 from ldm_ray.errors import SettingsError
 
 
@@ -62,9 +62,20 @@ def test_settings_are_frozen() -> None:
         Config().vae.latent_dim = 3  # type: ignore[misc]
 
 
-@pytest.mark.parametrize("name", ["demo", "paper", "mini", "longer"])
+@pytest.mark.parametrize("name", shipped_configs())
 def test_shipped_settings_load(name: str) -> None:
-    load_config(Path(__file__).parents[2] / "jobs" / "configs" / f"{name}.yaml")
+    assert load_config(name) == load_config(SHIPPED / f"{name}.yaml")
+
+
+def test_a_name_means_the_shipped_file_wherever_one_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert {"demo", "paper", "mini", "longer"} < set(shipped_configs())
+    monkeypatch.chdir(tmp_path)
+    for name in ("demo", "mine", "mine.yaml"):
+        (tmp_path / name).write_text("seed: 7\n")
+    assert load_config("demo").seed == 0
+    assert [load_config(path).seed for path in ("./demo", "mine.yaml", "./mine", tmp_path / "mine")] == [7] * 4
+    with pytest.raises(SettingsError, match=r"--config 'mine' is none of demo, .*, tune_two_stage, nor .* \./mine$"):
+        load_config("mine")
 
 
 def test_naming_one_key_of_a_group_leaves_the_others(tmp_path: Path) -> None:

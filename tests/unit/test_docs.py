@@ -133,7 +133,7 @@ def test_the_runners_tables_name_what_is_there() -> None:
     assert {"jobs", "ldm_ray"} <= set(COPIED)
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "jobs" / "configs").glob("*.yaml")), ids=lambda path: str(path.name))
+@pytest.mark.parametrize("path", sorted((ROOT / "ldm_ray/configs").glob("*.yaml")), ids=lambda path: str(path.name))
 def test_small_settings_are_settings(path: Path) -> None:
     from ldm_ray.config import PRESETS, config_from_dict, merged
 

@@ -15,7 +15,7 @@ from optuna.trial import TrialState
 from ldm_ray.cluster.tune.private import READ_IN, OpenAsha, OpenOptunaSearch
 from ldm_ray.cluster.tune.search import ContinuedAsha, StoredSearch
 from ldm_ray.cluster.tune.trial import watched
-from ldm_ray.config import Config, load_config
+from ldm_ray.config import Config, load_config, shipped_configs
 from ldm_ray.errors import DataError, SettingsError
 from ldm_ray.layout import JOURNAL
 from ldm_ray.storage.store import Store
@@ -24,7 +24,6 @@ from ldm_ray.tuning.space import distributions, objectives, trial_config
 from ldm_ray.tuning.state import begin_search, load_search, search_of
 from tests.s3_server import BUCKET, S3Server
 
-CONFIGS = Path(__file__).parents[2] / "jobs" / "configs"
 SPACE = {
     "train_ldm.learning_rate": {"low": 1e-4, "high": 1e-2, "log": True},
     "denoiser.hidden_widths": {"choices": [[8, 8], [16]]},
@@ -258,10 +257,10 @@ def test_values_that_fit_only_together_may_be_searched() -> None:
     distributions(config_of(space={"denoiser.head": {"choices": ["mean", "v"]}, "denoiser.loss": {"choices": ["nll"]}}))
 
 
-@pytest.mark.parametrize("name", sorted(path.name for path in CONFIGS.glob("tune_*.yaml")))
+@pytest.mark.parametrize("name", [name for name in shipped_configs() if name.startswith("tune_")])
 def test_the_shipped_searches_are_sound(name: str) -> None:
     """Every value of their spaces fits its setting, and a point of first choices fits together."""
-    config = load_config(CONFIGS / name)
+    config = load_config(name)
     space = distributions(config)
     assert objectives(config)
     study = optuna.create_study(directions=[objective.direction for objective in objectives(config)])
