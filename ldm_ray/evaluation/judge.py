@@ -6,13 +6,13 @@ import numpy as np
 
 from ldm_ray.data.wells import Wells
 from ldm_ray.evaluation.baselines.fit import TRIVIAL
-from ldm_ray.evaluation.record import BestRows, MetricsRow, ReplicateCeiling, Score, add_score
 from ldm_ray.evaluation.scores.bootstrap import Bootstrap, Interval, by_compound
 from ldm_ray.evaluation.scores.ceiling import measure_ceiling
 from ldm_ray.evaluation.scores.conditions import judge_conditions
 from ldm_ray.evaluation.scores.distribution import DistributionJudge
 from ldm_ray.evaluation.scores.metrics import per_condition
 from ldm_ray.evaluation.scores.moments import GeneMoments
+from ldm_ray.evaluation.scores.record import BestRows, MetricsRow, ReplicateCeiling, Score, add_score
 from ldm_ray.evaluation.scoring import Scoring
 from ldm_ray.evaluation.tally import RowTally
 

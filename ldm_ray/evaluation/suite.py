@@ -15,8 +15,8 @@ from ldm_ray.evaluation.baselines.fit import TRIVIAL, fit_baselines
 from ldm_ray.evaluation.baselines.truth import open_truth
 from ldm_ray.evaluation.judge import Judge
 from ldm_ray.evaluation.predictions import model_inputs
-from ldm_ray.evaluation.record import Metrics, MetricsRow, ModelDescription, ReplicateCeiling, Score, interval_of
 from ldm_ray.evaluation.scores.predicted import PredictedWells
+from ldm_ray.evaluation.scores.record import Metrics, MetricsRow, ModelDescription, ReplicateCeiling, Score, interval_of
 from ldm_ray.evaluation.scoring import BlockRunner, Scoring, in_turn
 from ldm_ray.evaluation.tally import Tally, merge
 from ldm_ray.keys import keys_of

@@ -8,8 +8,8 @@ from pathlib import Path
 from ldm_ray.config import Config
 from ldm_ray.console import say
 from ldm_ray.data.dataset import PairedDataset
-from ldm_ray.evaluation.record import Metrics, read_metrics
 from ldm_ray.evaluation.report.terminal import show_scores
+from ldm_ray.evaluation.scores.record import Metrics, read_metrics
 from ldm_ray.layout import LDM, PAGE, REPORT
 from ldm_ray.prediction.predictor import Predictor
 from ldm_ray.workflows.pipeline import Pipeline

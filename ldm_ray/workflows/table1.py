@@ -11,9 +11,9 @@ from ldm_ray.console import counting, say, show_table, staged
 from ldm_ray.data.dataset import PairedDataset, open_dataset
 from ldm_ray.data.resplit import by_of, empty_side, resplit
 from ldm_ray.errors import DataError
-from ldm_ray.evaluation.record import Metrics, read_metrics
 from ldm_ray.evaluation.report.folder import write_report
 from ldm_ray.evaluation.report.table1 import Campaign, campaign_tables, write_campaign
+from ldm_ray.evaluation.scores.record import Metrics, read_metrics
 from ldm_ray.evaluation.suite import evaluate
 from ldm_ray.layout import METRICS, SETTINGS
 from ldm_ray.settings import Table1Settings

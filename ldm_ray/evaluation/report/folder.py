@@ -7,11 +7,11 @@ from matplotlib.figure import Figure as Drawing
 from ldm_ray.bundle.bundle import Bundle
 from ldm_ray.config import Config, dump_config
 from ldm_ray.data.dataset import PairedDataset
-from ldm_ray.evaluation.record import Metrics, Score
 from ldm_ray.evaluation.report import plots
 from ldm_ray.evaluation.report.export import write_exports
 from ldm_ray.evaluation.report.tables import caption, csv_text, describe_wells, score_tables
 from ldm_ray.evaluation.scores.predicted import row_name
+from ldm_ray.evaluation.scores.record import Metrics, Score
 from ldm_ray.evaluation.suite import Evaluation
 from ldm_ray.layout import METRICS, PAGE, SETTINGS
 from ldm_ray.pages.page import Figure, Page

@@ -7,9 +7,9 @@ from matplotlib.figure import Figure
 from ldm_ray.bundle.metadata import EpochRow, Metadata
 from ldm_ray.data.wells import Wells
 from ldm_ray.evaluation.predictions import ABLATIONS
-from ldm_ray.evaluation.record import MetricsRow, ReplicateCeiling, Score, interval_of
 from ldm_ray.evaluation.scores.correlation import top_genes
 from ldm_ray.evaluation.scores.predicted import PredictedWells, row_name
+from ldm_ray.evaluation.scores.record import MetricsRow, ReplicateCeiling, Score, interval_of
 from ldm_ray.evaluation.suite import Evaluation
 from ldm_ray.pages.picture import ACCENT, INK
 

@@ -4,10 +4,10 @@ from statistics import fmean, stdev
 from typing import TypedDict, cast
 
 from ldm_ray.config import Config, dump_config
-from ldm_ray.evaluation.record import Ceilings, Metrics, MetricsRow
 from ldm_ray.evaluation.report.folder import PAPER, SIMULATED, in_short
 from ldm_ray.evaluation.report.tables import SECTIONS, UNSEEN, Column, caption, cell, csv_text
 from ldm_ray.evaluation.scores.predicted import row_name
+from ldm_ray.evaluation.scores.record import Ceilings, Metrics, MetricsRow
 from ldm_ray.pages.page import Page
 from ldm_ray.pages.table import ScoreTable
 from ldm_ray.storage.store import Store

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from ldm_ray.evaluation.record import Metrics, MetricsRow, ModelDescription, Score, interval_of
 from ldm_ray.evaluation.scores.predicted import row_name
+from ldm_ray.evaluation.scores.record import Metrics, MetricsRow, ModelDescription, Score, interval_of
 from ldm_ray.pages.table import ScoreTable
 
 

@@ -1,8 +1,8 @@
 """An evaluation's tables in the terminal."""
 
 from ldm_ray.console import say, show_table
-from ldm_ray.evaluation.record import Metrics
 from ldm_ray.evaluation.report.tables import caption, describe_wells, score_tables
+from ldm_ray.evaluation.scores.record import Metrics
 
 
 def show_scores(metrics: Metrics) -> None:

@@ -7,7 +7,6 @@ from typing import cast
 import numpy as np
 
 from ldm_ray.data.wells import Wells
-from ldm_ray.evaluation.record import ReplicateCeiling
 from ldm_ray.evaluation.scores.bootstrap import Bootstrap, Interval
 from ldm_ray.evaluation.scores.metrics import (
     pearson_per_profile,
@@ -15,6 +14,7 @@ from ldm_ray.evaluation.scores.metrics import (
     r2_per_profile,
     squared_error_per_profile,
 )
+from ldm_ray.evaluation.scores.record import ReplicateCeiling
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ from functools import cached_property
 import numpy as np
 
 from ldm_ray.data.wells import Wells
-from ldm_ray.evaluation.record import DistributionScores, RealAgainstReal
 from ldm_ray.evaluation.scores.correlation import compare_correlations, top_overlap
 from ldm_ray.evaluation.scores.metrics import distances, median_distance, pairwise
 from ldm_ray.evaluation.scores.moments import GeneMoments
+from ldm_ray.evaluation.scores.record import DistributionScores, RealAgainstReal
 
 MIN_WELLS = 8
 WITHIN, POOLED = True, False

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ldm_ray.evaluation.record import MetricsRow
+from ldm_ray.evaluation.scores.record import MetricsRow
 
 
 @dataclass(frozen=True)
