@@ -29,9 +29,9 @@ from ldm_ray.data.wells import load_wells
 from ldm_ray.diffusion.samplers import SamplerChoice, build_plan, run_plan
 from ldm_ray.evaluation.predictions import Model, model_inputs
 from ldm_ray.evaluation.samplers import profiles_per_s, score_samplers
+from ldm_ray.keys import Purpose
 from ldm_ray.models.condition import Condition
 from ldm_ray.models.generate import ProfileGenerator
-from ldm_ray.models.row_sampler import REVERSE, START
 from ldm_ray.noise import mix, standard_normal
 
 BATCH, NAIVE_STEPS, PEAK_SIZE = 256, 50, 2048
@@ -102,8 +102,8 @@ def naive_loop(generator: ProfileGenerator, condition: Condition, keys: Tensor) 
     z_0 = run_plan(
         denoise,
         build_plan(model.diffusion.schedule, SamplerChoice(steps=NAIVE_STEPS)),
-        standard_normal(mix(own, START), model.latent_dim),
-        lambda t: standard_normal(mix(own, REVERSE, t), model.latent_dim),
+        standard_normal(mix(own, Purpose.START), model.latent_dim),
+        lambda t: standard_normal(mix(own, Purpose.REVERSE, t), model.latent_dim),
     )
     mean = model.mean_latent(condition, model.condition_encoder(condition))
     return generator.vae.decode(model.unscale_latent(mean + z_0))

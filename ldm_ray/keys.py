@@ -1,9 +1,63 @@
-"""Keys: what a row is called when randomness and order are derived from it. Knows no torch."""
+"""Keys, from which all randomness and order are derived, and the purposes that keep its uses apart. Knows no torch."""
 
 import hashlib
 from collections.abc import Iterable
+from enum import IntEnum, unique
 
 import numpy as np
+
+
+@unique
+class Purpose(IntEnum):
+    """What randomness is for. It is mixed into every key and seed, so that no two uses share a stream.
+
+    A dropout layer adds its place in its network, below 100. The planted world of a simulated release has streams of
+    its own (`data/world.py`): it is data, and stays the same.
+    """
+
+    ORDER = 1
+    """Rows of an epoch."""
+    BOOTSTRAP = 5
+    SHUFFLED_COMPOUND = 6
+    DISTRIBUTION_SAMPLE = 7
+    SCATTER_POINTS = 8
+    IC50_BOOTSTRAP = 9
+
+    LATENT = 10
+    STEP = 11
+    """The step that a training row is noised to."""
+    FORWARD = 12
+    PREVIOUS = 13
+    WITHOUT_COMPOUND = 14
+    START = 20
+    REVERSE = 21
+    OBSERVATION = 22
+    FACTORS = 23
+
+    KEPT_WELLS = 30
+    CHOSEN_WELL = 31
+    GAUSSIAN_RESIDUAL = 32
+    ORACLE_WELL = 33
+    ORACLE_PLATE = 34
+    HALVES = 35
+    ROW_GROUPS = 36
+    FOREST = 37
+    SUGGESTIONS = 38
+
+    DROPOUT_BASAL = 100
+    DROPOUT_COMPOUND = 200
+    DROPOUT_JOINT = 300
+    DROPOUT_DENOISER = 400
+    DROPOUT_DOSE = 500
+    DROPOUT_TIME = 600
+    DROPOUT_PRNET = 700
+    DROPOUT_MEAN_HEAD = 800
+    DROPOUT_ENCODER = 900
+
+
+def generator(seed: int, purpose: Purpose, *parts: int) -> np.random.Generator:
+    """Return numpy's generator for a purpose, and for further whole numbers such as an epoch."""
+    return np.random.default_rng([seed, purpose, *parts])
 
 
 def key_of(*parts: object) -> int:

@@ -24,7 +24,7 @@ from ldm_ray.data.l1000 import (
     read_gene_info,
 )
 from ldm_ray.data.simulate_ic50 import simulate_ic50, write_csv_gz
-from ldm_ray.data.world import COMMON_DOSE_UM, DOSES_UM, TIMES_H, World, build_world
+from ldm_ray.data.world import COMMON_DOSE_UM, DOSES_UM, TIMES_H, Planted, World, build_world, planted_numbers
 from ldm_ray.errors import DataError, StoreError
 from ldm_ray.layout import SIMULATION, TRUTH
 from ldm_ray.settings import SimulateSettings
@@ -98,7 +98,7 @@ def simulate_release(
     genes = _gene_table(gene_info)
     landmarks = genes.loc[genes["pr_is_lm"] == "1", "pr_gene_id"].astype(np.int64).to_numpy()
     world = build_world(settings, landmarks, seed)
-    batches = list(_plan(settings, world, np.random.default_rng([seed, 2])))
+    batches = list(_plan(settings, world, planted_numbers(seed, Planted.PLATES)))
     plates = [(batch, replicate) for batch in batches for replicate in range(settings.replicates)]
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -201,12 +201,12 @@ def _write_plates(
     seed: int,
     on_progress: Callable[[int, int], None],
 ) -> dict[str, int]:
-    order = np.random.default_rng([seed, 3]).permutation(len(genes))
+    order = planted_numbers(seed, Planted.GENES).permutation(len(genes))
     gene_ids = genes["pr_gene_id"].to_numpy(dtype=str)[order]
 
     def draw(number: int) -> tuple[pd.DataFrame, np.ndarray]:
         batch, replicate = plates[number]
-        rng = np.random.default_rng([seed, 4, number])
+        rng = planted_numbers(seed, Planted.WELLS, number)
         wells = _plate_wells(settings, world, batch, replicate, number, rng)
         return wells, _expression(settings, world, wells, len(genes), rng)[:, order]
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ldm_ray.data.world import World
+from ldm_ray.data.world import Planted, World, planted_numbers
 
 MAX_DRUGS = 240
 LETHALITY_SD = 1.5
@@ -29,7 +29,7 @@ UNKNOWN_CELL_LINE = "SIM-OTHER"
 
 def true_ln_ic50_um(world: World, seed: int) -> np.ndarray:
     """Noiseless ln IC50 (uM) of every cell line and compound, (n_cells, n_compounds)."""
-    rng = np.random.default_rng([seed, 6])
+    rng = planted_numbers(seed, Planted.SENSITIVITY)
     lethality = LETHALITY_SD * rng.normal(size=world.weights.shape[1])
     killing = (lethality + SENSITIVITY_EFFECT * np.log(world.sensitivity)) @ world.weights.T
     return np.asarray(2.0 + np.log(world.ec50_um) - killing)
@@ -44,7 +44,7 @@ def simulate_ic50(world: World, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
     Returns:
         Columns CELL_LINE_NAME, DRUG_NAME, LN_IC50, SMILES; and `cell_id` and one column per Entrez id, log2.
     """
-    rng = np.random.default_rng([seed, 7])
+    rng = planted_numbers(seed, Planted.IC50)
     truth = true_ln_ic50_um(world, seed)
     drugs = np.sort(rng.permutation(truth.shape[1])[:MAX_DRUGS])
     # One more row of cells: a line that has no profile.

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
@@ -18,6 +17,7 @@ import pyarrow.parquet as pq
 from ldm_ray.data.dataset import PairedDataset
 from ldm_ray.data.manifest import WellFile
 from ldm_ray.errors import DataError, StoreError
+from ldm_ray.keys import Purpose, generator
 from ldm_ray.settings import IngestSettings
 
 ID_COLUMNS = ["profile_key", "basal_id", "compound_id", "dose_um", "time_h"]
@@ -79,7 +79,7 @@ def profile_files(dataset: PairedDataset, settings: IngestSettings) -> WellFiles
 
 def shuffled(slices: Sequence[Slice], seed: int, epoch: int) -> list[Slice]:
     """Return the slices in the order of an epoch."""
-    order = np.random.default_rng([seed, epoch]).permutation(len(slices))
+    order = generator(seed, Purpose.ROW_GROUPS, epoch).permutation(len(slices))
     return [slices[i] for i in order]
 
 

@@ -14,6 +14,7 @@ and well terms are noise. D is scaled so that two replicates' deltas correlate a
 
 import io
 from dataclasses import dataclass, fields
+from enum import IntEnum, unique
 
 import numpy as np
 
@@ -27,6 +28,23 @@ DOSES_UM = (0.12, 0.37, 1.11, 3.33, 30.0)
 """Every compound is tested at the common dose and at two of the others."""
 N_PATHWAYS = 10
 NOISE_RANK = 8
+
+
+@unique
+class Planted(IntEnum):
+    """What the numbers of a simulated release are drawn for. They are data: no other seed changes them."""
+
+    WORLD = 1
+    PLATES = 2
+    GENES = 3
+    WELLS = 4
+    SENSITIVITY = 41
+    IC50 = 42
+
+
+def planted_numbers(seed: int, what: Planted, *parts: int) -> np.random.Generator:
+    """Return numpy's generator for a part of a simulated release."""
+    return np.random.default_rng([seed, what, *parts])
 
 
 @dataclass(frozen=True)
@@ -130,7 +148,7 @@ class World:
 
 def build_world(settings: SimulateSettings, entrez_ids: np.ndarray, seed: int) -> World:
     """Draw the planted biology; the same seed gives the same world."""
-    rng = np.random.default_rng([seed, 1])
+    rng = planted_numbers(seed, Planted.WORLD)
     n_genes, n_cells, n_mechanisms = len(entrez_ids), settings.n_cell_lines, settings.n_mechanisms
     n_compounds = settings.n_compounds or min(17_766, max(60, settings.n_profiles // 25))
     molecules = choose_molecules(n_compounds, n_mechanisms, rng)

@@ -14,6 +14,7 @@ from ldm_ray.data.dataset import PairedDataset
 from ldm_ray.data.wells import Wells
 from ldm_ray.errors import DataError
 from ldm_ray.evaluation.scores.predicted import PredictedWells
+from ldm_ray.keys import Purpose, generator
 from ldm_ray.models.condition import ConditionBatch
 from ldm_ray.models.generate import Samples, Sampling
 from ldm_ray.prediction.predictor import Predictor
@@ -112,7 +113,7 @@ class Model:
 
     def _ablations(self, wells: Wells, condition: ConditionBatch) -> Iterator[tuple[str, ConditionBatch]]:
         """Take one input away at a time: what the encoder then sees is 0, or another compound."""
-        order = np.random.default_rng([self.seed, 6]).permutation(len(self._inputs.compounds))
+        order = generator(self.seed, Purpose.SHUFFLED_COMPOUND).permutation(len(self._inputs.compounds))
         shuffled = self._inputs.embeddings[order[self._places(wells.frame["compound_id"].to_numpy())]]
         raw = self.predictor.bundle.config.denoiser.raw_inputs
         none, one = torch.zeros_like(condition.dose_um), torch.ones_like(condition.dose_um)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ldm_ray.errors import ShapeError
+from ldm_ray.keys import Purpose
 from ldm_ray.models.blocks import Mlp, Norm
 from ldm_ray.settings import DenoiserSettings
 
@@ -50,22 +51,22 @@ class ConditionEncoder(nn.Module):
         super().__init__()
         self.n_genes, self.embedding_dim, self.raw_inputs = n_genes, embedding_dim, settings.raw_inputs
         norm, dropout = settings.norm, settings.dropout
-        self.basal = Mlp(n_genes, settings.basal_widths, norm, dropout=dropout, salt=100)
+        self.basal = Mlp(n_genes, settings.basal_widths, norm, dropout=dropout, salt=Purpose.DROPOUT_BASAL)
         self.compound = Mlp(
             embedding_dim,
             settings.compound_widths,
             norm,
             dropout=dropout,
-            salt=200,
+            salt=Purpose.DROPOUT_COMPOUND,
             input_dropout=settings.compound_dropout,
         )
         # Layer normalisation of functions of one number would take its size away.
         scalar_norm: Norm = "batch" if norm == "batch" else "none"
         scalar_dropout = dropout if norm == "batch" else 0.0
-        self.dose = Mlp(1, (settings.scalar_dim,), scalar_norm, dropout=scalar_dropout, salt=500)
-        self.time = Mlp(1, (settings.scalar_dim,), scalar_norm, dropout=scalar_dropout, salt=600)
+        self.dose = Mlp(1, (settings.scalar_dim,), scalar_norm, dropout=scalar_dropout, salt=Purpose.DROPOUT_DOSE)
+        self.time = Mlp(1, (settings.scalar_dim,), scalar_norm, dropout=scalar_dropout, salt=Purpose.DROPOUT_TIME)
         joint = self.basal.width + self.compound.width + self.dose.width + self.time.width
-        self.joint = Mlp(joint, settings.condition_widths, norm, dropout=dropout, salt=300)
+        self.joint = Mlp(joint, settings.condition_widths, norm, dropout=dropout, salt=Purpose.DROPOUT_JOINT)
         self.width = self.joint.width
         # What stands for a compound that the model is not given (classifier-free guidance).
         self.no_compound = nn.Parameter(torch.zeros(self.compound.width)) if settings.guidance_dropout else None

@@ -6,6 +6,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from ldm_ray.keys import Purpose
 from ldm_ray.models.blocks import HiddenBlock, KeyedDropout
 from ldm_ray.settings import DenoiserSettings
 
@@ -21,7 +22,9 @@ class Denoiser(nn.Module):
         self.time = StepEmbedding(num_steps, settings)
         widths = [latent_dim + settings.time_dim, *settings.hidden_widths]
         self.blocks = nn.ModuleList(
-            HiddenBlock(a + condition_dim, b, settings.norm, "leaky_relu", settings.dropout, salt=400 + i)
+            HiddenBlock(
+                a + condition_dim, b, settings.norm, "leaky_relu", settings.dropout, salt=Purpose.DROPOUT_DENOISER + i
+            )
             for i, (a, b) in enumerate(itertools.pairwise(widths))
         )
         self.output = nn.Linear(widths[-1], 2 * latent_dim)
@@ -58,7 +61,9 @@ class AdaLnDenoiser(nn.Module):
         width = settings.hidden_widths[0]
         self.input = nn.Linear(latent_dim, width)
         self.blocks = nn.ModuleList(
-            AdaLnBlock(width, hidden, condition_dim + settings.time_dim, settings.dropout, salt=400 + i)
+            AdaLnBlock(
+                width, hidden, condition_dim + settings.time_dim, settings.dropout, salt=Purpose.DROPOUT_DENOISER + i
+            )
             for i, hidden in enumerate(settings.hidden_widths)
         )
         self.norm = nn.LayerNorm(width)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ldm_ray.diffusion.samplers import SamplerChoice, build_plan
+from ldm_ray.keys import Purpose
 from ldm_ray.models.condition import ConditionBatch
 from ldm_ray.models.in_blocks import in_blocks, mean_and_var
 from ldm_ray.models.ldm import LatentDiffusion
@@ -21,8 +22,6 @@ from ldm_ray.models.row_sampler import DenoiserTerms, PlanTable, RowSampler
 from ldm_ray.models.vae import Vae
 from ldm_ray.noise import mix, standard_normal
 
-OBSERVATION, FACTORS = 22, 23
-"""Purposes of noise, mixed into the key."""
 CPU_ROWS, GPU_ROWS = 128, 8192
 """Rows of a pass through the network: enough to be near the peak of matrix products, no more than a query waits for."""
 BLOCKS_AT_ONCE = 8
@@ -99,8 +98,8 @@ class ObservationNoise:
 
     def draw(self, keys: Tensor) -> Tensor:
         """Draw noise for each key, (n, n_genes)."""
-        own = standard_normal(mix(keys, OBSERVATION), len(self.sd)) * self.sd
-        return own + standard_normal(mix(keys, FACTORS), self.factor.shape[1]) @ self.factor.T
+        own = standard_normal(mix(keys, Purpose.OBSERVATION), len(self.sd)) * self.sd
+        return own + standard_normal(mix(keys, Purpose.FACTORS), self.factor.shape[1]) @ self.factor.T
 
 
 class ProfileGenerator:

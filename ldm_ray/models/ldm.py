@@ -7,6 +7,7 @@ from ldm_ray.config import Config
 from ldm_ray.diffusion.gaussian import GaussianDiffusion, ReverseStep
 from ldm_ray.diffusion.losses import Objective
 from ldm_ray.diffusion.schedule import build_schedule
+from ldm_ray.keys import Purpose
 from ldm_ray.models.blocks import KeyedDropout
 from ldm_ray.models.condition import ConditionBatch, ConditionEncoder
 from ldm_ray.models.denoiser import build_denoiser
@@ -102,7 +103,7 @@ class MeanHead(nn.Module):
 
     def __init__(self, embedding_dim: int, condition_dim: int, latent_dim: int, compound_dropout: float) -> None:
         super().__init__()
-        self.dropout = KeyedDropout(compound_dropout, salt=800)
+        self.dropout = KeyedDropout(compound_dropout, salt=Purpose.DROPOUT_MEAN_HEAD)
         self.of_compound = nn.Linear(embedding_dim, latent_dim, bias=False)
         self.of_condition = nn.Linear(condition_dim, latent_dim)
         for parameter in self.parameters():

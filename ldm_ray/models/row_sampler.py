@@ -12,12 +12,10 @@ import torch
 from torch import Tensor
 
 from ldm_ray.diffusion.samplers import SamplerPlan
+from ldm_ray.keys import Purpose
 from ldm_ray.models.ldm import LatentDiffusion
 from ldm_ray.models.prepared import PreparedDenoiser
 from ldm_ray.noise import mix, standard_normal
-
-START, REVERSE = 20, 21
-"""Purposes of noise, mixed into the key."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +114,7 @@ class RowSampler:
         self._keys[slots], self._line[slots] = keys, first_line
         self._before[slots], self._mean[slots] = 0.0, encoded.mean
         # Made for all rows, as noise of the same shape has the same bits; see `noise.py`.
-        noise = standard_normal(mix(self._keys, START), self._model.latent_dim)
+        noise = standard_normal(mix(self._keys, Purpose.START), self._model.latent_dim)
         self.z[slots] = noise[slots]
 
     @torch.inference_mode()
@@ -134,7 +132,7 @@ class RowSampler:
         self.z = coef_z * self.z + coef_x0 * x0_hat + coef_last * self._before
         if bool(self.plans.noisy[here].any()):
             variance = torch.expm1(s * log1p_u).mul_(var_gain).add_(var_least)
-            noise = standard_normal(mix(self._keys, REVERSE, t), self._model.latent_dim)
+            noise = standard_normal(mix(self._keys, Purpose.REVERSE, t), self._model.latent_dim)
             self.z += variance.sqrt_().mul_(noise)
         self._before = x0_hat
         self._line += 1

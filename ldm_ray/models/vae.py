@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ldm_ray.errors import ShapeError
+from ldm_ray.keys import Purpose
 from ldm_ray.models.blocks import Mlp, ResidualBlock, mean_over_global_batch
 from ldm_ray.settings import VaeSettings
 
@@ -36,7 +37,9 @@ class Vae(nn.Module):
     def __init__(self, n_genes: int, settings: VaeSettings) -> None:
         super().__init__()
         self.n_genes, self.latent_dim = n_genes, settings.latent_dim
-        self.encoder = Mlp(n_genes, settings.encoder_widths, norm="layer", dropout=settings.dropout, salt=700)
+        self.encoder = Mlp(
+            n_genes, settings.encoder_widths, norm="layer", dropout=settings.dropout, salt=Purpose.DROPOUT_ENCODER
+        )
         self.mu_head = nn.Linear(self.encoder.width, settings.latent_dim)
         self.log_var_head = nn.Linear(self.encoder.width, settings.latent_dim)
         self.decoder = (

@@ -8,12 +8,13 @@ from torch.nn import functional
 
 from ldm_ray.config import Config
 from ldm_ray.diffusion.gaussian import GaussianDiffusion
+from ldm_ray.keys import Purpose
 from ldm_ray.models.rivals.generate import pertdit_schedule
 from ldm_ray.models.rivals.pertdit import PertDit
 from ldm_ray.models.rivals.prnet import NOISE_DIM, Prnet, scaled_drug
 from ldm_ray.noise import mix, standard_normal, uniform_integers
 from ldm_ray.training.rows import Rows, Tables, expression_of
-from ldm_ray.training.steps import FORWARD, LATENT, STEP, StepLosses
+from ldm_ray.training.steps import StepLosses
 
 SMALLEST_VARIANCE = 1e-6
 
@@ -38,7 +39,7 @@ class PrnetLossModule(nn.Module):
 
     def forward(self, batch: ProfileBatch) -> StepLosses:
         """Loss with input noise keyed by row."""
-        noise = standard_normal(mix(batch.keys, LATENT), NOISE_DIM)
+        noise = standard_normal(mix(batch.keys, Purpose.LATENT), NOISE_DIM)
         drug = scaled_drug(batch.compound, batch.dose_um)
         mean, variance = self.model(batch.x_basal, drug, noise, batch.keys)
         loss = functional.gaussian_nll_loss(mean, batch.y, variance, eps=SMALLEST_VARIANCE)
@@ -55,8 +56,8 @@ class PertditLossModule(nn.Module):
     def forward(self, batch: ProfileBatch) -> StepLosses:
         """Loss with step and noise keyed by row."""
         model = self.model
-        t = uniform_integers(mix(batch.keys, STEP), self.diffusion.num_steps)
-        eps = standard_normal(mix(batch.keys, FORWARD), model.n_genes)
+        t = uniform_integers(mix(batch.keys, Purpose.STEP), self.diffusion.num_steps)
+        eps = standard_normal(mix(batch.keys, Purpose.FORWARD), model.n_genes)
         z_t = self.diffusion.q_sample(model.scale(batch.y), t, eps)
         tokens = model.drug_tokens(batch.compound, batch.dose_um)
         predicted = model(z_t, model.scale(batch.x_basal), tokens, t)

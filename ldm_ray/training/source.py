@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from ldm_ray.errors import DataError, SettingsError
+from ldm_ray.keys import Purpose
 from ldm_ray.noise import mix
 from ldm_ray.training.rows import LatentRows, Rows
 
-ORDER = 1
 ROWS_AT_ONCE = 1024
 
 
@@ -84,7 +84,7 @@ class ResidentSource:
     def batches(self, epoch: int, first_step: int = 0) -> Iterator[Rows]:
         """Yield this worker's part of each global batch of an epoch, from `first_step` on."""
         train = self.rows["train"]
-        order = torch.argsort(mix(train.keys, self.seed, ORDER, epoch), stable=True)
+        order = torch.argsort(mix(train.keys, self.seed, Purpose.ORDER, epoch), stable=True)
         order = order[torch.argsort(self.lane[order], stable=True)]
         lanes = torch.unique_consecutive(self.lane[order], return_counts=True)[1]
         starts = (torch.cumsum(lanes, 0) - lanes).tolist()

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ldm_ray.config import Config
+from ldm_ray.keys import Purpose
 from ldm_ray.models.condition import ConditionBatch
 from ldm_ray.models.ldm import LatentDiffusion
 from ldm_ray.models.vae import Vae, reparameterise, vae_loss
@@ -14,9 +15,6 @@ from ldm_ray.noise import keep_mask, mix, standard_normal
 from ldm_ray.training.monitor import MeanMonitor
 from ldm_ray.training.rows import LatentRows, Rows, Tables, condition_of, target_of
 from ldm_ray.training.step_sampling import StepSampler
-
-LATENT, STEP, FORWARD, PREVIOUS, WITHOUT_COMPOUND = 10, 11, 12, 13, 14
-"""Purposes of noise, mixed into the key."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +54,7 @@ class VaeLossModule(nn.Module):
 
     def forward(self, batch: VaeBatch) -> StepLosses:
         """Loss of Eq. (2) with noise keyed by row; k rises over the first steps; in validation all counts."""
-        eps = standard_normal(mix(batch.keys, LATENT), self.vae.latent_dim)
+        eps = standard_normal(mix(batch.keys, Purpose.LATENT), self.vae.latent_dim)
         settings = self.settings
         kl_weight: float | Tensor = settings.kl_weight
         if self.training and settings.kl_warmup_steps:
@@ -82,10 +80,10 @@ class LdmLossModule(nn.Module):
         encoded = model.condition_encoder(batch.condition, keys, self._without_compound(keys))
         mean = model.mean_latent(batch.condition, encoded, keys)
         z_0 = batch.z_0 - mean.detach()
-        t, weight = self.steps.draw(mix(keys, STEP))
-        z_t = diffusion.q_sample(z_0, t, standard_normal(mix(keys, FORWARD), model.latent_dim))
+        t, weight = self.steps.draw(mix(keys, Purpose.STEP))
+        z_t = diffusion.q_sample(z_0, t, standard_normal(mix(keys, Purpose.FORWARD), model.latent_dim))
         step = model.reverse_step(z_t, t, encoded, keys)
-        eps_prev = standard_normal(mix(keys, PREVIOUS), model.latent_dim)
+        eps_prev = standard_normal(mix(keys, Purpose.PREVIOUS), model.latent_dim)
         rows = model.objective.rows(step, z_0, z_t, t, eps_prev)
         self.steps.update(t, rows.loss)
         parts = {"x0_mse": rows.x0_error.mean(), "vlb": rows.vlb.mean()}
@@ -99,7 +97,7 @@ class LdmLossModule(nn.Module):
         """Rows that are trained without their compound, (batch,), bool."""
         if not (self.training and self.guidance_dropout):
             return None
-        return ~keep_mask(mix(keys, WITHOUT_COMPOUND), 1, 1.0 - self.guidance_dropout)[:, 0]
+        return ~keep_mask(mix(keys, Purpose.WITHOUT_COMPOUND), 1, 1.0 - self.guidance_dropout)[:, 0]
 
 
 class Task(Protocol):
@@ -176,4 +174,4 @@ class Latents:
     def sample(self, rows: Rows, keys: Tensor) -> Tensor:
         """Sample z of q(z | x) with noise keyed by row, (n, latent_dim)."""
         mu, log_var = self.moments(rows).chunk(2, dim=1)
-        return reparameterise(mu, log_var, standard_normal(mix(keys, LATENT), self.vae.latent_dim))
+        return reparameterise(mu, log_var, standard_normal(mix(keys, Purpose.LATENT), self.vae.latent_dim))

@@ -11,6 +11,7 @@ from optuna.distributions import BaseDistribution, FloatDistribution, IntDistrib
 from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 
 from ldm_ray.errors import DataError
+from ldm_ray.keys import Purpose, generator
 from ldm_ray.tuning.study import study_of
 from ldm_ray.tuning.trials import Search, SearchObjective, Trial, Value
 
@@ -152,7 +153,7 @@ def importance(search: Search) -> list[Importance]:
 def _shares(search: Search, seed: int) -> dict[str, float]:
     """Return the shares that one forest finds in as many trials drawn with replacement."""
     values = [trial.metrics["wins"] for trial in search.trials]
-    drawn = np.random.default_rng([search.seed, seed]).integers(len(values), size=len(values))
+    drawn = generator(search.seed, Purpose.FOREST, seed).integers(len(values), size=len(values))
     drawn[:2] = np.argmin(values), np.argmax(values)  # equal values everywhere would have no variance to split
     study = study_of(replace(search, trials=[search.trials[i] for i in drawn]))
     return get_param_importances(study, evaluator=FanovaImportanceEvaluator(n_trees=TREES, seed=seed))

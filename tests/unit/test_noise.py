@@ -5,7 +5,8 @@ import pytest
 import torch
 from scipy import stats
 
-from ldm_ray.keys import key_of, keys_of
+from ldm_ray.data.world import Planted
+from ldm_ray.keys import Purpose, key_of, keys_of
 from ldm_ray.noise import _halves, keep_mask, mix, standard_normal, uniform_integers
 
 KEYS = torch.from_numpy(keys_of(f"profile-{i}" for i in range(4000)))
@@ -71,3 +72,16 @@ def test_stream_is_splitmix64() -> None:
     for row, key in enumerate(keys.tolist()):
         bits = [(int(h) << 32) | int(x) for h, x in zip(high[row], low[row], strict=True)]
         assert bits == splitmix64(key & mask, 4)
+
+
+def test_a_planted_world_and_what_is_measured_of_it_share_no_stream() -> None:
+    """`ORDER` is mixed into torch's keys and never seeds numpy."""
+    assert set(map(int, Planted)) & set(map(int, Purpose)) == {Purpose.ORDER}
+
+
+def test_no_purpose_of_one_seed_is_another_purpose_of_the_next() -> None:
+    """Seeds were once made by addition: purpose 12 of seed 0 was purpose 11 of seed 1."""
+    keys = torch.arange(50)
+    purposes = (Purpose.ORACLE_WELL, Purpose.ORACLE_PLATE)
+    drawn = {tuple(mix(keys, seed, purpose).tolist()) for seed in range(4) for purpose in purposes}
+    assert len(drawn) == 8

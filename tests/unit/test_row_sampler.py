@@ -6,12 +6,12 @@ from torch import Tensor
 
 from ldm_ray.config import Config, load_config
 from ldm_ray.diffusion.samplers import SamplerChoice, build_plan, run_plan
+from ldm_ray.keys import Purpose
 from ldm_ray.models.condition import ConditionBatch
 from ldm_ray.models.generate import ObservationNoise, ProfileGenerator, Sampling, row_keys
 from ldm_ray.models.in_blocks import in_blocks, mean_and_var
 from ldm_ray.models.ldm import LatentDiffusion
 from ldm_ray.models.prepared import prepare
-from ldm_ray.models.row_sampler import REVERSE, START
 from ldm_ray.models.vae import Vae
 from ldm_ray.noise import mix, standard_normal
 
@@ -87,8 +87,8 @@ def test_rows_follow_the_plain_loop(choice: SamplerChoice) -> None:
         z_0 = run_plan(
             denoise,
             build_plan(model.diffusion.schedule, choice),
-            standard_normal(mix(own, START), model.latent_dim),
-            lambda t: standard_normal(mix(own, REVERSE, t), model.latent_dim),
+            standard_normal(mix(own, Purpose.START), model.latent_dim),
+            lambda t: standard_normal(mix(own, Purpose.REVERSE, t), model.latent_dim),
         )
         profiles = generator.vae.decode(model.unscale_latent(z_0)).view(9, 3, -1)
     samples = generator.sample(condition, base, keys, how)

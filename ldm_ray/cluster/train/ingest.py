@@ -14,11 +14,12 @@ from ldm_ray.config import Config
 from ldm_ray.data.lanes import keep_own, lanes_of, own_keys
 from ldm_ray.data.slices import WellFiles, share, shuffled, stretch
 from ldm_ray.errors import DataError
+from ldm_ray.keys import Purpose
 from ldm_ray.noise import mix
 from ldm_ray.settings import OptimiserSettings
 from ldm_ray.storage.store import matrix
 from ldm_ray.training.rows import LatentRows, ProfileRows, Rows
-from ldm_ray.training.source import ORDER, SPLITS, EpochPlan, ResidentSource, WellSource, lane_plan, stream_plan
+from ldm_ray.training.source import SPLITS, EpochPlan, ResidentSource, WellSource, lane_plan, stream_plan
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class StreamSource:
         step = skipped * per_window // self.rows_per_batch
         tables = stream_tables(self.files, wanted)
         for window in _windows(tables, self.files, per_window):
-            order = torch.argsort(mix(window.keys, self.seed, ORDER, epoch), stable=True)
+            order = torch.argsort(mix(window.keys, self.seed, Purpose.ORDER, epoch), stable=True)
             for index in order.split(self.rows_per_batch):
                 if step >= first_step:
                     yield window.take(index).to(self.device)

@@ -29,6 +29,7 @@ from ldm_ray.cluster.tune.trial import ERROR, FINAL, Claims, TrialSpec, run_tria
 from ldm_ray.config import Config
 from ldm_ray.data.dataset import PairedDataset, open_dataset
 from ldm_ray.errors import DataError, LdmRayError
+from ldm_ray.keys import Purpose, generator
 from ldm_ray.layout import RUN, RUN_RECORD
 from ldm_ray.storage.store import Store
 from ldm_ray.tracking.record import read_record, write_record
@@ -134,7 +135,7 @@ class StoredSearch(OpenOptunaSearch):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             # A sampler that began anew with the same seed would suggest its first points again.
-            seed = config.seed + 7919 * len(trials)
+            seed = int(generator(config.seed, Purpose.SUGGESTIONS, len(trials)).integers(2**31))
             sampler = optuna.samplers.TPESampler(
                 seed=seed, multivariate=True, constant_liar=True, n_startup_trials=config.tune.random_trials
             )

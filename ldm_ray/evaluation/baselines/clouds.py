@@ -5,9 +5,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import scipy.linalg
+import torch
 
 from ldm_ray.data.wells import Wells
 from ldm_ray.evaluation.baselines.trivial import cell, cell_time, everywhere, rows_by_label
+from ldm_ray.keys import Purpose
+from ldm_ray.noise import mix, standard_normal
 
 KEPT_WELLS = 64
 RANK = 16
@@ -28,7 +31,7 @@ class Reservoir:
 
     def add(self, wells: Wells, values: np.ndarray) -> None:
         """Add training wells' values, (n, n_genes); those with the lowest ranks stay."""
-        rank = _ranks(wells.keys, self.seed)
+        rank = _ranks(wells.keys, self.seed, Purpose.KEPT_WELLS)
         for labels_of, kept in zip(LEVELS, self.kept, strict=True):
             for label, rows in rows_by_label(labels_of(wells)).items():
                 ranks, profiles = rank[rows], values[rows]
@@ -40,7 +43,7 @@ class Reservoir:
 
     def draw(self, wells: Wells) -> np.ndarray:
         """Draw a kept value of each well's cell line and time (or coarser), keyed by well, (n, n_genes)."""
-        choice = _ranks(wells.keys, self.seed + 1)
+        choice = _ranks(wells.keys, self.seed, Purpose.CHOSEN_WELL)
         out = np.empty((len(wells), wells.y.shape[1]), np.float32)
         found = np.zeros(len(wells), dtype=bool)
         for labels_of, kept in zip(LEVELS, self.kept, strict=True):
@@ -74,20 +77,14 @@ class LowRankGaussian:
         """Standard deviation of each gene, (n_genes,)."""
         return np.asarray(np.sqrt((self.factor**2).sum(axis=1) + self.sd**2))
 
-    def draw(self, keys: np.ndarray, seed: int) -> np.ndarray:
+    def draw(self, keys: np.ndarray, seed: int, purpose: Purpose) -> np.ndarray:
         """Draw for each key, (n, n_genes), float32; the same whatever is drawn beside it."""
-        out = np.empty((len(keys), len(self.sd)), np.float32)
-        for row, key in enumerate(_ranks(keys, seed).tolist()):
-            rng = np.random.default_rng(key)
-            out[row] = self.factor @ rng.standard_normal(self.factor.shape[1]) + self.sd * rng.standard_normal(
-                len(self.sd)
-            )
-        return out
+        own = mix(torch.from_numpy(keys), seed, purpose)
+        rank, n_genes = self.factor.shape[1], len(self.sd)
+        normal = standard_normal(own, rank + n_genes).numpy().astype(np.float64)
+        return np.asarray(normal[:, :rank] @ self.factor.T + normal[:, rank:] * self.sd, dtype=np.float32)
 
 
-def _ranks(keys: np.ndarray, seed: int) -> np.ndarray:
-    """Mix keys with a seed, (n,), uint64 (SplitMix64's last step)."""
-    z = keys.astype(np.uint64) + np.uint64((0x9E3779B97F4A7C15 * (seed + 1)) % 2**64)
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return np.asarray(z ^ (z >> np.uint64(31)))
+def _ranks(keys: np.ndarray, seed: int, purpose: Purpose) -> np.ndarray:
+    """Mix keys with seed and purpose, (n,), uint64."""
+    return np.asarray(mix(torch.from_numpy(keys), seed, purpose).numpy().view(np.uint64))

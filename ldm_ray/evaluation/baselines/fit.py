@@ -12,6 +12,7 @@ from ldm_ray.evaluation.baselines.neighbours import Neighbours
 from ldm_ray.evaluation.baselines.trivial import GroupMeans, cell, cell_time, everywhere, plate
 from ldm_ray.evaluation.baselines.truth import Truth
 from ldm_ray.evaluation.scores.moments import GeneMoments
+from ldm_ray.keys import Purpose
 
 TRIVIAL = ("control", "train_mean", "mean_delta", "plate_mean")
 
@@ -52,7 +53,10 @@ class Baselines:
         yield BaselineRow("knn", "mean", self.neighbours.predict(wells))
         yield BaselineRow("random_train_well", "one_draw", self.profiles.draw(wells))
         yield BaselineRow("random_train_delta", "one_draw", wells.basal + self.deltas.draw(wells))
-        yield BaselineRow("gaussian_residual", "one_draw", mean_delta + self.residual.draw(wells.keys, self.seed + 10))
+        yield BaselineRow("gaussian_residual", "one_draw", mean_delta + self._residuals(wells))
+
+    def _residuals(self, wells: Wells) -> np.ndarray:
+        return self.residual.draw(wells.keys, self.seed, Purpose.GAUSSIAN_RESIDUAL)
 
 
 def fit_baselines(

@@ -9,6 +9,7 @@ from ldm_ray.data.wells import Wells
 from ldm_ray.data.world import World
 from ldm_ray.evaluation.baselines.clouds import LowRankGaussian
 from ldm_ray.evaluation.baselines.trivial import GroupMeans, cell, cell_time, everywhere
+from ldm_ray.keys import Purpose
 from ldm_ray.layout import TRUTH
 
 
@@ -60,8 +61,8 @@ class Truth:
         """Simulated wells around control plus true change, (n, n_genes), float32."""
         well = LowRankGaussian(self.world.noise_factor.astype(float), self.world.noise_sd.astype(float))
         plate = LowRankGaussian(self.world.treated_plate_factor.astype(float), np.zeros(self.world.n_genes))
-        noise = np.sqrt(self._inflation(wells))[:, None] * well.draw(wells.keys, seed + 11)
-        noise += plate.draw(wells.keys, seed + 12)
+        noise = np.sqrt(self._inflation(wells))[:, None] * well.draw(wells.keys, seed, Purpose.ORACLE_WELL)
+        noise += plate.draw(wells.keys, seed, Purpose.ORACLE_PLATE)
         return np.asarray(wells.basal + self.delta(wells) + noise, dtype=np.float32)
 
     def _inflation(self, wells: Wells) -> np.ndarray:

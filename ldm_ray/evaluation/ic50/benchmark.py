@@ -14,6 +14,7 @@ from ldm_ray.errors import NonFiniteError, ShapeError
 from ldm_ray.evaluation.ic50.means import fit_two_way_means
 from ldm_ray.evaluation.ic50.record import Ic50Metrics, Ic50Row, Ic50Score, Ic50Side, PublishedRow, rmse_of
 from ldm_ray.evaluation.ic50.rows import IC50_SPLITS, Ic50Rows, split_rows
+from ldm_ray.keys import Purpose, generator
 from ldm_ray.models.ic50 import fit_ic50
 
 TWO_WAY = "drug mean + cell mean"
@@ -182,7 +183,7 @@ class DrugBootstrap:
 
     def __init__(self, drug: np.ndarray, draws: int = BOOTSTRAP_DRAWS, seed: int = 0) -> None:
         names, self.drug = np.unique(drug.astype(str), return_inverse=True)
-        rng = np.random.default_rng([seed, 9])
+        rng = generator(seed, Purpose.IC50_BOOTSTRAP)
         drawn = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=draws)
         self.times = np.concatenate([np.ones((1, len(names))), drawn])
 

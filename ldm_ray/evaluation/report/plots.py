@@ -11,6 +11,7 @@ from ldm_ray.evaluation.scores.correlation import top_genes
 from ldm_ray.evaluation.scores.predicted import PredictedWells, row_name
 from ldm_ray.evaluation.scores.record import MetricsRow, ReplicateCeiling, Score, interval_of
 from ldm_ray.evaluation.suite import Evaluation
+from ldm_ray.keys import Purpose, generator
 from ldm_ray.pages.picture import ACCENT, INK
 
 COVERAGES: dict[int, Score] = {50: "coverage_50", 80: "coverage_80", 95: "coverage_95"}
@@ -57,7 +58,7 @@ def predicted_against_measured(wells: Wells, predictions: list[PredictedWells], 
     }
     figure = Figure(figsize=(4 * len(shown), 7.6), layout="constrained")
     grid = figure.subplots(2, len(shown), squeeze=False)
-    rng = np.random.default_rng([seed, 8])
+    rng = generator(seed, Purpose.SCATTER_POINTS)
     flat = rng.permutation(wells.y.size)[:MAX_POINTS]
     scored = np.flatnonzero(wells.has_reserved)  # a change is measured from a control that nobody has seen
     some = rng.permutation(len(scored) * wells.y.shape[1])[:MAX_POINTS]

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ldm_ray.keys import Purpose, generator
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -99,6 +101,6 @@ def by_compound(compound: np.ndarray, draws: int, seed: int) -> Bootstrap:
         seed: Same seed, same resamples.
     """
     unique = np.unique(compound)
-    rng = np.random.default_rng([seed, 5])
+    rng = generator(seed, Purpose.BOOTSTRAP)
     counts = rng.multinomial(len(unique), np.full(len(unique), 1 / len(unique)), size=draws)
     return Bootstrap(unique, counts.astype(np.float64))

@@ -15,6 +15,7 @@ from ldm_ray.evaluation.scores.correlation import compare_correlations, top_over
 from ldm_ray.evaluation.scores.metrics import distances, median_distance, pairwise
 from ldm_ray.evaluation.scores.moments import GeneMoments
 from ldm_ray.evaluation.scores.record import DistributionScores, RealAgainstReal
+from ldm_ray.keys import Purpose, generator
 
 MIN_WELLS = 8
 WITHIN, POOLED = True, False
@@ -34,7 +35,7 @@ class DistributionJudge:
         self.wells, self.max_wells, self.seed = wells, max_wells, seed
         self._halves = halves
         group = wells.group("cell_id", "time_h")
-        rng = np.random.default_rng([seed, 7])
+        rng = generator(seed, Purpose.DISTRIBUTION_SAMPLE)
         self.samples = []
         for number in np.unique(group):
             rows = np.flatnonzero(group == number)
@@ -62,7 +63,7 @@ class DistributionJudge:
         """Return the same scores between halves of the measured wells."""
         pairs = []
         for rows in self.samples:
-            order = np.random.default_rng([self.seed, len(rows)]).permutation(rows)
+            order = generator(self.seed, Purpose.HALVES, len(rows)).permutation(rows)
             first, second = order[: len(rows) // 2], order[len(rows) // 2 :]
             pairs.append(distances(self.wells.y[first], self.wells.y[second]))
         sides = (WITHIN, POOLED)

@@ -6,11 +6,11 @@ from torch import Tensor
 from ldm_ray.diffusion.samplers import ancestral, run_plan
 from ldm_ray.diffusion.schedule import Schedule, scaled_linear_schedule
 from ldm_ray.errors import QueryError
+from ldm_ray.keys import Purpose
 from ldm_ray.models.condition import ConditionBatch
-from ldm_ray.models.generate import OBSERVATION, Samples, Sampling
+from ldm_ray.models.generate import Samples, Sampling
 from ldm_ray.models.rivals.pertdit import PertDit
 from ldm_ray.models.rivals.prnet import NOISE_DIM, Prnet, scaled_drug
-from ldm_ray.models.row_sampler import REVERSE, START
 from ldm_ray.noise import mix, standard_normal
 from ldm_ray.settings import PertditSettings
 
@@ -69,8 +69,8 @@ class PrnetGenerator(RivalGenerator):
 
     def _sample(self, condition: ConditionBatch, keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         drug = scaled_drug(condition.compound, condition.dose_um)
-        mean, variance = self.model(condition.x_basal, drug, standard_normal(mix(keys, START), NOISE_DIM))
-        noise = standard_normal(mix(keys, OBSERVATION), mean.shape[1])
+        mean, variance = self.model(condition.x_basal, drug, standard_normal(mix(keys, Purpose.START), NOISE_DIM))
+        noise = standard_normal(mix(keys, Purpose.OBSERVATION), mean.shape[1])
         return mean, variance, mean + torch.sqrt(variance) * noise
 
 
@@ -100,8 +100,10 @@ class PertditGenerator(RivalGenerator):
             # s = 0 is the small variance, beta_tilde
             return (z_t - (1 - alpha_bar[t]) ** 0.5 * eps) / alpha_bar[t] ** 0.5, torch.zeros_like(z_t)
 
-        start = standard_normal(mix(keys, START), model.n_genes)
-        z = run_plan(denoise, self._plan, start, lambda t: standard_normal(mix(keys, REVERSE, t), model.n_genes))
+        start = standard_normal(mix(keys, Purpose.START), model.n_genes)
+        z = run_plan(
+            denoise, self._plan, start, lambda t: standard_normal(mix(keys, Purpose.REVERSE, t), model.n_genes)
+        )
         profiles = model.unscale(z)
         return profiles, torch.zeros_like(profiles), profiles
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ldm_ray.keys import Purpose
 from ldm_ray.models.blocks import GlobalBatchNorm, KeyedDropout
 
 NOISE_DIM = 10
@@ -35,7 +36,7 @@ class Prnet(nn.Module):
         )
         self.decoder_in = nn.Linear(LATENT_DIM + ADAPTOR_DIM + NOISE_DIM, HIDDEN_DIM, bias=False)
         self.norm = GlobalBatchNorm(HIDDEN_DIM)
-        self.dropout = KeyedDropout(0.05, salt=700)
+        self.dropout = KeyedDropout(0.05, salt=Purpose.DROPOUT_PRNET)
         self.decoder_out = nn.Linear(HIDDEN_DIM, 2 * n_genes)
         for module in self.modules():
             if isinstance(module, nn.Linear):
