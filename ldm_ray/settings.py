@@ -1,6 +1,6 @@
 """The groups of settings: frozen models with defaults. `ldm_ray.config` resolves them."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -12,6 +12,9 @@ Head = Literal["mean", "x0", "v", "epsilon"]
 Loss = Literal["nll", "marginal_nll", "hybrid"]
 BasalInput = Literal["cell_time", "matched"]
 Norm = Literal["none", "layer", "batch"]
+RivalKind = Literal["prnet", "pertdit-cross", "pertdit-catcross", "pertdit-ada"]
+"""The published models that ours is compared with."""
+RIVAL_KINDS: tuple[RivalKind, ...] = get_args(RivalKind)
 
 
 MOLFORMER = "ibm/MoLFormer-XL-both-10pct"
@@ -284,7 +287,7 @@ class Table1Settings(Settings):
 
     unseen: tuple[Literal["compound", "cell", "both", "plate"], ...] = ("compound",)
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = (0,)
-    rivals: tuple[Literal["prnet", "pertdit-cross", "pertdit-catcross", "pertdit-ada"], ...] = ("prnet",)
+    rivals: tuple[RivalKind, ...] = ("prnet",)
 
 
 class Ic50Settings(Settings):

@@ -21,11 +21,11 @@ from ldm_ray.errors import BundleError
 from ldm_ray.layout import CARD, CONFIG, METADATA, WEIGHTS
 from ldm_ray.models.generate import ObservationNoise
 from ldm_ray.models.ldm import LatentDiffusion
-from ldm_ray.models.rivals.build import BASELINE_KINDS, build_baseline
+from ldm_ray.models.rivals.build import build_baseline
 from ldm_ray.models.rivals.pertdit import PertDit
 from ldm_ray.models.rivals.prnet import Prnet
 from ldm_ray.models.vae import Vae
-from ldm_ray.settings import BasalInput
+from ldm_ray.settings import RIVAL_KINDS, BasalInput
 from ldm_ray.storage.filesystem import StorageOptions
 from ldm_ray.storage.store import Store
 
@@ -79,7 +79,7 @@ class Bundle:
     @property
     def basal_input(self) -> BasalInput:
         """Which control the model is conditioned on; the rivals see the matched one."""
-        return "matched" if self.kind in BASELINE_KINDS else self.config.denoiser.basal_input
+        return "matched" if self.kind in RIVAL_KINDS else self.config.denoiser.basal_input
 
     def sampler_choice(self) -> SamplerChoice:
         """Return the sampler that predictions are made with: the one measured best, or else the settings' own."""

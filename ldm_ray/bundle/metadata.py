@@ -16,10 +16,10 @@ from ldm_ray.data.dataset import PairedDataset
 from ldm_ray.data.manifest import Gene, SourceIdentity, Splits
 from ldm_ray.diffusion.samplers import SamplerFields
 from ldm_ray.layout import MANIFEST, METADATA
-from ldm_ray.models.rivals.build import BaselineKind
+from ldm_ray.settings import RivalKind
 from ldm_ray.storage.store import Store
 
-BundleKind = Literal["vae", "ldm"] | BaselineKind
+BundleKind = Literal["vae", "ldm"] | RivalKind
 EpochRow = dict[str, float]
 """An epoch's measures by name: `epoch` from 0, `train_loss`, `valid_loss`, and what else its task measures."""
 

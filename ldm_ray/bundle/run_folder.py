@@ -20,17 +20,6 @@ class Share(TypedDict):
 Begin = Literal["fresh", "resume", "overwrite"]
 
 
-def begin_of(*, resume: bool, overwrite: bool) -> Begin:
-    """Return how a run begins, from what the command line was given.
-
-    Raises:
-        SettingsError: If it was given both.
-    """
-    if resume and overwrite:
-        raise SettingsError("give --resume or --overwrite, not both")
-    return "resume" if resume else "overwrite" if overwrite else "fresh"
-
-
 def check_out(store: Store, config: Config, begin: Begin) -> None:
     """Refuse to mix with what is already under the bundle's folder.
 

@@ -1,4 +1,8 @@
-"""The command line, `ldm-ray`. Each command parses, calls one function and shows what came out."""
+"""The command line, `ldm-ray`. Each command parses, calls one function and shows what came out.
+
+What is refused is refused at once: settings are resolved and datasets opened before Ray, torch and pandas, which take
+seconds, are imported.
+"""
 
 import os
 import sys
@@ -67,10 +71,10 @@ def simulate(
     json: Json = False,
 ) -> None:
     """Write a simulated release in the layout of GSE92742, with planted truth."""
-    from ldm_ray.data.simulate import simulate_release
-
     more = [] if profiles is None else [f"simulate.n_profiles={profiles}"]
     resolved = settings(config, overrides, seed, *more)
+    from ldm_ray.data.simulate import simulate_release
+
     with counting("simulating plates") as progress:
         files = simulate_release(resolved.simulate, out, resolved.seed, gene_info, progress)
     paths = {name: str(getattr(files, name)) for name in ("gctx", "inst_info", "pert_info", "gene_info", "truth")}
@@ -100,16 +104,17 @@ def prepare(
     json: Json = False,
 ) -> None:
     """Clean, pair and split a release into a paired dataset; reads and writes any URL."""
+    resolved = settings(config, overrides, None, *([] if seed is None else [f"splits.seed={seed}"]))
+    from ldm_ray.data.releases import ReleasePaths
+
+    paths = ReleasePaths(gctx, inst_info, pert_info, gene_info, h5ad, allow_missing_genes)
+    with spinning("reading tables"):
+        release = paths.open(resolved.storage_options)
     from ldm_ray.cluster.batch.prepare import part_runner
     from ldm_ray.data.dataset import open_dataset
     from ldm_ray.data.describe import describe_json
     from ldm_ray.data.prepare import prepare as write_dataset
-    from ldm_ray.data.releases import ReleasePaths
 
-    resolved = settings(config, overrides, None, *([] if seed is None else [f"splits.seed={seed}"]))
-    paths = ReleasePaths(gctx, inst_info, pert_info, gene_info, h5ad, allow_missing_genes)
-    with spinning("reading tables"):
-        release = paths.open(resolved.storage_options)
     with counting("writing treated wells") as progress:
         manifest = write_dataset(
             release, out, resolved, overwrite=overwrite, on_progress=progress, resume=resume, run=part_runner(resolved)
@@ -133,14 +138,14 @@ def embed(
     json: Json = False,
 ) -> None:
     """Encode a dataset's compounds and keep the embedding table with it; only those it lacks are computed."""
-    from ldm_ray.cluster.batch.embed import embed as embed_dataset
+    resolved = settings(config, overrides, seed)
     from ldm_ray.data.dataset import open_dataset
 
-    resolved = settings(config, overrides, seed)
+    dataset = open_dataset(data, resolved.storage_options)
+    from ldm_ray.cluster.batch.embed import embed as embed_dataset
+
     with counting("encoding compounds") as progress:
-        url = embed_dataset(
-            open_dataset(data, resolved.storage_options), resolved, overwrite=overwrite, on_progress=progress
-        )
+        url = embed_dataset(dataset, resolved, overwrite=overwrite, on_progress=progress)
     if json:
         print_json({"embeddings": url})
     say(f"embeddings in {url}")
@@ -165,9 +170,10 @@ def demo(
     json: Json = False,
 ) -> None:
     """Run the whole chain on a simulated release: simulate, prepare, embed, train, evaluate, predict."""
+    resolved = settings(config, overrides, seed)
     from ldm_ray.workflows.demo import run_demo
 
-    metrics = run_demo(out, settings(config, overrides, seed), overwrite=overwrite)
+    metrics = run_demo(out, resolved, overwrite=overwrite)
     if json:
         print_json(metrics)
 

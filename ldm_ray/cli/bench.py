@@ -33,12 +33,13 @@ def samplers(
     json: Json = False,
 ) -> None:
     """Compare fast samplers with the full chain; the cheapest that nothing tells from it becomes the bundle's own."""
-    from ldm_ray.bundle.bundle import check_splits, load_bundle, update_metadata
+    asked = settings(config, overrides, seed)
     from ldm_ray.data.dataset import open_dataset
+
+    dataset = open_dataset(data, asked.storage_options)
+    from ldm_ray.bundle.bundle import check_splits, load_bundle, update_metadata
     from ldm_ray.evaluation.samplers import as_rows, recommended, score_samplers
 
-    asked = settings(config, overrides, seed)
-    dataset = open_dataset(data, asked.storage_options)
     loaded = load_bundle(bundle, "ldm", asked.storage_options)
     loaded.check_genes(dataset.manifest["genes"], data)
     check_splits(loaded, dataset.manifest["splits"], data)

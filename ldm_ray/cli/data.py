@@ -24,14 +24,15 @@ def describe(
     json: Json = False,
 ) -> None:
     """Print cells, compounds, doses, times, controls, splits, and what was dropped and why; draw pictures."""
+    options = settings(config, overrides, None).storage_options
     from ldm_ray.data.dataset import open_dataset
+
+    dataset = open_dataset(root, options)
     from ldm_ray.data.describe import describe as sections
     from ldm_ray.data.describe import describe_json
     from ldm_ray.data.pictures import draw_pictures
     from ldm_ray.storage.store import Store
 
-    options = settings(config, overrides, None).storage_options
-    dataset = open_dataset(root, options)
     pictures = draw_pictures(dataset, Store(out, options)) if out else []
     if json:
         print_json(describe_json(dataset) | {"pictures": pictures})
@@ -45,10 +46,12 @@ def describe(
 @data_app.command(epilog="Example: `ldm-ray data validate runs/data`")
 def validate(*, root: Root, config: ConfigFile = None, overrides: Overrides = None, json: Json = False) -> None:
     """Check a dataset from its files: schema, ids, ranges, NaN, split leakage, checksums. Exit code 2 if one fails."""
+    options = settings(config, overrides, None).storage_options
     from ldm_ray.data.dataset import open_dataset
+
+    dataset = open_dataset(root, options)
     from ldm_ray.data.validate import validate as check
 
-    dataset = open_dataset(root, settings(config, overrides, None).storage_options)
     with counting("reading files") as progress:
         findings = check(dataset, progress)
     failed = [finding for finding in findings if finding.problems]
@@ -64,11 +67,12 @@ def validate(*, root: Root, config: ConfigFile = None, overrides: Overrides = No
 @data_app.command(epilog="Example: `ldm-ray data migrate runs/data`")
 def migrate(*, root: Root, config: ConfigFile = None, overrides: Overrides = None, json: Json = False) -> None:
     """Bring a dataset that an older version wrote to the present schema, in place."""
+    options = settings(config, overrides, None).storage_options
     from ldm_ray.data.migrate import migrate as bring
     from ldm_ray.schema import SCHEMA_VERSION
 
     with counting("writing files") as progress:
-        changed = bring(root, settings(config, overrides, None).storage_options, progress)
+        changed = bring(root, options, progress)
     if json:
         print_json({"migrated": changed, "schema_version": SCHEMA_VERSION})
     say(f"{root} {'now has' if changed else 'has'} schema version {SCHEMA_VERSION}")
@@ -85,12 +89,12 @@ def resplit(
     json: Json = False,
 ) -> None:
     """Write the same wells with cell lines, batches of plates, or compounds and cell lines held out."""
+    options = settings(config, overrides, None).storage_options
     from ldm_ray.data.dataset import open_dataset
     from ldm_ray.data.resplit import UNSEEN
     from ldm_ray.data.resplit import resplit as write
     from ldm_ray.storage.store import Store
 
-    options = settings(config, overrides, None).storage_options
     asked = next((name for name in UNSEEN[1:] if name == unseen), None)
     if asked is None:
         raise DataError(f"--unseen must be one of {', '.join(UNSEEN[1:])}; got {unseen!r}")
@@ -112,13 +116,14 @@ def gdsc(
     json: Json = False,
 ) -> None:
     """Join GDSC2's drug sensitivities to a dataset's cell lines and compounds, as a table beside it."""
+    options = settings(config, overrides, None).storage_options
     from ldm_ray.data.dataset import open_dataset
+
+    dataset = open_dataset(root, options)
     from ldm_ray.data.gdsc import join_gdsc, read_gdsc
     from ldm_ray.data.source import source_file
     from ldm_ray.layout import GDSC
 
-    options = settings(config, overrides, None).storage_options
-    dataset = open_dataset(root, options)
     joined, counts = join_gdsc(read_gdsc(source_file(table, options)), dataset)
     dataset.store.write_table(GDSC, joined)
     url = dataset.store.path(GDSC)

@@ -64,14 +64,15 @@ def evaluate(
 
 
 def _judge(*, data: str, urls: list[str], out: str, config: Config, json: bool, only_fig3: bool) -> None:
+    from ldm_ray.data.dataset import open_dataset
+
+    dataset = open_dataset(data, config.storage_options)
     from ldm_ray.bundle.bundle import load_bundle
     from ldm_ray.cluster.batch.evaluate import block_runner
-    from ldm_ray.data.dataset import open_dataset
     from ldm_ray.evaluation.report.folder import write_figure_3, write_report
     from ldm_ray.evaluation.report.terminal import show_scores
     from ldm_ray.evaluation.suite import evaluate as judge
 
-    dataset = open_dataset(data, config.storage_options)
     bundles = [load_bundle(url, storage_options=config.storage_options) for url in urls]
     with staged() as progress:
         evaluation = judge(dataset, bundles, config.evaluate, config.seed, progress, block_runner(config))

@@ -1,10 +1,14 @@
 """Options that several commands share, and how their settings are resolved."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ldm_ray.config import Config, load_config
+from ldm_ray.errors import SettingsError
+
+if TYPE_CHECKING:
+    from ldm_ray.bundle.run_folder import Begin
 
 ConfigFile = Annotated[
     str | None,
@@ -34,3 +38,14 @@ def settings(config: str | None, overrides: list[str] | None, seed: int | None, 
     """Resolve the settings of a command: file, `--set`, then its own options."""
     own = list(more) if seed is None else [f"seed={seed}", *more]
     return load_config(config, [*(overrides or []), *own])
+
+
+def begin_of(*, resume: bool, overwrite: bool) -> "Begin":
+    """Return how a run begins, from what the command line was given.
+
+    Raises:
+        SettingsError: If it was given both.
+    """
+    if resume and overwrite:
+        raise SettingsError("give --resume or --overwrite, not both")
+    return "resume" if resume else "overwrite" if overwrite else "fresh"

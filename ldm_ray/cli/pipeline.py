@@ -49,11 +49,12 @@ def pipeline(
 
     Steps that are done are not repeated, and one that was interrupted goes on where it was.
     """
+    resolved = settings(config, overrides, seed)
     from ldm_ray.data.releases import ReleasePaths
     from ldm_ray.workflows.pipeline import Pipeline
 
     paths = ReleasePaths(gctx, inst_info, pert_info, gene_info, h5ad, allow_missing_genes)
-    done = Pipeline(out, settings(config, overrides, seed), paths, conditions).run(overwrite=overwrite)
+    done = Pipeline(out, resolved, paths, conditions).run(overwrite=overwrite)
     if json:
         print_json(done)
     rows = [[step["name"], step["state"], f"{step['seconds']:.0f}", step["out"]] for step in done["steps"]]

@@ -27,10 +27,11 @@ def runs(
     json: Json = False,
 ) -> None:
     """List training runs, newest first: status, losses, settings, git revision, dataset."""
+    options = settings(config, overrides, None).storage_options
     from ldm_ray.storage.store import Store
     from ldm_ray.tracking.record import changed_settings, runs_table
 
-    found = runs_table(Store(root, settings(config, overrides, None).storage_options))
+    found = runs_table(Store(root, options))
     if json:
         print_json({"runs": [asdict(run) | {"changed": changed_settings(run)} for run in found]})
         return

@@ -24,14 +24,14 @@ def serve(
     overrides: Overrides = None,
 ) -> None:
     """Serve predictions over HTTP, with a page at /, until Ctrl-C."""
-    from ldm_ray.cluster.serve.start import check_bundles, serving
-
     own = [*([f"serve.host={host}"] if host else []), *([f"serve.port={port}"] if port else [])]
     resolved = settings(config, overrides, None, *own)
     named = [_named(text) for text in bundle]
     bundles = dict(named)
     if len(bundles) < len(named):
         raise SettingsError(f"models must have different names; got {', '.join(name for name, _ in named)}")
+    from ldm_ray.cluster.serve.start import check_bundles, serving
+
     check_bundles(bundles, resolved.storage_options)
     with suppress(KeyboardInterrupt), ExitStack() as stack:
         with spinning("starting"):

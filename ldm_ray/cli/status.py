@@ -33,9 +33,9 @@ def status(
     json: Json = False,
 ) -> None:
     """Say what a folder holds, how far it is, when it was last heard of, how to go on and where to look."""
+    options = settings(config, overrides, None).storage_options
     from ldm_ray.workflows.status import read_status
 
-    options = settings(config, overrides, None).storage_options
     found = read_status(run, options)
     with Live(console=console, auto_refresh=False, transient=True) as live:
         while watch and found.state == "running":

@@ -4,14 +4,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ldm_ray.bundle.run_folder import begin_of
-from ldm_ray.cli.options import ConfigFile, Data, Json, Overrides, Overwrite, Resume, Seed, settings
+from ldm_ray.cli.options import ConfigFile, Data, Json, Overrides, Overwrite, Resume, Seed, begin_of, settings
 from ldm_ray.config import Config
 from ldm_ray.console import print_json, say, show_table, staged
 from ldm_ray.errors import SettingsError
+from ldm_ray.settings import RIVAL_KINDS
 
 if TYPE_CHECKING:
     from ldm_ray.bundle.metadata import Metadata
+    from ldm_ray.data.dataset import PairedDataset
 
 train_app = typer.Typer(no_args_is_help=True, help="Train the autoencoder, then the diffusion model.")
 
@@ -34,16 +35,15 @@ def train_vae(
     json: Json = False,
 ) -> None:
     """Train the autoencoder, or cross-validate it."""
-    from ldm_ray.cluster.train.run import Run
-    from ldm_ray.data.dataset import open_dataset
-    from ldm_ray.workflows.steps import train_now
-
     resolved = settings(config, overrides, seed)
     if cross_validate is not None:
         _cross_validate(which=cross_validate, data=data, out=out, config=resolved, overwrite=overwrite, json=json)
         return
     begin = begin_of(resume=resume, overwrite=overwrite)
-    dataset = open_dataset(data, resolved.storage_options)
+    dataset = _opened(data, resolved)
+    from ldm_ray.cluster.train.run import Run
+    from ldm_ray.workflows.steps import train_now
+
     bundle = train_now(Run(kind="vae", dataset=dataset, out=out, config=resolved, begin=begin), "autoencoder")
     _show_training(out, bundle.metadata, json=json)
 
@@ -62,14 +62,13 @@ def train_ldm(
     json: Json = False,
 ) -> None:
     """Train the diffusion model on an autoencoder's latents; encodes compounds first if need be."""
-    from ldm_ray.bundle.bundle import load_bundle
-    from ldm_ray.cluster.train.run import Run
-    from ldm_ray.data.dataset import open_dataset
-    from ldm_ray.workflows.steps import train_now
-
     resolved = settings(config, overrides, seed)
     begin = begin_of(resume=resume, overwrite=overwrite)
-    dataset = open_dataset(data, resolved.storage_options)
+    dataset = _opened(data, resolved)
+    from ldm_ray.bundle.bundle import load_bundle
+    from ldm_ray.cluster.train.run import Run
+    from ldm_ray.workflows.steps import train_now
+
     autoencoder = load_bundle(vae, "vae", resolved.storage_options)
     run = Run(kind="ldm", dataset=dataset, out=out, config=resolved, vae=autoencoder, begin=begin)
     _show_training(out, train_now(run, "latent diffusion").metadata, json=json)
@@ -91,27 +90,31 @@ def train_baseline(
     json: Json = False,
 ) -> None:
     """Train a published rival on the same wells; its bundle works wherever a model's does."""
-    from ldm_ray.cluster.train.run import Run
-    from ldm_ray.data.dataset import open_dataset
-    from ldm_ray.models.rivals.build import BASELINE_KINDS
-    from ldm_ray.workflows.steps import train_now
-
     resolved = settings(config, overrides, seed)
     begin = begin_of(resume=resume, overwrite=overwrite)
-    rival = next((name for name in BASELINE_KINDS if name == kind), None)
+    rival = next((name for name in RIVAL_KINDS if name == kind), None)
     if rival is None:
-        raise SettingsError(f"--kind must be one of {', '.join(BASELINE_KINDS)}; got {kind!r}")
-    dataset = open_dataset(data, resolved.storage_options)
+        raise SettingsError(f"--kind must be one of {', '.join(RIVAL_KINDS)}; got {kind!r}")
+    dataset = _opened(data, resolved)
+    from ldm_ray.cluster.train.run import Run
+    from ldm_ray.workflows.steps import train_now
+
     bundle = train_now(Run(kind=rival, dataset=dataset, out=out, config=resolved, begin=begin), kind)
     _show_training(out, bundle.metadata, json=json)
 
 
-def _cross_validate(*, which: str, data: str, out: str, config: Config, overwrite: bool, json: bool) -> None:
-    from ldm_ray.cluster.train.folds import SCORES, run_folds
+def _opened(data: str, config: Config) -> "PairedDataset":
     from ldm_ray.data.dataset import open_dataset
 
+    return open_dataset(data, config.storage_options)
+
+
+def _cross_validate(*, which: str, data: str, out: str, config: Config, overwrite: bool, json: bool) -> None:
     if which != "all":
         raise SettingsError(f"--folds must be all; got {which!r}")
+    dataset = _opened(data, config)
+    from ldm_ray.cluster.train.folds import SCORES, run_folds
+
     with staged() as bar:
 
         def hear(status: dict[str, dict[str, float]]) -> None:
@@ -119,9 +122,7 @@ def _cross_validate(*, which: str, data: str, out: str, config: Config, overwrit
                 if "step" in own:
                     bar(name, int(own["step"]), int(own["total"]))
 
-        table = run_folds(
-            open_dataset(data, config.storage_options), out, config, overwrite=overwrite, on_progress=hear
-        )
+        table = run_folds(dataset, out, config, overwrite=overwrite, on_progress=hear)
     if json:
         print_json(table)
     body = [[str(row["fold"]), *(f"{row[key]:.4f}" for key in SCORES), str(row["epochs"])] for row in table["folds"]]

@@ -36,12 +36,15 @@ def tune(
         return
     if not data or not out:
         raise SettingsError("tune wants --data and --out; see ldm-ray tune --help")
+    resolved = settings(config, overrides, seed)
+    from ldm_ray.data.dataset import open_dataset
+
+    open_dataset(data, resolved.storage_options)  # the search does so too, after seconds of imports
     from ldm_ray.cluster.tune.search import run_search
     from ldm_ray.storage.store import Store
     from ldm_ray.tuning.report import write_tune_report
     from ldm_ray.tuning.tables import summary
 
-    resolved = settings(config, overrides, seed)
     with searching() as progress:
         search = run_search(data, vae, out, resolved, lambda search: progress(*summary(search)))
     with spinning("writing the report"):
@@ -62,11 +65,11 @@ def report(
     json: Json = False,
 ) -> None:
     """Write the page of a search: trials, which settings matter, curves, Pareto front."""
+    options = settings(None, overrides, None).storage_options
     from ldm_ray.storage.store import Store
     from ldm_ray.tuning.report import write_tune_report
     from ldm_ray.tuning.state import load_search
 
-    options = settings(None, overrides, None).storage_options
     with spinning("writing the report"):
         loaded = load_search(search, options)
         store = Store(search, options)
@@ -92,9 +95,9 @@ def export(
     json: Json = False,
 ) -> None:
     """Turn a search's best trial into a bundle: the trial's own model, or models trained anew with other seeds."""
+    options = settings(None, overrides, None).storage_options
     from ldm_ray.workflows.export_trial import export_trial
 
-    options = settings(None, overrides, None).storage_options
     with training("latent diffusion") as status:
         written = export_trial(
             search, out, trial, tuple(retrain or ()), overwrite=overwrite, storage_options=options, on_status=status

@@ -1,14 +1,17 @@
 """The paper's cleaning rules (section 2.2): which treated wells stay, and what each rule removed."""
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from ldm_ray.chem.smiles import parse_compound
 from ldm_ray.data.manifest import CleaningStep
 from ldm_ray.errors import DataError
 from ldm_ray.settings import CleaningSettings
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 TREATED = "trt_cp"
 DOSE_TOLERANCE = 1.10
@@ -33,7 +36,7 @@ class Ledger:
         )
 
 
-def clean(wells: pd.DataFrame, settings: CleaningSettings, ledger: Ledger) -> pd.DataFrame:
+def clean(wells: "pd.DataFrame", settings: CleaningSettings, ledger: Ledger) -> "pd.DataFrame":
     """Keep the treated wells whose compound, dose and time can be used.
 
     Args:
@@ -73,7 +76,7 @@ def clean(wells: pd.DataFrame, settings: CleaningSettings, ledger: Ledger) -> pd
     return kept
 
 
-def require_wells(wells: pd.DataFrame, ledger: Ledger) -> None:
+def require_wells(wells: "pd.DataFrame", ledger: Ledger) -> None:
     """Raise if the rules so far have removed every well.
 
     Raises:
@@ -87,7 +90,7 @@ def require_wells(wells: pd.DataFrame, ledger: Ledger) -> None:
         )
 
 
-def condition_ids(wells: pd.DataFrame) -> np.ndarray:
+def condition_ids(wells: "pd.DataFrame") -> np.ndarray:
     """Number the conditions (cell line, parent, dose, time), shape (wells,), int32.
 
     Doses of one parent within 10% of the smallest of their group are one dose: real files say 1.1 and 1.11.

@@ -8,10 +8,9 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -20,6 +19,9 @@ from ldm_ray.data.release import ProfileReader
 from ldm_ray.layout import PROFILES, UNFINISHED
 from ldm_ray.schema import SPLITS, profiles_schema
 from ldm_ray.storage.store import Store, list_column, matrix, parquet_bytes
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 ROWS_PER_GROUP = 4096
 
@@ -35,7 +37,7 @@ class Part:
     """
 
     number: int
-    treated: pd.DataFrame
+    treated: "pd.DataFrame"
     controls: np.ndarray
 
     @property
@@ -105,7 +107,7 @@ def in_turn(writer: PartWriter, parts: list[Part]) -> Iterator[FileEntry]:
         yield writer.write(part)
 
 
-def cut(treated: pd.DataFrame, controls: np.ndarray, rows_per_file: int) -> list[Part]:
+def cut(treated: "pd.DataFrame", controls: np.ndarray, rows_per_file: int) -> list[Part]:
     """Cut a release into parts of `rows_per_file` treated wells, with the controls that lie between them.
 
     Args:

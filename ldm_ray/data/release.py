@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-import pandas as pd
 
 from ldm_ray.data.source import SourceFile
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 WELL_COLUMNS = (
     "profile_id", "plate", "well", "source_id", "name", "kind", "smiles", "cell", "dose_um", "time_h", "row",
@@ -47,7 +49,7 @@ class Genes:
 class Release:
     """Wells, genes and a reader for their expression."""
 
-    wells: pd.DataFrame
+    wells: "pd.DataFrame"
     genes: Genes
     reader: ProfileReader
     sources: tuple[SourceFile, ...]

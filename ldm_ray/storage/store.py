@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as pads
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
@@ -137,6 +136,8 @@ class Store:
 
     def read_tables(self, names: list[str], columns: list[str], keep: pc.Expression | None = None) -> pa.Table:
         """Read some columns of several Parquet files as one table, of the rows that `keep` selects."""
+        import pyarrow.dataset as pads  # imports pandas
+
         fs, root = self.arrow()
         with one_line(self.url):
             data = pads.dataset([f"{root}/{name}" for name in names], format="parquet", filesystem=fs)

@@ -5,6 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+import ldm_ray
+
 PACKAGE = Path(__file__).parents[2] / "ldm_ray"
 
 
@@ -26,6 +30,68 @@ def test_data_and_chem_know_no_torch(tmp_path: Path) -> None:
     pretrained = {f"ldm_ray.chem.{name}" for name in ("molformer", "molformer_encoder", "hub")}
     loaded = imported_by([name for name in modules("data") + modules("chem") if name not in pretrained], tmp_path)
     assert not {"torch", "ray"} & loaded
+
+
+SLOW = {"torch", "ray", "pandas", "scipy", "sklearn", "rdkit", "anndata", "matplotlib"}
+"""Seconds of import, all together."""
+UNKNOWN_KEY = "--set vae.kl_wait=1"
+REFUSED = (
+    "predict",
+    "predict --bundle b",
+    "train vae --data nowhere --out x",
+    "train vae --data d --out x --folds 2",
+    "train ldm --data nowhere --vae v --out x",
+    "train baseline --kind prnet --data nowhere --out x",
+    "tune --data nowhere --out x",
+    "embed --data nowhere",
+    "evaluate --data nowhere --bundle b --out x",
+    "bench samplers --data nowhere --bundle b",
+    "data describe nowhere",
+    "data validate nowhere",
+    "demo --config nowhere",
+    "demo --config nowhere.yaml",
+    f"simulate --out x {UNKNOWN_KEY}",
+    f"prepare --out x {UNKNOWN_KEY}",
+    f"pipeline --out x {UNKNOWN_KEY}",
+    f"serve --bundle b {UNKNOWN_KEY}",
+    f"status x {UNKNOWN_KEY}",
+    f"runs x {UNKNOWN_KEY}",
+    f"data migrate x {UNKNOWN_KEY}",
+    f"data resplit x --unseen cell --out y {UNKNOWN_KEY}",
+    f"data gdsc x --table t {UNKNOWN_KEY}",
+)
+
+
+def test_what_is_refused_is_refused_before_slow_imports(tmp_path: Path) -> None:
+    code = f"""
+import sys
+from ldm_ray.cli.app import main
+for line in {REFUSED!r}:
+    sys.argv = ["ldm-ray", *line.split()]
+    try:
+        main()
+    except SystemExit as end:
+        assert end.code == 2, line
+    else:
+        raise AssertionError(line)
+    slow = {SLOW!r} & sys.modules.keys()
+    assert not slow, (line, slow)
+"""
+    run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_front_door_opens_when_somebody_knocks(tmp_path: Path) -> None:
+    assert {name for name in imported_by(["ldm_ray"], tmp_path) if name.startswith("ldm_ray")} == {"ldm_ray"}
+    from ldm_ray.prediction.predictor import Predictor
+    from ldm_ray.prediction.queries import Query
+    from ldm_ray.serving.client import Client
+
+    assert (ldm_ray.Predictor, ldm_ray.Query, ldm_ray.Client) == (Predictor, Query, Client)
+    assert set(ldm_ray.__all__) <= set(dir(ldm_ray))
+    with pytest.raises(AttributeError, match="module 'ldm_ray' has no attribute 'Predicter'"):
+        ldm_ray.Predicter  # type: ignore[attr-defined]  # noqa: B018
 
 
 def test_importing_everything_does_nothing(tmp_path: Path) -> None:

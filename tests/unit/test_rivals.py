@@ -14,10 +14,10 @@ from ldm_ray.diffusion.schedule import scaled_linear_schedule
 from ldm_ray.errors import SettingsError
 from ldm_ray.models.condition import ConditionBatch
 from ldm_ray.models.generate import ProfileSampler, Sampling
-from ldm_ray.models.rivals import BASELINE_KINDS, build_baseline
+from ldm_ray.models.rivals import build_baseline
 from ldm_ray.models.rivals.generate import PertditGenerator, PrnetGenerator
 from ldm_ray.models.rivals.prnet import Prnet
-from ldm_ray.settings import OptimiserSettings, PertditSettings
+from ldm_ray.settings import RIVAL_KINDS, OptimiserSettings, PertditSettings
 from ldm_ray.training.loop import learning_rate_at, plateaus, run_fit, start_fit
 from ldm_ray.training.rival_steps import RivalTask
 from ldm_ray.training.rows import ProfileRows, Rows, Tables, expression_of
@@ -36,7 +36,7 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-@pytest.mark.parametrize("kind", BASELINE_KINDS)
+@pytest.mark.parametrize("kind", RIVAL_KINDS)
 def test_sizes_are_the_published_ones(kind: str) -> None:
     model = build_baseline(kind, n_genes=978, embedding_dim=1024)
     assert sum(parameter.numel() for parameter in model.parameters()) == PARAMETERS[kind]
@@ -109,7 +109,7 @@ def asked(toy: Toy) -> ConditionBatch:
     return ConditionBatch(toy.tables.basal[rows.basal], toy.tables.embeddings[rows.compound], rows.dose_um, rows.time_h)
 
 
-@pytest.mark.parametrize(("kind", "epochs"), [(kind, 40 if kind == "prnet" else 60) for kind in BASELINE_KINDS])
+@pytest.mark.parametrize(("kind", "epochs"), [(kind, 40 if kind == "prnet" else 60) for kind in RIVAL_KINDS])
 def test_each_learns_a_planted_effect_and_beats_the_control(toy: Toy, kind: str, epochs: int) -> None:
     sampler, history = trained(toy, kind, epochs)
     assert history[-1]["valid_loss"] < 0.9 * history[0]["valid_loss"] or history[-1]["valid_loss"] < 0

@@ -1,14 +1,9 @@
 """Builds the published rivals by name."""
 
-from typing import Literal, get_args
-
 from ldm_ray.errors import SettingsError
 from ldm_ray.models.rivals.pertdit import PertDit
 from ldm_ray.models.rivals.prnet import Prnet
-from ldm_ray.settings import PertditSettings
-
-BaselineKind = Literal["prnet", "pertdit-cross", "pertdit-catcross", "pertdit-ada"]
-BASELINE_KINDS: tuple[BaselineKind, ...] = get_args(BaselineKind)
+from ldm_ray.settings import RIVAL_KINDS, PertditSettings
 
 
 def build_baseline(
@@ -17,7 +12,7 @@ def build_baseline(
     """Build a rival's network with fresh weights.
 
     Args:
-        kind: One of `BASELINE_KINDS`.
+        kind: One of `RIVAL_KINDS`.
         n_genes: Length of a profile.
         embedding_dim: Width of the drug vector.
         settings: Sizes of a PertDiT; the published ones by default.
@@ -38,4 +33,4 @@ def build_baseline(
         return PertDit("catcross", n_genes, embedding_dim, settings)
     if kind == "pertdit-ada":
         return PertDit("ada", n_genes, embedding_dim, settings)
-    raise SettingsError(f"--kind must be one of {', '.join(BASELINE_KINDS)}; got {kind!r}")
+    raise SettingsError(f"--kind must be one of {', '.join(RIVAL_KINDS)}; got {kind!r}")
