@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from hashlib import sha256
-from typing import Any, Literal
+from typing import Literal
 
 from ldm_ray import __version__
 from ldm_ray.config import PRESETS, Config, config_from_dict
 from ldm_ray.data.dataset import PairedDataset
 from ldm_ray.errors import DataError
 from ldm_ray.layout import MANIFEST, RUN_RECORD
+from ldm_ray.settings import optimiser_group
 from ldm_ray.storage.store import Store
 from ldm_ray.tracking.revision import source_revision
 
@@ -57,7 +58,7 @@ class RunRecord:
     git_revision: str
     num_workers: int
     host: str
-    settings: dict[str, Any]
+    settings: dict[str, object]
     version: str = __version__
     finished: str = ""
     seconds: float = 0.0
@@ -153,6 +154,13 @@ def runs_table(root: Store) -> list[RunRecord]:
     return sorted(runs, key=lambda run: run.started, reverse=True)
 
 
+def epochs_wanted(run: RunRecord) -> int | None:
+    """Return how many epochs a run may train; None if its settings do not say."""
+    group = run.settings.get(optimiser_group(run.kind))
+    epochs = group.get("epochs") if isinstance(group, dict) else None
+    return epochs if isinstance(epochs, int) else None
+
+
 def flat(values: Mapping[str, object], prefix: str = "") -> dict[str, object]:
     """Return nested settings by dotted key."""
     result: dict[str, object] = {}
@@ -163,5 +171,5 @@ def flat(values: Mapping[str, object], prefix: str = "") -> dict[str, object]:
 
 def changed_settings(run: RunRecord) -> dict[str, object]:
     """Return a run's settings that are not its preset's, by dotted key."""
-    usual = flat(config_from_dict(PRESETS.get(run.settings["preset"], {})).model_dump(mode="json"))
+    usual = flat(config_from_dict(PRESETS.get(str(run.settings["preset"]), {})).model_dump(mode="json"))
     return {key: value for key, value in flat(run.settings).items() if usual.get(key) != value}

@@ -41,7 +41,7 @@ from ldm_ray.layout import (
 )
 from ldm_ray.prediction.bulk.conditions import COLUMNS, SCHEMA, read_tables
 from ldm_ray.storage.store import Store
-from ldm_ray.workflows.pipeline_state import PipelineState
+from ldm_ray.workflows.pipeline_state import PipelineRecord, PipelineState
 from ldm_ray.workflows.steps import encode_compounds, trained
 
 FOLDERS = (RELEASE, DATA, VAE, LDM, REPORT, PREDICTIONS)
@@ -76,7 +76,7 @@ class Pipeline:
             ("predict", PREDICTIONS, "", self._predict),
         ]
 
-    def run(self, *, overwrite: bool = False) -> dict[str, Any]:
+    def run(self, *, overwrite: bool = False) -> PipelineRecord:
         """Run the steps that are not done, or all of them anew; return what `pipeline.json` holds.
 
         Raises:
@@ -95,7 +95,7 @@ class Pipeline:
                 continue
             with state.running(name):
                 step()
-        return {"steps": state.steps}
+        return state.record
 
     def url(self, folder: str) -> str:
         """Return the URL of what a step leaves."""

@@ -32,6 +32,12 @@ class StepRecord(TypedDict):
     error: NotRequired[str]
 
 
+class PipelineRecord(TypedDict):
+    """What `pipeline.json` holds."""
+
+    steps: list[StepRecord]
+
+
 class StepChange(TypedDict, total=False):
     """What may change with a step's state."""
 
@@ -59,9 +65,9 @@ class PipelineState:
         }
 
     @property
-    def steps(self) -> list[StepRecord]:
+    def record(self) -> PipelineRecord:
         """What the file holds."""
-        return list(self._steps.values())
+        return {"steps": list(self._steps.values())}
 
     def skip(self, name: str) -> None:
         """Note that a step was done before."""
@@ -90,7 +96,7 @@ class PipelineState:
         step = self._steps[name]
         step.pop("error", None)
         self._steps[name] = {**step, "state": state, **more}
-        self._store.write_json(PIPELINE, {"steps": self.steps})
+        self._store.write_json(PIPELINE, self.record)
 
 
 def read_steps(store: Store) -> list[StepRecord]:

@@ -1,8 +1,8 @@
 """One look at the folder of a run, whatever kind it is: only what the run itself has written is read."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Literal, cast
 
 from ldm_ray.errors import DataError, LdmRayError
 from ldm_ray.layout import (
@@ -19,11 +19,10 @@ from ldm_ray.layout import (
     SEARCH,
     UNFINISHED,
 )
-from ldm_ray.prediction.bulk.run import described_run, part_name, parts_done
-from ldm_ray.settings import optimiser_group
+from ldm_ray.prediction.bulk.run import BulkManifest, described_run, part_name, parts_done
 from ldm_ray.storage.filesystem import StorageOptions
 from ldm_ray.storage.store import Store
-from ldm_ray.tracking.record import RunRecord, read_record
+from ldm_ray.tracking.record import RunRecord, epochs_wanted, read_record
 from ldm_ray.workflows.folder import SILENT_S, Ending, Folder, FolderStatus
 from ldm_ray.workflows.pipeline_state import StepRecord, read_steps
 
@@ -91,7 +90,7 @@ def _training(folder: Folder) -> FolderStatus | None:
         what=run.kind,
         unit="epochs",
         done=run.epochs,
-        total=run.settings.get(optimiser_group(run.kind), {}).get("epochs"),
+        total=epochs_wanted(run),
         rows_per_s=run.last.get("wells_per_s"),
         figures=_losses(run),
         look=look,
@@ -172,10 +171,10 @@ def _manifest(folder: Folder) -> FolderStatus | None:
             look=look,
             **folder.seen(),
         )
-    return _bulk(folder, manifest) if "rows_per_part" in manifest else None
+    return _bulk(folder, cast(BulkManifest, manifest)) if "rows_per_part" in manifest else None
 
 
-def _bulk(folder: Folder, manifest: Mapping[str, Any]) -> FolderStatus:
+def _bulk(folder: Folder, manifest: BulkManifest) -> FolderStatus:
     run = described_run(manifest)
     done = sorted(parts_done(folder.files))
     times = sorted((at, part) for part in done if (at := folder.files.get(part_name(part))))
@@ -188,7 +187,8 @@ def _bulk(folder: Folder, manifest: Mapping[str, Any]) -> FolderStatus:
     if not manifest.get("done"):
         how = folder.unended(SAME_COMMAND, max(SILENT_S, SILENT_UNITS * part_s), own)
     figures = {"rows": sum(map(run.rows_of, done)), "rows_of": run.n_rows}
-    figures |= {name: manifest[name] for name in ("n_predicted", "n_errors") if name in manifest}
+    ended: tuple[Literal["n_predicted", "n_errors"], ...] = ("n_predicted", "n_errors")
+    figures |= {name: manifest[name] for name in ended if name in manifest}
     refused = any(path.startswith(f"{ERRORS}/") for path in folder.files)
     return FolderStatus(
         url=folder.url,
