@@ -1,4 +1,4 @@
-"""Keys: what a row is called when randomness and order are derived from it. Knows no torch."""
+"""Keys: 64-bit hashes of names, from which a row's noise and order are derived. Does not import torch."""
 
 import hashlib
 from collections.abc import Iterable
