@@ -190,7 +190,7 @@ def test_resuming_needs_the_same_release_and_settings(world: World, tmp_path: Pa
         prepare(release_of(world), root, world.config, resume=True, overwrite=True)
     (Path(root) / "manifest.json").rename(tmp_path / "manifest.json")
     Store(root).write_json(".unfinished/plan.json", {"plan": manifest["plan"]})
-    with pytest.raises(DataError, match="--resume wants the release and settings"):
+    with pytest.raises(DataError, match="--resume needs the release and settings"):
         prepare(release_of(world), root, small_config("splits.seed=1"), resume=True)
     assert prepare(release_of(world), root, world.config, resume=True) == manifest
 
@@ -213,7 +213,7 @@ def test_a_removal_that_was_killed_leaves_nothing_to_resume(
     with pytest.raises(KeyboardInterrupt):
         prepare(release_of(world), root, world.config, overwrite=True)
     monkeypatch.undo()
-    with pytest.raises(DataError, match="--resume wants the release and settings"):
+    with pytest.raises(DataError, match="--resume needs the release and settings"):
         prepare(release_of(world), root, world.config, resume=True)
     assert prepare(release_of(world), root, world.config, overwrite=True)["n_profiles"] == 1200
 
