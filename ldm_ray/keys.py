@@ -1,4 +1,4 @@
-"""Keys, from which all randomness and order are derived, and the purposes that keep its uses apart. Knows no torch."""
+"""Keys, 64-bit hashes of names from which noise and order are derived, and their purposes. Does not import torch."""
 
 import hashlib
 from collections.abc import Iterable

@@ -1,9 +1,8 @@
-"""Randomness keyed by what it belongs to, never by position, batch or worker.
+"""Random numbers keyed by what they belong to, never by position, batch or worker.
 
-A key (`ldm_ray.keys`) is a 64-bit integer mixed from (seed, profile or condition, epoch or draw, step,
-purpose). Its normals are the outputs of the SplitMix64 stream that starts at the key, turned to pairs by Box
-and Muller. Hence a row gets the same noise whoever computes it, in whatever batch, before or after a
-resumption.
+A key (`ldm_ray.keys`) is a 64-bit integer mixed from (seed, profile or condition, epoch or draw, step, purpose). Its
+normals are the outputs of the SplitMix64 stream that starts at the key, transformed in pairs by Box and Muller. So a
+row gets the same noise on any worker, in any batch, before or after a run is resumed.
 
 Source: Steele, Lea & Flood 2014, doi:10.1145/2660193.2660195 (SplitMix64); Box & Muller 1958.
 """
@@ -20,7 +19,7 @@ LOW_32 = 0xFFFFFFFF
 
 
 def mix(keys: Tensor, *parts: int | Tensor) -> Tensor:
-    """Derive new keys from keys and further integers, in order; shape as `keys`, int64."""
+    """Derive new keys from keys and further integers, in order; same shape as `keys`, int64."""
     for part in parts:
         keys = _finalise(keys + GOLDEN) ^ (part if isinstance(part, Tensor) else _signed(part))
     return _finalise(keys + GOLDEN)
@@ -31,13 +30,13 @@ def standard_normal(keys: Tensor, dim: int) -> Tensor:
 
     Args:
         keys: Shape (n,), int64.
-        dim: Numbers a key.
+        dim: Numbers per key.
 
     Returns:
         Shape (n, dim), float32.
     """
     half = (dim + 1) // 2
-    # Whole vectors of the processor: at a ragged end logarithms and cosines are rounded in another way.
+    # Whole SIMD vectors: at a ragged end logarithms and cosines are rounded differently.
     width = -(-half // 16) * 16
     high, low = (part.to(torch.float32) for part in _halves(keys, width))
     # In place throughout: large draws are bound by memory, not by arithmetic.
@@ -50,13 +49,13 @@ def standard_normal(keys: Tensor, dim: int) -> Tensor:
 
 
 def uniform_integers(keys: Tensor, high: int) -> Tensor:
-    """Draw integers from 0 to high - 1, one a key, shape (n,), int64; the bias is below high / 2**32."""
+    """Draw integers from 0 to high - 1, one per key, shape (n,), int64; the bias is below high / 2**32."""
     top, _ = _halves(keys, 1)
     return (top[:, 0] * high) >> 32
 
 
 def uniform(keys: Tensor) -> Tensor:
-    """Draw numbers between 0 and 1, one a key, shape (n,), float64; they agree with `uniform_integers`."""
+    """Draw numbers between 0 and 1, one per key, shape (n,), float64; they agree with `uniform_integers`."""
     top, _ = _halves(keys, 1)
     return (top[:, 0].double() + 0.5) * 2.0**-32
 

@@ -17,7 +17,7 @@ def expression_type(n_genes: int) -> pa.DataType:
 def profiles_schema(n_genes: int) -> pa.Schema:
     """Return the columns of `profiles/part-*.parquet`, one row per treated well.
 
-    Those that training reads come last and side by side: a reader of them makes one request a row group.
+    The columns used in training come last and side by side, so reading them takes one request per row group.
     """
     return pa.schema(
         [
@@ -45,8 +45,8 @@ def profiles_schema(n_genes: int) -> pa.Schema:
 def basal_schema(n_genes: int) -> pa.Schema:
     """Return the columns of `basal.parquet`, one row per control profile.
 
-    `plate` is the plate's name; for profiles pooled over a batch or over a cell line and time it is
-    the batch's name or empty.
+    `plate` is the plate's name; the batch's name for profiles pooled over a batch; empty for profiles pooled over a
+    cell line and time.
     """
     return pa.schema(
         [

@@ -8,14 +8,14 @@ from ldm_ray.settings import MOLFORMER, MOLFORMER_REVISION, EncoderSettings
 
 PATTERNS = ["*.json", "*.txt", "*.safetensors"]
 OLDER = ["*.bin"]
-"""Weights of checkpoints that have no safetensors."""
+"""Weights of checkpoints without safetensors."""
 
 
 def revision_of(settings: EncoderSettings) -> str:
-    """Say which weights a checkpoint has: the hub's pinned revision, or a checksum of a local folder's weights.
+    """Identify a checkpoint's weights: the hub's pinned revision, or a checksum of a local folder's weights.
 
     Raises:
-        SettingsError: If another checkpoint of the hub than MoLFormer has no revision of its own.
+        SettingsError: If a checkpoint of the hub other than MoLFormer has no revision of its own.
     """
     local = Path(settings.checkpoint)
     if local.is_dir():
@@ -30,10 +30,10 @@ def revision_of(settings: EncoderSettings) -> str:
 
 
 def checkpoint_folder(settings: EncoderSettings) -> Path:
-    """Return the folder of a checkpoint, fetching it from the hub if it is not local and not cached.
+    """Return the folder of a checkpoint, fetching it from the hub unless it is local or cached.
 
     Raises:
-        SettingsError: If it cannot be had, in one line.
+        SettingsError: If it cannot be fetched.
     """
     local = Path(settings.checkpoint)
     if local.is_dir():
@@ -50,7 +50,7 @@ def checkpoint_folder(settings: EncoderSettings) -> Path:
         if not any(folder.glob("*.safetensors")):
             snapshot_download(settings.checkpoint, revision=revision, allow_patterns=OLDER)
         return folder
-    except Exception as error:  # the hub's client has errors of its own, and so has its network
+    except Exception as error:  # the hub's client and its network have errors of their own
         reason = " ".join(str(error).split())[:200]
         raise SettingsError(
             f"encoder.checkpoint {settings.checkpoint!r} (revision {settings.revision}) cannot be fetched from the"

@@ -1,4 +1,4 @@
-"""Compound encoders behind one interface, and the embedding table of a dataset."""
+"""Compound encoders behind one interface, and a dataset's embedding table."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,15 +16,15 @@ from ldm_ray.storage.store import Store, list_column, matrix
 
 
 class CompoundEncoder(Protocol):
-    """Turns parent SMILES into vectors; deterministic, one row per molecule whatever its neighbours."""
+    """Turns parent SMILES into vectors; deterministic, and independent of the other molecules in a batch."""
 
     @property
     def name(self) -> str:
-        """Name of the encoder, also the name of its embedding table."""
+        """Name of the encoder and of its embedding table."""
 
     @property
     def revision(self) -> str:
-        """What else the vectors depend on (library version, checkpoint revision)."""
+        """Anything else the vectors depend on (library version, checkpoint revision)."""
 
     @property
     def dim(self) -> int:
@@ -35,7 +35,7 @@ class CompoundEncoder(Protocol):
 
 
 def build_encoder(settings: EncoderSettings) -> CompoundEncoder:
-    """Build the compound encoder that the settings name; pretrained weights are read when they are first needed."""
+    """Build the compound encoder that the settings name; pretrained weights are read on first use."""
     if settings.kind == "molformer":
         from ldm_ray.chem.molformer_encoder import MolformerEncoder
 
@@ -55,27 +55,27 @@ class EmbeddingTable:
     vectors: np.ndarray
 
     def position(self) -> dict[str, int]:
-        """Return where each molecule stands."""
+        """Return the row of each molecule."""
         return {str(text): i for i, text in enumerate(self.smiles)}
 
 
 def table_name(encoder: CompoundEncoder) -> str:
-    """Return where a dataset keeps this encoder's table."""
+    """Return the path of this encoder's table in a dataset."""
     return f"{EMBEDDINGS}/{encoder.name}.parquet"
 
 
 def save_embeddings(store: Store, encoder: CompoundEncoder, smiles: Sequence[str], vectors: np.ndarray) -> None:
-    """Write an embedding table, keyed by SMILES; encoder and revision are its metadata."""
+    """Write an embedding table keyed by SMILES, with encoder and revision as metadata."""
     schema = embeddings_schema(encoder.dim, {"encoder": encoder.name, "revision": encoder.revision})
     columns = [pa.array(list(smiles), pa.string()), list_column(vectors)]
     store.write_table(table_name(encoder), pa.Table.from_arrays(columns, schema=schema))
 
 
 def read_embeddings(store: Store, encoder: CompoundEncoder) -> EmbeddingTable:
-    """Read whatever an encoder's table holds; empty if there is none.
+    """Read an encoder's table; empty if it does not exist.
 
     Raises:
-        DataError: If the table was made by another revision of the encoder.
+        DataError: If another revision of the encoder made the table.
     """
     if not store.exists(table_name(encoder)):
         return EmbeddingTable(np.array([], dtype=object), np.zeros((0, encoder.dim), np.float32))
@@ -90,10 +90,10 @@ def read_embeddings(store: Store, encoder: CompoundEncoder) -> EmbeddingTable:
 
 
 def load_embeddings(store: Store, encoder: CompoundEncoder, parent_smiles: Sequence[str]) -> np.ndarray:
-    """Return the vectors of some molecules, shape (len(parent_smiles), dim), float32.
+    """Return the vectors of molecules, shape (len(parent_smiles), dim), float32.
 
     Raises:
-        DataError: If one is missing, or the table was made by another revision of the encoder.
+        DataError: If one is missing, or another revision of the encoder made the table.
     """
     table = read_embeddings(store, encoder)
     place = table.position()
@@ -106,5 +106,5 @@ def load_embeddings(store: Store, encoder: CompoundEncoder, parent_smiles: Seque
 
 
 def encode_table(table: pa.Table, encoder: CompoundEncoder) -> pa.Table:
-    """Encode a block of molecules, column `smiles`; adds `embedding`."""
+    """Encode a block of molecules from the column `smiles`; returns it with the column `embedding`."""
     return pa.table({"smiles": table["smiles"], "embedding": list_column(encoder.encode(table["smiles"].to_pylist()))})

@@ -1,4 +1,4 @@
-"""Any encoder of SMILES that transformers itself knows (ChemBERTa, say), with masked-mean pooling."""
+"""Any SMILES encoder that transformers can load (for example ChemBERTa), with masked-mean pooling."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -16,7 +16,7 @@ ROWS_AT_ONCE = 64
 
 
 class HubEncoder:
-    """`AutoModel` and `AutoTokenizer` of a checkpoint; code from the hub runs only if the settings say so."""
+    """`AutoModel` and `AutoTokenizer` of a checkpoint; code from the hub runs only if the settings allow it."""
 
     def __init__(self, settings: EncoderSettings, device: str | torch.device | None = None) -> None:
         self._settings = settings
@@ -29,7 +29,7 @@ class HubEncoder:
 
     @cached_property
     def revision(self) -> str:
-        """Which weights these are."""
+        """Identifies the weights."""
         return revision_of(self._settings)
 
     @cached_property
@@ -63,7 +63,7 @@ class HubEncoder:
             model = AutoModel.from_pretrained(folder, **trust)
         except (OSError, ValueError, KeyError) as error:
             raise SettingsError(
-                f"encoder.checkpoint {self._settings.checkpoint!r} is not one that transformers can load:"
+                f"encoder.checkpoint {self._settings.checkpoint!r} cannot be loaded by transformers:"
                 f" {' '.join(str(error).split())[:200]}"
             ) from None
         return tokenizer, model.to(self._device).eval()

@@ -1,7 +1,7 @@
-"""MoLFormer: a transformer over SMILES with rotary positions and linear attention, as a module of our own.
+"""MoLFormer: a transformer over SMILES with rotary positions and linear attention, written here.
 
-The published weights load by name; no code from the hub runs. Random features are those of the checkpoint, always:
-the published code redraws them at every call unless it is told not to, and then one molecule has many embeddings.
+The published weights load by name; no code from the hub runs. Random features are always those of the checkpoint: by
+default the published code redraws them at every call, which gives one molecule many embeddings.
 
 Source: Ross et al. 2022, doi:10.1038/s42256-022-00580-7; Katharopoulos et al. 2020, arXiv:2006.16236 (linear
 attention); Su et al. 2021, arXiv:2104.09864 (rotary positions).
@@ -22,7 +22,7 @@ FIXED = {"hidden_act": "gelu", "feature_map_kernel": "relu"}
 
 @dataclass(frozen=True)
 class MolformerConfig:
-    """The checkpoint's `config.json`, as far as the encoder goes."""
+    """The parts of the checkpoint's `config.json` that the encoder needs."""
 
     vocab_size: int = 2362
     hidden_size: int = 768
@@ -40,7 +40,7 @@ class MolformerConfig:
         """Read a published configuration.
 
         Raises:
-            SettingsError: If it names an activation or a feature map that is not implemented here.
+            SettingsError: If its activation or feature map is not implemented here.
         """
         for key, known in FIXED.items():
             if values.get(key, known) != known:
@@ -50,7 +50,7 @@ class MolformerConfig:
 
 
 class Molformer(nn.Module):
-    """The encoder, always as in evaluation: no dropout, fixed random features."""
+    """The encoder, always in evaluation mode: no dropout, fixed random features."""
 
     def __init__(self, config: MolformerConfig) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ class Molformer(nn.Module):
 
         Args:
             ids: Token ids, (batch, tokens), int64.
-            mask: 1 where there is a token and 0 where there is padding, (batch, tokens).
+            mask: 1 for tokens and 0 for padding, (batch, tokens).
         """
         hidden = self.embeddings["word_embeddings"](ids)
         rotation = rotary(ids.shape[1], self.config.hidden_size // self.config.num_attention_heads, hidden)
@@ -76,14 +76,14 @@ class Molformer(nn.Module):
         return output
 
     def embed(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """Return the mean over tokens, begin and end included, (batch, hidden)."""
+        """Return the mean over tokens, including begin and end, (batch, hidden)."""
         weight = mask.to(self.LayerNorm.weight.dtype)[:, :, None]
         pooled: Tensor = (self(ids, mask) * weight).sum(dim=1) / weight.sum(dim=1).clamp_min(1e-9)
         return pooled
 
 
 def linear_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, eps: float) -> Tensor:
-    """Attention whose weights are inner products of non-negative features, in time linear in the tokens.
+    """Attention weighted by inner products of non-negative features; its time is linear in the number of tokens.
 
         out_i = phi(q_i)^T sum_j m_j phi(k_j) v_j^T / max(phi(q_i)^T sum_j m_j phi(k_j), eps)
 
@@ -91,7 +91,7 @@ def linear_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, eps: float) 
 
     Args:
         q: phi(q), (batch, heads, tokens, features).
-        k: phi(k), likewise.
+        k: phi(k), same shape.
         v: (batch, heads, tokens, head_size).
         mask: (batch, tokens), 0 for padding.
         eps: Smallest denominator.
@@ -103,7 +103,7 @@ def linear_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, eps: float) 
 
 
 def rotary(tokens: int, head_size: int, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Return cosine and sine of the rotary angles, each (tokens, head_size)."""
+    """Return cosines and sines of the rotary angles, each (tokens, head_size)."""
     exponent = torch.arange(0, head_size, 2, device=like.device, dtype=torch.float64) / head_size
     angle = torch.arange(tokens, device=like.device, dtype=torch.float64)[:, None] * ROTARY_BASE**-exponent
     both = torch.cat([angle, angle], dim=1)
@@ -111,14 +111,14 @@ def rotary(tokens: int, head_size: int, like: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-    """Turn the halves of each head's vector against each other, by position."""
+    """Rotate the two halves of each head's vector by the angle of its position."""
     cos, sin = rotation
     first, second = x.chunk(2, dim=-1)
     return x * cos + torch.cat([-second, first], dim=-1) * sin
 
 
 class _FeatureMap(nn.Module):
-    """phi(x) = ReLU(x W), W of the checkpoint, (head_size, features)."""
+    """phi(x) = ReLU(x W), with W from the checkpoint, (head_size, features)."""
 
     def __init__(self, config: MolformerConfig) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""MoLFormer as a compound encoder: checkpoint to vectors, the same for a molecule whatever its neighbours."""
+"""MoLFormer as a compound encoder; a molecule's vector does not depend on the others in its batch."""
 
 import json
 from collections.abc import Sequence
@@ -25,8 +25,8 @@ TOKENS_AT_ONCE, ROWS_AT_ONCE = 8192, 256
 class MolformerEncoder:
     """Masked mean of MoLFormer's last hidden states.
 
-    Molecules are written by RDKit as canonical SMILES without isomeric marks, as those that it was trained on:
-    stereoisomers share a vector.
+    RDKit writes molecules as canonical SMILES without isomeric marks, as in MoLFormer's training data, so stereoisomers
+    share a vector.
     """
 
     def __init__(self, settings: EncoderSettings, device: str | torch.device | None = None) -> None:
@@ -40,7 +40,7 @@ class MolformerEncoder:
 
     @cached_property
     def revision(self) -> str:
-        """Which weights these are."""
+        """Identifies the weights."""
         return revision_of(self._settings)
 
     @cached_property
@@ -49,10 +49,10 @@ class MolformerEncoder:
         return self._config.hidden_size
 
     def encode(self, smiles: Sequence[str]) -> np.ndarray:
-        """Return the vectors, shape (len(smiles), dim), float32; molecules of like length go together.
+        """Return the vectors, shape (len(smiles), dim), float32; molecules are batched by length.
 
         Raises:
-            QueryError: If RDKit cannot parse one of them, or one has more tokens than the model has seen.
+            QueryError: If RDKit cannot parse a molecule, or it has more tokens than the model has positions.
         """
         rows = [self._tokenizer.encode(plain_smiles(text)) for text in smiles]
         for text, row in zip(smiles, rows, strict=True):
@@ -104,10 +104,10 @@ class MolformerEncoder:
 
 
 def load_molformer(config: MolformerConfig, weights: Path) -> Molformer:
-    """Build the module and load a published checkpoint by name; its language-model head is left out.
+    """Build the module and load a published checkpoint by name, without its language-model head.
 
     Raises:
-        SettingsError: If a tensor is missing, left over or of another shape.
+        SettingsError: If a tensor is missing, unexpected or of another shape.
     """
     tensors: dict[str, Tensor] = (
         safetensors.torch.load_file(weights)

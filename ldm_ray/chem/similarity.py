@@ -8,12 +8,12 @@ from ldm_ray.chem.fingerprint import MorganEncoder
 
 
 def packed(parents: Sequence[str]) -> np.ndarray:
-    """ECFP4 bits, eight a byte, (n, 256), uint8."""
+    """ECFP4 bits, eight per byte, (n, 256), uint8."""
     return np.packbits(MorganEncoder().encode(parents).astype(bool), axis=1)
 
 
 def tanimoto(bits: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Similarity of one molecule's packed bits to others', (n,): shared bits over bits of either.
+    """Tanimoto similarity of one molecule's packed bits to others', (n,): shared bits over bits set in either.
 
     Source: Rogers & Tanimoto 1960, doi:10.1126/science.132.3434.1115.
     """

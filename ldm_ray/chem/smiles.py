@@ -1,4 +1,4 @@
-"""Molecules as text: parsing, parent structures and the names of things that are not molecules."""
+"""Molecules as text: parsing, parent structures, and texts that stand for a missing molecule."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -10,7 +10,7 @@ from ldm_ray.errors import QueryError
 
 MAX_SMILES_LENGTH = 2_000
 MAX_ATOMS = 500
-"""Not counting hydrogens. RDKit cannot be interrupted, and a cage of 1000 atoms takes InChI a second and more."""
+"""Without hydrogens. RDKit cannot be interrupted, and InChI takes more than a second for a cage of 1000 atoms."""
 NO_MOLECULE = f"smiles must be a molecule that RDKit can parse, of at most {MAX_ATOMS} atoms"
 NOT_A_SMILES = frozenset({"", "-666", "-666.0", "restricted", "nan", "none", "na", "n/a"})
 
@@ -61,7 +61,7 @@ def parent_smiles(smiles: str) -> str:
 
 
 class _quiet_rdkit:
-    """Keep RDKit's parse errors off standard error: what fails is counted and reported by us."""
+    """Keep RDKit's parse errors off standard error; we count and report failures ourselves."""
 
     def __enter__(self) -> None:
         RDLogger.DisableLog("rdApp.*")  # type: ignore[attr-defined]  # absent from its stubs

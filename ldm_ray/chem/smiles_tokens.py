@@ -1,4 +1,4 @@
-"""SMILES to token ids, as MoLFormer was trained on them."""
+"""SMILES to token ids, as in MoLFormer's training."""
 
 import json
 import re
@@ -13,7 +13,7 @@ from ldm_ray.errors import SettingsError
 TOKEN = re.compile(
     r"(\[[^\]]+]|Br?|Cl?|N|O|S|P|F|I|b|c|n|o|s|p|\(|\)|\.|=|#|-|\+|\\|\/|:|~|@|\?|>|\*|\$|\%[0-9]{2}|[0-9])"
 )
-"""Schwaller et al. 2018, doi:10.1039/C8SC02339E; what does not match is left out, as published."""
+"""Schwaller et al. 2018, doi:10.1039/C8SC02339E; characters that do not match are skipped, as published."""
 BEGIN, END, PAD, UNKNOWN = "<bos>", "<eos>", "<pad>", "<unk>"
 FILES = ("tokenizer.json", "vocab.json")
 
@@ -29,7 +29,7 @@ class SmilesTokenizer:
         """Read the vocabulary of a checkpoint, from `tokenizer.json` or `vocab.json`.
 
         Raises:
-            SettingsError: If the folder has neither, or one without the special tokens.
+            SettingsError: If the folder has neither file, or a special token is missing.
         """
         found = next((folder / name for name in FILES if (folder / name).is_file()), None)
         if found is None:
@@ -38,11 +38,11 @@ class SmilesTokenizer:
         vocabulary = values["model"]["vocab"] if found.name == FILES[0] else values
         missing = [token for token in (BEGIN, END, PAD, UNKNOWN) if token not in vocabulary]
         if missing:
-            raise SettingsError(f"{found} must have the token {missing[0]}; it has not")
+            raise SettingsError(f"{found} must have the token {missing[0]}; it does not")
         return SmilesTokenizer({str(token): int(number) for token, number in vocabulary.items()})
 
     def encode(self, smiles: str) -> list[int]:
-        """Return the ids of a molecule, begin and end included."""
+        """Return the ids of a molecule, including begin and end."""
         unknown = self.vocabulary[UNKNOWN]
         inner = [self.vocabulary.get(token, unknown) for token in TOKEN.findall(smiles)]
         return [self.vocabulary[BEGIN], *inner, self.vocabulary[END]]

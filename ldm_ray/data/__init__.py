@@ -1,1 +1,1 @@
-"""From an L1000 release to the paired dataset. Knows no torch."""
+"""From an L1000 release to the paired dataset. Does not import torch."""

@@ -1,4 +1,4 @@
-"""The paper's cleaning rules (section 2.2): which treated wells stay, and what each rule removed."""
+"""The paper's cleaning rules (section 2.2), and a count of the wells that each rule removes."""
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -37,18 +37,18 @@ class Ledger:
 
 
 def clean(wells: "pd.DataFrame", settings: CleaningSettings, ledger: Ledger) -> "pd.DataFrame":
-    """Keep the treated wells whose compound, dose and time can be used.
+    """Keep the treated wells with a usable compound, dose and time.
 
     Args:
         wells: `Release.wells`.
-        settings: The rule on rare compounds.
-        ledger: Filled with what each rule removed.
+        settings: The threshold for rare compounds.
+        ledger: Filled with the number of wells that each rule removes.
 
     Returns:
         The kept wells with columns `canonical`, `parent` and `inchikey` added.
 
     Raises:
-        DataError: If nothing is left, naming the rule that removed the last well.
+        DataError: If no well is left; names the rule that removed the last one.
     """
     treated = wells[wells["kind"] == TREATED]
     ledger.note("treated wells (pert_type trt_cp)", len(wells), len(treated), treated["source_id"].nunique())
@@ -77,10 +77,10 @@ def clean(wells: "pd.DataFrame", settings: CleaningSettings, ledger: Ledger) -> 
 
 
 def require_wells(wells: "pd.DataFrame", ledger: Ledger) -> None:
-    """Raise if the rules so far have removed every well.
+    """Raise if the rules have removed every well.
 
     Raises:
-        DataError: Naming the rule that removed the last well.
+        DataError: If no well is left; names the rule that removed the last one.
     """
     if wells.empty:
         last = next(step for step in ledger.steps if step["wells_after"] == 0)
@@ -93,7 +93,7 @@ def require_wells(wells: "pd.DataFrame", ledger: Ledger) -> None:
 def condition_ids(wells: "pd.DataFrame") -> np.ndarray:
     """Number the conditions (cell line, parent, dose, time), shape (wells,), int32.
 
-    Doses of one parent within 10% of the smallest of their group are one dose: real files say 1.1 and 1.11.
+    Doses of one parent within 10% of the smallest in their group count as one: real files write both 1.1 and 1.11.
     """
     frame = wells[["cell", "parent", "time_h", "dose_um"]].reset_index(drop=True)
     doses = frame[["parent", "dose_um"]].drop_duplicates().sort_values(["parent", "dose_um"])

@@ -1,9 +1,9 @@
-"""What the untreated cells look like: mean training controls, and the profile a model is conditioned on.
+"""Untreated cells: mean training controls, and the control profile that a model is conditioned on.
 
-A treated well's matched control carries the noise of a few wells and its plate's own shift. A model that is
-conditioned on it can tell plates apart and learns to undo that noise, which is not what the compound did. With
-`basal_input: cell_time` a model is told the mean training control of the cell line and time instead; the
-change is still measured from, and added to, the matched control.
+A treated well's matched control carries the noise of a few wells and the shift of its plate. A model conditioned on
+it can tell plates apart and learns to undo that noise, which is not an effect of the compound. With
+`basal_input: cell_time` the model sees the mean training control of the cell line and time instead; the change is
+still measured from, and added to, the matched control.
 """
 
 from typing import Literal, TypedDict
@@ -15,7 +15,7 @@ from ldm_ray.data.dataset import PairedDataset
 
 
 class MeanControl(TypedDict):
-    """Whose mean control it is, and of how many wells."""
+    """Cell line and time of a mean control, and the number of wells it averages."""
 
     cell: str
     time_h: float
@@ -23,7 +23,7 @@ class MeanControl(TypedDict):
 
 
 def training_controls(dataset: PairedDataset) -> np.ndarray:
-    """Return the `basal_id`s that training wells are paired with, sorted."""
+    """Return the `basal_id`s paired with training wells, sorted."""
     return np.unique(dataset.profiles(["basal_id"], "train")["basal_id"].to_numpy())
 
 
@@ -31,7 +31,7 @@ def mean_controls(dataset: PairedDataset) -> tuple[list[MeanControl], np.ndarray
     """Mean training control per cell line and time, weighted by wells.
 
     Returns:
-        What they are, and their profiles, (entries, n_genes), float32, log2.
+        Cell line and time of each, and their profiles, (entries, n_genes), float32, log2.
     """
     means = _means(dataset, training_controls(dataset))
     entries: list[MeanControl] = [
@@ -42,12 +42,12 @@ def mean_controls(dataset: PairedDataset) -> tuple[list[MeanControl], np.ndarray
 
 
 def basal_input(dataset: PairedDataset, mode: Literal["cell_time", "matched"]) -> np.ndarray:
-    """Return what a model is conditioned on for each control profile, (n_basal, n_genes), float32, log2.
+    """Return the profile that stands in for each control as a model's input, (n_basal, n_genes), float32, log2.
 
     Args:
         dataset: The paired dataset.
         mode: `matched`: the control profile itself. `cell_time`: the mean training control of its cell line
-            and time; where training has none, the mean of all input controls there.
+            and time, or the mean of all its input controls if training has no such control.
     """
     if mode == "matched":
         return dataset.basal_expression
@@ -64,7 +64,7 @@ def _controls(dataset: PairedDataset) -> pd.DataFrame:
 
 
 def _means(dataset: PairedDataset, basal_ids: np.ndarray) -> dict[tuple[int, float], tuple[float, np.ndarray]]:
-    """Wells and mean profile of each (cell_id, time_h) among some control profiles."""
+    """Number of wells and mean profile of the given controls, by (cell_id, time_h)."""
     means = {}
     chosen = _controls(dataset).loc[basal_ids]
     for (cell, time_h), part in chosen.groupby(["cell_id", "time_h"], sort=True):

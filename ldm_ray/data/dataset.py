@@ -1,4 +1,4 @@
-"""A paired dataset that is already there: its manifest and tables."""
+"""Opens an existing paired dataset: its manifest and tables."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,14 +17,14 @@ from ldm_ray.storage.store import Store, matrix
 
 @dataclass(frozen=True)
 class PairedDataset:
-    """The tables under one root; the profiles are read on demand."""
+    """The tables under one root; profiles are read on demand."""
 
     store: Store
     manifest: Manifest
 
     @property
     def url(self) -> str:
-        """Where the dataset lies."""
+        """URL of the dataset's folder."""
         return self.store.url
 
     @property
@@ -64,7 +64,7 @@ class PairedDataset:
 
     @property
     def profile_paths(self) -> list[str]:
-        """Full paths of the profile files, each once, on `store.arrow()`'s file system."""
+        """Full paths of the profile files on the file system of `store.arrow()`."""
         _, root = self.store.arrow()
         return [f"{root}/{entry['path']}" for entry in self.manifest["files"]]
 
@@ -73,7 +73,7 @@ class PairedDataset:
 
         Args:
             columns: Columns of `schema.profiles_schema`.
-            split: Keep only this side of `split_column`.
+            split: Keep only wells with this value in `split_column`.
             split_column: `split`, `cell_split` or `plate_split`.
         """
         keep = None if split is None else pc.field(split_column) == split
@@ -84,7 +84,7 @@ def open_dataset(url: str, storage_options: StorageOptions | None = None) -> Pai
     """Open a paired dataset at any URL.
 
     Raises:
-        DataError: If there is none, it is incomplete, or another schema version wrote it.
+        DataError: If it does not exist, is incomplete, or has another schema version.
     """
     store = Store(url, storage_options or {})
     if not store.exists(MANIFEST):

@@ -1,4 +1,4 @@
-"""A dataset as a scientist wants to see it."""
+"""Tables that describe a dataset to a scientist."""
 
 from dataclasses import dataclass
 from typing import cast
@@ -88,6 +88,6 @@ def describe(dataset: PairedDataset) -> list[Section]:
 
 
 def describe_json(dataset: PairedDataset) -> Summary:
-    """Return the manifest without its long lists, for `--json`."""
+    """Return the manifest for `--json`, without its long lists."""
     short = {key: value for key, value in dataset.manifest.items() if key not in ("genes", "files")}
     return cast(Summary, short)

@@ -1,4 +1,4 @@
-"""A dataset with one fold of cross-validation as its validation side; its test side stays as it is."""
+"""A dataset with one cross-validation fold as its validation side; the test side is unchanged."""
 
 import numpy as np
 
@@ -12,22 +12,22 @@ from ldm_ray.storage.store import Store
 
 
 def folds(dataset: PairedDataset) -> list[int]:
-    """Return the folds that a dataset was dealt into."""
+    """Return the numbers of a dataset's folds."""
     return list(range(int(dataset.manifest["splits"]["n_folds"])))
 
 
 def fold_dataset(dataset: PairedDataset, fold: int, out: Store) -> PairedDataset:
-    """Write the wells of a dataset with `valid` = one fold and `train` = the others; the manifest comes last.
+    """Write the wells of a dataset with `valid` = one fold and `train` = the others; the manifest is written last.
 
-    A fold keeps parent structures together, as the test side does.
+    All wells of a parent structure are in one fold, as they are on one side of the test split.
 
     Args:
         dataset: As `prepare` wrote it.
-        fold: Which fold, from 0.
-        out: Where to write; what is complete there already is returned as it is.
+        fold: Number of the fold, from 0.
+        out: Where to write; a complete dataset there is returned unchanged.
 
     Raises:
-        DataError: If the fold holds no well.
+        DataError: If the training or validation side would be empty.
     """
     if out.exists(MANIFEST):
         return open_dataset(out.url, out.storage_options)
@@ -40,7 +40,7 @@ def fold_dataset(dataset: PairedDataset, fold: int, out: Store) -> PairedDataset
             counts[side] += int((split == side).sum())
         files.append(write_wells(out, f"{PROFILES}/part-{number:05d}.parquet", with_column(table, "split", split)))
     if not counts["valid"] or not counts["train"]:
-        raise DataError(f"fold {fold} of {dataset.url} leaves no well to train on or to stop on: {counts}")
+        raise DataError(f"fold {fold} of {dataset.url} leaves no well to train on or to validate on: {counts}")
     copy_tables(dataset, out)
     splits = dataset.manifest["splits"] | {"split": counts, "fold": fold}
     out.write_json(MANIFEST, dataset.manifest | {"files": files, "splits": splits})

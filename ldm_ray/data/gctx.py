@@ -1,8 +1,8 @@
 """GCTX files, local or remote, read in blocks of profiles.
 
-The matrix of a GCTX stands transposed on disk, (profiles, genes), so that a block of profiles is one stretch of
-the file. cmapPy's own reader loads all that is asked for at once and wants a local path, which does not do for the
-65 GB of GSE92742 in a bucket; a test holds this reader against it.
+The matrix of a GCTX is stored transposed, (profiles, genes), so a block of profiles is one stretch of the file.
+cmapPy's own reader loads everything at once and needs a local path, so it cannot read the 65 GB of GSE92742 from a
+bucket; a test compares this reader with it.
 """
 
 from collections.abc import Iterator
@@ -26,22 +26,22 @@ SMALLEST_BLOCK = 64
 
 @dataclass(frozen=True)
 class GctxReader:
-    """An open GCTX: `gene_ids[j]` and `profile_ids[i]` name the entry (i, j) of the matrix."""
+    """An open GCTX: entry (i, j) of the matrix belongs to `profile_ids[i]` and `gene_ids[j]`."""
 
     source: SourceFile
     gene_ids: np.ndarray
     profile_ids: np.ndarray
 
     def blocks(self, rows: np.ndarray, genes: np.ndarray, block_mb: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Read profiles in file order, never more than about `block_mb` at once.
+        """Read profiles in file order, at most about `block_mb` at once.
 
         Args:
-            rows: Wanted profiles, increasing positions, shape (n,).
-            genes: Wanted genes, positions, shape (G,).
-            block_mb: Size of one read in MB.
+            rows: Positions of the wanted profiles, increasing, shape (n,).
+            genes: Positions of the wanted genes, shape (G,).
+            block_mb: Size of one read, MB.
 
         Yields:
-            Positions into `rows` of a block, and its values, shape (block, G), float32.
+            Positions of a block in `rows`, and its values, shape (block, G), float32.
 
         Raises:
             StoreError: If the file cannot be read.
@@ -59,15 +59,15 @@ class GctxReader:
                 yield np.arange(first, last), values
 
     def without_ids(self) -> "GctxReader":
-        """Return a reader of the same matrix that is small to send to another process."""
+        """Return a reader of the same matrix without its ids, small enough to send to another process."""
         return GctxReader(self.source, self.gene_ids[:0], self.profile_ids[:0])
 
 
 def row_blocks(matrix: Any, rows: np.ndarray, block_mb: int) -> Iterator[tuple[int, int]]:
-    """Cut wanted rows into stretches that read at most about `block_mb`, along the file's chunks.
+    """Cut wanted rows into stretches of at most about `block_mb`, aligned with the file's chunks.
 
     Yields:
-        First and one past the last position into `rows`.
+        First position in `rows`, and one past the last.
     """
     if not len(rows):
         return
@@ -83,7 +83,7 @@ def row_blocks(matrix: Any, rows: np.ndarray, block_mb: int) -> Iterator[tuple[i
 
 
 def _read(matrix: h5py.Dataset, rows: np.ndarray, genes: np.ndarray) -> np.ndarray:
-    """Read rows and genes, touching only the chunks that hold wanted genes; (rows, G), float32."""
+    """Read rows and genes, skipping chunks without a wanted gene; (rows, G), float32."""
     inside = slice(int(rows[0]), int(rows[-1]) + 1)
     width = matrix.chunks[1] if matrix.chunks else matrix.shape[1]
     values = np.empty((len(rows), len(genes)), dtype=np.float32)
@@ -106,7 +106,7 @@ def open_gctx(file: AnyFile) -> GctxReader:
 
     Raises:
         StoreError: If the file is missing or truncated.
-        DataError: If it is not a GCTX, for instance GCT text under the name .gctx.
+        DataError: If it is not a GCTX, for instance GCT text named .gctx.
     """
     source = source_file(file)
     if not source.exists():
@@ -128,7 +128,7 @@ def open_gctx(file: AnyFile) -> GctxReader:
 
 
 class GctxWriter:
-    """Appends profiles to a new GCTX; the file takes its name only when it is complete."""
+    """Appends profiles to a new GCTX; the file gets its name only once it is complete."""
 
     def __init__(self, path: Path, gene_ids: np.ndarray) -> None:
         self._path, self._part = path, path.with_suffix(".gctx.part")

@@ -1,8 +1,8 @@
-"""Drug sensitivity: the fitted dose-response table of GDSC2, joined to a dataset's cell lines and compounds; and the
-untreated profiles of cell lines that go with it.
+"""Drug sensitivity: GDSC2's table of fitted dose responses, joined to a dataset's cell lines and compounds, and the
+untreated profiles of its cell lines.
 
-Official column names (`CELL_LINE_NAME`, `DRUG_NAME`, `LN_IC50`, `AUC`, `Z_SCORE`, `COSMIC_ID`, `DRUG_ID`) and, where a
-table has it, `SMILES`. `LN_IC50` is the natural logarithm of the IC50 in uM.
+Column names are the official ones (`CELL_LINE_NAME`, `DRUG_NAME`, `LN_IC50`, `AUC`, `Z_SCORE`, `COSMIC_ID`,
+`DRUG_ID`), with an optional `SMILES`. `LN_IC50` is the natural logarithm of the IC50 in uM.
 
 Source: Iorio et al. 2016, doi:10.1016/j.cell.2016.06.017; Yang et al. 2013, doi:10.1093/nar/gks1111.
 """
@@ -32,12 +32,12 @@ SCHEMA = pa.schema(
         ("compound_id", pa.int32()),
     ]
 )
-"""`cell_id` and `compound_id` are -1, and `parent_smiles` is empty, where the dataset or the table has none."""
+"""`cell_id` and `compound_id` are -1 where the dataset has no match; `parent_smiles` is empty where it is unknown."""
 
 
 @dataclass(frozen=True)
 class GdscCounts:
-    """How much of the table could be joined; rows, unless said otherwise."""
+    """How much of the table could be joined."""
 
     rows: int
     without_ic50: int
@@ -49,15 +49,15 @@ class GdscCounts:
 
 
 def normalised(name: str) -> str:
-    """Return a name as it is compared: upper case, letters and digits only (`SK-MEL-5` and `SKMEL5` are one)."""
+    """Return a name as it is compared: upper case, letters and digits only (`SK-MEL-5` equals `SKMEL5`)."""
     return re.sub(r"[^A-Z0-9]", "", name.upper())
 
 
 def read_gdsc(file: AnyFile) -> pd.DataFrame:
-    """Read a fitted dose-response table, .csv or .csv.gz or .xlsx as the project publishes it.
+    """Read a table of fitted dose responses: .csv, .csv.gz, or .xlsx as GDSC publishes it.
 
     Returns:
-        Columns `cell_line`, `drug`, `ln_ic50_um` (NaN where the table has none) and `smiles` (empty likewise).
+        Columns `cell_line`, `drug`, `ln_ic50_um` (NaN where missing) and `smiles` (empty where missing).
 
     Raises:
         DataError: If it lacks columns.
@@ -97,14 +97,14 @@ def read_basal_profiles(file: AnyFile, genes: Sequence[Gene]) -> tuple[list[str]
     """Read untreated profiles of cell lines, .csv or .csv.gz: column `cell_id`, then one column per Entrez id.
 
     Args:
-        file: The table; genes that are not asked for are left out.
-        genes: The genes wanted, in order, each with `entrez_id` and `symbol` (a bundle's `metadata["genes"]`).
+        file: The table; other genes are ignored.
+        genes: The wanted genes in order (a bundle's `metadata["genes"]`).
 
     Returns:
         Names of the cell lines and their expression, log2, (n_cells, n_genes), float32.
 
     Raises:
-        DataError: If a gene is missing, a cell line stands twice, or a value is not a finite number.
+        DataError: If a gene is missing, a cell line appears twice, or a value is not a finite number.
         StoreError: If it cannot be read.
     """
     source = source_file(file)
@@ -125,7 +125,7 @@ def read_basal_profiles(file: AnyFile, genes: Sequence[Gene]) -> tuple[list[str]
         raise DataError(f"{source} lacks {len(missing)} of the {len(genes)} genes (Entrez ids), the first {first}")
     names = table["cell_id"].str.strip()
     if names.map(normalised).duplicated().any():
-        raise DataError(f"{source}: cell line {names[names.map(normalised).duplicated()].iloc[0]!r} stands twice")
+        raise DataError(f"{source}: cell line {names[names.map(normalised).duplicated()].iloc[0]!r} appears twice")
     wanted = table[[str(gene["entrez_id"]) for gene in genes]].apply(pd.to_numeric, errors="coerce")
     values = wanted.to_numpy(dtype=np.float32)
     bad = ~np.isfinite(values).all(axis=1)
@@ -141,10 +141,10 @@ def join_gdsc(table: pd.DataFrame, dataset: PairedDataset) -> tuple[pa.Table, Gd
 
     Args:
         table: From `read_gdsc`.
-        dataset: Whose cell lines and compounds are looked up.
+        dataset: Its cell lines and compounds are matched.
 
     Returns:
-        All rows with an IC50, columns of `SCHEMA`, and what was joined.
+        All rows with an IC50, columns of `SCHEMA`, and counts of what was joined.
     """
     usable = table[table["ln_ic50_um"].notna()]
     cells = {normalised(name): number for number, name in enumerate(dataset.cells)}

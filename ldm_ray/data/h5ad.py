@@ -17,7 +17,7 @@ from ldm_ray.errors import DataError, NonFiniteError, StoreError
 
 TRUE = ("1", "1.0", "True", "true")
 
-# the first name that the file has is taken
+# The first name found in the file is used.
 ALIASES = {
     "cell": ("cell_id", "cell_type", "cell_iname"),
     "dose": ("pert_dose", "dose"),
@@ -59,15 +59,15 @@ def _matrix(file: h5py.File) -> Any:
 
 
 def read_h5ad(file: AnyFile, gene_info: AnyFile | None = None, *, allow_missing_genes: bool = False) -> Release:
-    """Open an h5ad; X itself is not read yet.
+    """Open an h5ad; X is not read yet.
 
     Args:
         file: The file, with `obs` columns as in PRnet's release.
-        gene_info: A gene table that gives the Entrez ids, where `var` has symbols only.
-        allow_missing_genes: Go on with fewer than 978 genes.
+        gene_info: A gene table for the Entrez ids, if `var` has symbols only.
+        allow_missing_genes: Accept fewer than 978 genes.
 
     Raises:
-        DataError: If it is not such a file.
+        DataError: If it is not a PRnet-style h5ad.
         StoreError: If it is missing or damaged.
     """
     path = source_file(file)
@@ -137,7 +137,7 @@ def _entrez(ids: pd.Series, path: SourceFile) -> np.ndarray:
 
 
 def _genes(var: pd.DataFrame, path: SourceFile, gene_info: AnyFile | None, *, allow_missing: bool) -> tuple[Genes, str]:
-    """Genes keep the file's order; the note says where their Entrez ids come from."""
+    """Return the genes in the file's order, and a note on the source of their Entrez ids."""
     symbols = var["pr_gene_symbol"].astype(str) if "pr_gene_symbol" in var else pd.Series(var.index.astype(str))
     ids = next((name for name in ("pr_gene_id", "entrez_id", "gene_id") if name in var), None)
     if ids is not None:

@@ -1,6 +1,6 @@
 """Reads a GSE92742-shaped release: GCTX matrix, inst_info, pert_info and gene_info.
 
-The names and sentinels of L1000's own files (`pert_idose`, `-666`) end in this module.
+The names and sentinels of L1000's own files (`pert_idose`, `-666`) are not used outside this module.
 """
 
 from typing import Literal
@@ -36,19 +36,19 @@ def read_l1000(
     *,
     allow_missing_genes: bool = False,
 ) -> Release:
-    """Open a release; the matrix itself is not read yet.
+    """Open a release; the matrix is not read yet.
 
     Args:
         gctx: Level 3 matrix, log2.
         inst_info: One row per well.
         pert_info: One row per perturbagen, with SMILES.
         gene_info: One row per gene, 978 of them landmarks.
-        allow_missing_genes: Go on with the landmark genes that the matrix has.
+        allow_missing_genes: Accept a matrix that lacks some landmark genes.
 
     Raises:
-        DataError: For a table that lacks columns, a gene table with other than 978 landmarks, or a matrix
-            that lacks some of them.
-        StoreError: For a file that is missing or damaged.
+        DataError: If a table lacks columns, the gene table does not mark 978 landmarks, or the matrix lacks
+            some of them.
+        StoreError: If a file is missing or damaged.
     """
     reader = open_gctx(gctx)
     genes = match_landmarks(read_gene_info(gene_info), reader, allow_missing=allow_missing_genes)
@@ -63,7 +63,7 @@ def read_l1000(
     counts["wells_without_profile"] = int(inst["row"].isna().sum())
     inst = inst[inst["row"].notna()]
     if inst.empty:
-        raise DataError(f"no inst_id of {inst_info} is a column of {gctx}; are they of the same release?")
+        raise DataError(f"no inst_id of {inst_info} is a column of {gctx}; are they from the same release?")
     wells = pd.DataFrame(
         {
             "profile_id": inst["inst_id"],
@@ -92,7 +92,7 @@ def in_units(values: pd.Series, units: pd.Series, factors: dict[str, float]) -> 
 
 
 def read_gene_info(path: AnyFile) -> pd.DataFrame:
-    """Read a gene table, every column as text; an Entrez id written 780.0 becomes 780."""
+    """Read a gene table, every column as text; an Entrez id such as 780.0 becomes 780."""
     table = _read_table(path, ("pr_gene_id", "pr_gene_symbol", "pr_is_lm"))
     table = table.assign(pr_gene_id=table["pr_gene_id"].str.strip().str.removesuffix(".0"))
     bad = table.loc[~table["pr_gene_id"].str.fullmatch(r"\d+"), "pr_gene_id"]

@@ -1,4 +1,4 @@
-"""What the `manifest.json` of a paired dataset holds."""
+"""Contents of a paired dataset's `manifest.json`."""
 
 from typing import Literal, NotRequired, TypedDict, cast
 
@@ -7,7 +7,7 @@ from ldm_ray.storage.store import Store
 
 
 class Gene(TypedDict):
-    """One gene of a profile; `entrez_id` is 0 where the source gives none."""
+    """One gene of a profile; `entrez_id` is 0 where the source has no id."""
 
     entrez_id: int
     symbol: str
@@ -25,14 +25,14 @@ class WellFile(TypedDict):
 
 
 class FileEntry(WellFile):
-    """A file that was written, with its size and checksum."""
+    """A written file, with its size and checksum."""
 
     bytes: int
     sha256: str
 
 
 class SourceIdentity(TypedDict):
-    """A file of the release: a local one has a checksum, an object in a store the ETag that the store gave it."""
+    """A file of the release: a local file has a checksum, an object in a store its ETag."""
 
     name: str
     bytes: int
@@ -41,7 +41,7 @@ class SourceIdentity(TypedDict):
 
 
 class CleaningStep(TypedDict):
-    """What one cleaning rule removed; `compounds_after` counts parent structures."""
+    """Wells removed by one cleaning rule; `compounds_after` counts parent structures."""
 
     rule: str
     wells_before: int
@@ -51,7 +51,7 @@ class CleaningStep(TypedDict):
 
 
 class PaperCounts(TypedDict):
-    """The counts that the paper reports."""
+    """Counts reported in the paper."""
 
     profiles: int
     cell_lines: int
@@ -59,10 +59,10 @@ class PaperCounts(TypedDict):
 
 
 class Splits(TypedDict):
-    """How wells were split, and how many are on each side.
+    """How wells were split, and the number on each side.
 
-    `by`, `of` and `fold` are there only in a dataset made from another: what its test side has that training has not,
-    checksums of that other dataset's files, and the fold that is the validation side.
+    Only a dataset made from another has `by`, `of` and `fold`: what is unseen in its test side, checksums of the other
+    dataset's files, and the fold used as validation side.
     """
 
     definition: str
@@ -82,7 +82,7 @@ CountName = Literal["n_profiles", "n_compounds", "n_cell_lines", "n_conditions"]
 
 
 class Counts(TypedDict):
-    """How much a dataset holds."""
+    """Size of a dataset."""
 
     n_profiles: int
     n_compounds: int
@@ -94,15 +94,15 @@ class Counted(Counts):
     """How a release became a dataset.
 
     Attributes:
-        paper_counts: For comparison.
-        counts: What the reader of the release counted, by name.
-        cleaning: The rules, in order.
-        pairing_levels: Treated wells by the level on which their control was found.
-        control_profiles: Control profiles by role.
-        wells_without_reserved_control: Treated wells.
+        paper_counts: The paper's counts, for comparison.
+        counts: Counts of the release's reader, by name.
+        cleaning: Cleaning rules in order.
+        pairing_levels: Number of treated wells by the level of their control.
+        control_profiles: Number of control profiles by role.
+        wells_without_reserved_control: Number of treated wells without a reserved control.
         missing_genes: Symbols of landmark genes that the release lacks.
-        notes: For the reader.
-        splits: How wells were split.
+        notes: Notes for the reader.
+        splits: Definition and sizes of the splits.
     """
 
     paper_counts: PaperCounts
@@ -120,10 +120,10 @@ class Summary(Counted):
     """A manifest without its long lists.
 
     Attributes:
-        schema_version: Of the dataset's tables.
-        plan: Checksum of the release and settings that made it.
-        simulated: Whether its genes are made up.
-        settings: The groups of settings that made it, as JSON.
+        schema_version: Schema version of the tables.
+        plan: Checksum of the release and settings it was made from.
+        simulated: Whether the release is simulated.
+        settings: The groups of settings it was made with, as JSON.
         sources: The release's files.
     """
 
@@ -135,12 +135,12 @@ class Summary(Counted):
 
 
 class Manifest(Summary):
-    """All that `manifest.json` holds: the summary, the files, and the genes in the order of every profile."""
+    """The whole `manifest.json`: the summary, the files, and the genes in the order of every profile."""
 
     files: list[FileEntry]
     genes: list[Gene]
 
 
 def read_manifest(store: Store) -> Manifest:
-    """Read a dataset's manifest; whether its schema version is ours, the caller has yet to ask."""
+    """Read a dataset's manifest; the caller must check its schema version."""
     return cast(Manifest, store.read_json(MANIFEST))

@@ -1,7 +1,7 @@
-"""Brings a dataset that an older version wrote to the present schema, in place and without its source.
+"""Updates a dataset of an older schema version in place, without its source.
 
-Version 1 had neither `profile_key` nor row groups by split nor checksums. Files are written beside the old ones under
-new names; the manifest is replaced when all are there, so an interrupted migration is started again and loses nothing.
+Version 1 had no `profile_key`, no row groups by split and no checksums. New files are written beside the old ones and
+the manifest is replaced last, so an interrupted migration loses nothing and can be run again.
 """
 
 from collections.abc import Callable
@@ -25,12 +25,12 @@ def migrate(
     storage_options: StorageOptions | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> bool:
-    """Migrate the dataset under a root; return False if it is of the present version already.
+    """Migrate the dataset under a root; return False if it already has the current version.
 
     Args:
         root: Folder URL.
         storage_options: fsspec's arguments by protocol.
-        on_progress: Called with files written and in all.
+        on_progress: Called with files written and in total.
 
     Raises:
         DataError: If there is no dataset, or its version is unknown.
@@ -51,7 +51,7 @@ def migrate(
             write_wells(store, f"{PROFILES}/part-{number:05d}-v{SCHEMA_VERSION}.parquet", _rows(table, manifest))
         )
         on_progress(number + 1, len(old))
-    store.remove(EMBEDDINGS)  # they were keyed by compound number; `ldm-ray embed` makes them anew
+    store.remove(EMBEDDINGS)  # keyed by compound number in version 1; `ldm-ray embed` recomputes them
     store.write_json(MANIFEST, manifest | {"schema_version": SCHEMA_VERSION, "plan": "", "files": files})
     for entry in old:
         store.remove(entry["path"])
@@ -59,7 +59,7 @@ def migrate(
 
 
 def _rows(table: pa.Table, manifest: Manifest) -> pa.Table:
-    """Add the key of each row and put the columns into their present order."""
+    """Add the key of each row and put the columns in their current order."""
     keyed = table.append_column("profile_key", pa.array(keys_of(table["profile_id"].to_pylist())))
     schema = profiles_schema(len(manifest["genes"]))
     return keyed.select(schema.names).cast(schema)

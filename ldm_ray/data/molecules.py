@@ -1,7 +1,7 @@
 """Drug-like molecules for the simulated release, enumerated from scaffolds and substituents.
 
-Two scaffolds belong to each mechanism, so that the mechanism of an unseen compound can be read off its
-structure. Every molecule is parsed by RDKit before it is used.
+Each mechanism has two scaffolds, so the mechanism of an unseen compound can be read off its structure. Only molecules
+that RDKit parses are used.
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ import numpy as np
 
 from ldm_ray.chem.smiles import parse_compound
 
-# scaffold(s) of mechanism i stand at [2 i] and [2 i + 1]; {a} and {b} are the substituents
+# Mechanism i has the scaffolds [2 i] and [2 i + 1]; {a} and {b} are the substituents.
 SCAFFOLDS = (
     "c1cc({b})cc2c1ncnc2N{a}",
     "c1cc({b})cc2c1nccc2N{a}",
@@ -62,7 +62,7 @@ MAX_COMPOUNDS = len(SCAFFOLDS) * len(SITE_A) * len(SITE_B)
 
 @dataclass(frozen=True)
 class Molecules:
-    """Chosen molecules and the building blocks they were made of (arrays of equal length)."""
+    """Chosen molecules and their building blocks (arrays of equal length)."""
 
     parent_smiles: np.ndarray
     mechanism: np.ndarray

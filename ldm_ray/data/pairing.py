@@ -1,9 +1,8 @@
-"""Which control profile each treated well is compared with, and which controls are kept for scoring.
+"""Pairs each treated well with a control profile, and reserves controls for scoring.
 
-A treated well is paired with the DMSO wells of the same cell line and time on its own plate, else on plates
-of its batch, else anywhere (rule iii of the paper's section 2.2). On every plate with enough DMSO wells half
-of them are reserved: never an input of anything trained, so that a prediction can be scored against a
-control that it did not see.
+A treated well is paired with the DMSO wells of the same cell line and time on its own plate, else on plates of its
+batch, else anywhere (rule iii of the paper's section 2.2). On every plate with enough DMSO wells half of them are
+reserved: no trained model sees them, so a prediction can be scored against a control that it did not see.
 """
 
 import re
@@ -26,13 +25,13 @@ KEYS = {
 
 @dataclass(frozen=True)
 class Pairing:
-    """The outcome of pairing.
+    """Result of pairing.
 
     Attributes:
-        wells: The treated wells that found a control, with `batch`, `basal_id`, `reserved_basal_id`
-            (-1 if none) and `pairing_level` added.
+        wells: Treated wells with a control, with `batch`, `basal_id`, `reserved_basal_id` (-1 if the plate has
+            no reserved control) and `pairing_level` added.
         basal: One row per control profile: `basal_id`, `cell`, `plate`, `time_h`, `role`, `n_wells`.
-        members: Which DMSO wells a control profile averages: `basal_id`, `row`.
+        members: The DMSO wells that each control profile averages: `basal_id`, `row`.
     """
 
     wells: pd.DataFrame
@@ -46,7 +45,7 @@ def batch_of(plates: pd.Series) -> pd.Series:
 
 
 def dmso_wells(wells: pd.DataFrame) -> pd.DataFrame:
-    """Return the unperturbed wells: vehicle controls whose vehicle is DMSO."""
+    """Return the vehicle controls whose vehicle is DMSO."""
     is_dmso = (wells["name"].str.casefold() == "dmso") | (wells["source_id"].str.casefold() == "dmso")
     return wells[(wells["kind"] == "ctl_vehicle") & is_dmso & wells["time_h"].notna()]
 
@@ -55,10 +54,11 @@ def pair(treated: pd.DataFrame, controls: pd.DataFrame, settings: PairingSetting
     """Pair treated wells with controls.
 
     Args:
-        treated: Columns `profile_id`, `plate`, `cell`, `time_h` and whatever else is to be kept.
+        treated: Columns `profile_id`, `plate`, `cell`, `time_h` and any others, which are kept.
         controls: DMSO wells, columns `profile_id`, `plate`, `cell`, `time_h`, `row`.
-        settings: Mean of the matched wells or one of them; how many wells a plate needs to reserve half.
-        seed: Decides which wells are reserved and, with `basal_mode: well`, which one is taken.
+        settings: Whether to use the mean of the matched wells or one of them; the smallest number of DMSO wells
+            on a plate of which half are reserved.
+        seed: Decides which wells are reserved and, with `basal_mode: well`, which well is used.
     """
     controls = controls.assign(batch=batch_of(controls["plate"]))
     controls = controls.assign(reserved=_reserved(controls, settings, seed))
@@ -99,7 +99,7 @@ def _members(
     settings: PairingSettings,
     seed: int,
 ) -> pd.DataFrame:
-    """Return the control wells behind the control profiles that `chosen` needs, one `group` per profile."""
+    """Return the wells of the control profiles that `chosen` needs, one `group` per profile."""
     needed = chosen[keys].drop_duplicates()
     wells = inputs.merge(needed, on=keys, how="inner")
     place = {"plate": wells["plate"], "batch": wells["batch"], "cell_time": ""}[level]
@@ -116,7 +116,7 @@ def _group(level: str, wells: pd.DataFrame, keys: list[str]) -> pd.Series:
 
 
 def _picked(chosen: pd.DataFrame, inputs: pd.DataFrame, keys: list[str], level: str, seed: int) -> pd.DataFrame:
-    """For each treated well, the one control well it gets: a draw keyed on the treated well's own id."""
+    """Draw one control well for each treated well, keyed on the treated well's id."""
     options = inputs.sort_values("profile_id").groupby(keys)["profile_id"].agg(list).rename("options")
     merged = chosen[["profile_id", *keys]].merge(options, left_on=keys, right_index=True, how="left")
     picks = [

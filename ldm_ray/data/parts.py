@@ -1,6 +1,6 @@
-"""One part of a prepare: a stretch of the source's rows becomes one Parquet file and some control profiles.
+"""Parts of `prepare`: each turns a stretch of the source's rows into one Parquet file and some control profiles.
 
-A part is what can be done in parallel, and what a killed prepare need not do again: its record is written last.
+Parts run in parallel. A part's record is written last, so that a resumed `prepare` skips finished parts.
 """
 
 import hashlib
@@ -28,11 +28,11 @@ ROWS_PER_GROUP = 4096
 
 @dataclass(frozen=True)
 class Part:
-    """Which source rows make one file.
+    """The source rows of one file.
 
     Attributes:
-        number: Place among the parts.
-        treated: Columns of `profiles_schema` but `expression`, and `row`, increasing.
+        number: Number of the part, from 0.
+        treated: Columns of `profiles_schema` except `expression`, and `row`, increasing.
         controls: Source rows of the control wells in this stretch, increasing.
     """
 
@@ -42,17 +42,17 @@ class Part:
 
     @property
     def path(self) -> str:
-        """Where its treated wells go."""
+        """File of its treated wells."""
         return f"{PROFILES}/part-{self.number:05d}.parquet"
 
     @property
     def record(self) -> str:
-        """Where is said that it is done."""
+        """File that marks it as finished."""
         return f"{UNFINISHED}/part-{self.number:05d}.json"
 
     @property
     def control_file(self) -> str:
-        """Where its control wells wait until all are there."""
+        """Temporary file of its control wells, kept until all parts are finished."""
         return f"{UNFINISHED}/controls-{self.number:05d}.parquet"
 
 
@@ -66,7 +66,7 @@ class PartWriter:
     block_mb: int
 
     def write(self, part: Part) -> FileEntry:
-        """Write a part unless it is done already; return its record: path, row groups, size, checksum."""
+        """Write a part unless it is finished; return its record: path, row groups, size, checksum."""
         if self.store.exists(part.record):
             return cast(FileEntry, self.store.read_json(part.record))
         expression, controls = self._read(part)
@@ -102,7 +102,7 @@ PartRunner = Callable[[PartWriter, list[Part]], Iterator[FileEntry]]
 
 
 def in_turn(writer: PartWriter, parts: list[Part]) -> Iterator[FileEntry]:
-    """Write one part after the other in this process."""
+    """Write the parts one by one in this process."""
     for part in parts:
         yield writer.write(part)
 
@@ -112,8 +112,8 @@ def cut(treated: "pd.DataFrame", controls: np.ndarray, rows_per_file: int) -> li
 
     Args:
         treated: Treated wells by increasing `row`.
-        controls: Source rows of all control wells that are needed, increasing.
-        rows_per_file: Treated wells a part.
+        controls: Source rows of all needed control wells, increasing.
+        rows_per_file: Treated wells per part.
     """
     starts = range(0, len(treated), rows_per_file)
     begins = treated["row"].to_numpy()[list(starts)][1:]
@@ -123,7 +123,7 @@ def cut(treated: "pd.DataFrame", controls: np.ndarray, rows_per_file: int) -> li
 
 
 def row_groups(table: pa.Table) -> list[pa.Table]:
-    """Cut a table into row groups of one split each, so that a reader of one split skips the others' bytes."""
+    """Cut a table into row groups of one split each, so that a reader of one split skips the bytes of the others."""
     groups = []
     for split in SPLITS:
         rows = table.filter(pc.equal(table["split"], split))
@@ -151,6 +151,6 @@ def read_controls(store: Store, parts: list[Part]) -> tuple[np.ndarray, np.ndarr
 
 
 def plan_digest(*pieces: Any) -> str:
-    """Return a checksum of what a prepare depends on; a resumed one must have the same."""
+    """Return a checksum of everything that `prepare` depends on; resuming requires the same one."""
     text = json.dumps(pieces, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()

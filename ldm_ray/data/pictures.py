@@ -1,4 +1,4 @@
-"""What `ldm-ray data describe --out` draws: where the wells are, and what expression looks like."""
+"""Pictures of `ldm-ray data describe --out`: counts of wells, and distributions of expression."""
 
 import io
 from itertools import pairwise
@@ -50,7 +50,7 @@ def _cells(cell_id: np.ndarray, split: np.ndarray, dataset: PairedDataset) -> Fi
 
 
 def _grid(dose_um: np.ndarray, time_h: np.ndarray) -> Figure:
-    """Counts by dose and time; many doses are binned evenly on the log scale."""
+    """Counts by dose and time; if there are many doses, they are binned evenly on the log scale."""
     times = np.unique(time_h)
     doses, which = np.unique(dose_um.round(3), return_inverse=True)
     labels = [f"{dose:g}" for dose in doses]
@@ -77,7 +77,7 @@ def _grid(dose_um: np.ndarray, time_h: np.ndarray) -> Figure:
 
 
 def _expression(dataset: PairedDataset) -> Figure:
-    """Distribution of treated wells' values and of their changes from the control, from a few files."""
+    """Distributions of treated wells' values and of their changes from the control, in a few files."""
     entries = dataset.manifest["files"]
     step = max(1, len(entries) // SAMPLED_FILES)
     names = [entry["path"] for entry in entries[::step][:SAMPLED_FILES]]

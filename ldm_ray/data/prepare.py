@@ -1,4 +1,4 @@
-"""From a release to the paired dataset: clean, pair, split, write; the manifest comes last."""
+"""From a release to the paired dataset: clean, pair, split, write; the manifest is written last."""
 
 from collections.abc import Callable
 
@@ -53,14 +53,14 @@ def prepare(
         release: What `read_l1000` or `read_h5ad` opened.
         root: Folder URL of the dataset.
         config: Settings `cleaning`, `pairing`, `splits`, `prepare` and `storage_options`.
-        overwrite: Replace a dataset that is already there.
-        on_progress: Called with treated wells written and in all.
-        resume: Go on with a prepare of the same release and settings that did not end.
-        run: Writes the parts; in this process, one by one, unless told otherwise.
+        overwrite: Replace an existing dataset.
+        on_progress: Called with treated wells written and in total.
+        resume: Continue an unfinished `prepare` of the same release and settings.
+        run: Writes the parts; by default one by one in this process.
 
     Raises:
-        DataError: If a dataset is there already, no well survives, or there is nothing to resume.
-        StoreError: If a file cannot be read or written; then there is no manifest, and `resume` goes on.
+        DataError: If a dataset already exists, no well survives, or there is nothing to resume.
+        StoreError: If a file cannot be read or written; there is then no manifest, and `resume` continues.
     """
     store = Store(root, config.storage_options)
     sources = [file.identity() for file in release.sources]
@@ -90,7 +90,7 @@ def prepare(
             rows_done += record["rows"]
             on_progress(rows_done, len(wells))
     except StoreError as error:
-        raise StoreError(f"{error}; what is written stays, --resume goes on") from None
+        raise StoreError(f"{error}; finished files are kept, --resume continues") from None
     store.write_table(COMPOUNDS, compounds)
     store.write_table(CELLS, cells)
     store.write_table(BASAL, _basal_table(paired, cells, read_controls(store, parts)))
@@ -113,13 +113,13 @@ def prepare(
 
 
 def _check_root(store: Store, *, overwrite: bool, resume: bool, digest: str) -> Manifest | None:
-    """Refuse a root that is in use; return the manifest if the wanted dataset is complete already.
+    """Refuse a root that is in use; return the manifest if the wanted dataset is already complete.
 
     Raises:
-        DataError: Naming what is in the way, or why there is nothing to resume.
+        DataError: Names what is in the way, or why there is nothing to resume.
     """
     if resume and overwrite:
-        raise DataError("--resume goes on with what is there and --overwrite removes it; give one of them")
+        raise DataError("--resume continues an unfinished prepare and --overwrite removes it; give only one of them")
     unfinished = store.exists(PLAN)
     if store.exists(MANIFEST):
         manifest = read_manifest(store)
@@ -135,10 +135,10 @@ def _check_root(store: Store, *, overwrite: bool, resume: bool, digest: str) -> 
         if not unfinished:
             raise DataError(f"{store.url} holds no unfinished prepare to resume")
         if store.read_json(PLAN).get("plan") != digest:
-            raise DataError(f"--resume wants the release and settings that {store.url} was begun with; got others")
+            raise DataError(f"--resume needs the release and settings that {store.url} was started with; got others")
         return None
     if unfinished and not overwrite:
-        raise DataError(f"{store.url} holds an unfinished prepare; --resume goes on with it, --overwrite starts anew")
+        raise DataError(f"{store.url} holds an unfinished prepare; --resume continues it, --overwrite starts over")
     foreign = next((name for name in CONTENT if store.exists(name)), None)
     if foreign is not None and not unfinished:
         raise DataError(f"{store.url} holds {foreign!r} but no dataset; choose another --out")
@@ -146,7 +146,7 @@ def _check_root(store: Store, *, overwrite: bool, resume: bool, digest: str) -> 
 
 
 def remove_dataset(store: Store) -> None:
-    """Remove the manifest first, so that a half-removed dataset does not look complete, nor its parts finished."""
+    """Remove the manifest first, so that a half-removed dataset never looks complete, nor its parts finished."""
     if store.exists(MANIFEST) or store.exists(PLAN):
         store.write_json(PLAN, {"plan": ""})
     for name in (MANIFEST, *CONTENT, UNFINISHED):

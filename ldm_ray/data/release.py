@@ -1,4 +1,4 @@
-"""A release of L1000 profiles as `prepare` sees it, whatever file it came from."""
+"""A release of L1000 profiles as `prepare` sees it, whatever its file format."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ WELL_COLUMNS = (
     "profile_id", "plate", "well", "source_id", "name", "kind", "smiles", "cell", "dose_um", "time_h", "row",
 )  # fmt: skip
 """Columns of `Release.wells`. `kind` is the case-folded pert_type; `row` the position in the matrix;
-`dose_um` and `time_h` are NaN where the file says none; `smiles` is the file's own text."""
+`dose_um` and `time_h` are NaN where unknown; `smiles` is the file's own text."""
 
 
 class ProfileReader(Protocol):
@@ -25,7 +25,7 @@ class ProfileReader(Protocol):
         """Yield (positions into `rows`, values of shape (block, len(genes)), float32), rows increasing."""
 
     def without_ids(self) -> "ProfileReader":
-        """Return a reader of the same profiles that is small to send to another process."""
+        """Return a reader of the same profiles that is small enough to send to another process."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ class Genes:
 
     Attributes:
         symbols: Gene symbols, shape (G,).
-        entrez_ids: Entrez ids, shape (G,), int64; 0 where the source gives none.
-        columns: Their positions in the source's matrix, shape (G,).
+        entrez_ids: Entrez ids, shape (G,), int64; 0 where the source has no id.
+        columns: Positions in the source's matrix, shape (G,).
         missing: Symbols of landmark genes that the matrix lacks.
     """
 

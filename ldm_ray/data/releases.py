@@ -1,4 +1,4 @@
-"""Which files a release consists of, and how they are opened."""
+"""The files of a release, and how to open them."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ from ldm_ray.storage.filesystem import StorageOptions
 
 @dataclass(frozen=True)
 class ReleasePaths:
-    """Paths or URLs: either of an h5ad, perhaps with a table of genes, or of the other four.
+    """Paths or URLs: either an h5ad with an optional gene table, or the four files of a GSE92742-shaped release.
 
     Attributes:
         gctx: Level 3 matrix.
@@ -20,7 +20,7 @@ class ReleasePaths:
         pert_info: Table of perturbagens, with SMILES.
         gene_info: Table of genes.
         h5ad: PRnet-style file.
-        allow_missing_genes: Go on with the landmarks that are there.
+        allow_missing_genes: Accept a release that lacks some landmark genes.
     """
 
     gctx: str | None = None
@@ -36,10 +36,10 @@ class ReleasePaths:
         return any((self.gctx, self.inst_info, self.pert_info, self.gene_info, self.h5ad))
 
     def check(self) -> None:
-        """Check that the files that are named make a release.
+        """Check that the named files make up a release.
 
         Raises:
-            DataError: If some are missing, or belong to another form of it.
+            DataError: If files are missing, or of both forms.
         """
         if self.gctx if self.h5ad else not all(self._tables):
             raise DataError("give --h5ad, or all of --gctx, --inst-info, --pert-info and --gene-info")
@@ -48,7 +48,7 @@ class ReleasePaths:
         """Read the tables; the matrix is read later.
 
         Raises:
-            DataError: If files are missing, or are no release.
+            DataError: If files are missing or are not a release.
         """
         self.check()
         if self.h5ad:

@@ -1,7 +1,7 @@
-"""The same wells with another side held out: unseen cell lines, unseen plates, or compound and cell line unseen.
+"""The same wells with another side held out: unseen cell lines, unseen plates, or both compound and cell line unseen.
 
-Everything downstream reads the column `split`. A dataset held out otherwise is a dataset of its own, so that
-autoencoder, scaling, baselines and models are all fitted on its training side.
+Everything downstream reads the column `split`. So a dataset with another side held out is a separate dataset, and
+autoencoder, scaling, baselines and models are all fitted on its own training side.
 """
 
 from collections.abc import Callable, Mapping
@@ -28,10 +28,10 @@ SPLIT_COLUMNS = ("split", "cell_split", "plate_split")
 
 
 def held_out(sides: Mapping[str, np.ndarray], unseen: Unseen) -> np.ndarray:
-    """Return which side each well is on, (n,), from the columns `SPLIT_COLUMNS`; empty for wells that are on neither.
+    """Return the side of each well, (n,), from the columns `SPLIT_COLUMNS`; empty for wells that are left out.
 
-    `both`: train is train in compound and cell line, test is test in both; valid is what is test in neither and not
-    train. Wells that are test in one only would leak, and are left out.
+    With `both`, a well is train if its compound and its cell line are train, test if both are test, left out (it would
+    leak) if only one is test, and else valid.
     """
     if unseen != "both":
         return sides[{"compound": "split", "cell": "cell_split", "plate": "plate_split"}[unseen]]
@@ -47,16 +47,16 @@ def resplit(
     out: Store,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> PairedDataset:
-    """Write a dataset's wells with another side held out; the manifest comes last.
+    """Write a dataset's wells with another side held out; the manifest is written last.
 
     Args:
         dataset: As `prepare` wrote it, held out by compound.
-        unseen: What the test side has that training has not.
-        out: Where to write; a complete dataset that is there already is returned as it is.
-        on_progress: Called with files written and in all.
+        unseen: What is unseen in the test side.
+        out: Where to write; a complete dataset there is returned unchanged.
+        on_progress: Called with files written and in total.
 
     Raises:
-        DataError: If the dataset is a resplit one, a side would be empty, or something else is at `out`.
+        DataError: If the dataset is itself a resplit, a side would be empty, or `out` holds something else.
     """
     if by_of(dataset) != "compound":
         raise DataError(f"{dataset.url} must be held out by compound, as prepare writes it; got {by_of(dataset)!r}")
@@ -80,7 +80,7 @@ def resplit(
 
 
 def copy_tables(dataset: PairedDataset, out: Store) -> None:
-    """Copy everything of a dataset but its wells and its manifest."""
+    """Copy everything of a dataset except its wells and its manifest."""
     names = [BASAL, COMPOUNDS, CELLS, TRUTH, *(f"{EMBEDDINGS}/{name}" for name in dataset.store.names(EMBEDDINGS))]
     for name in names:
         if dataset.store.exists(name):
@@ -88,25 +88,25 @@ def copy_tables(dataset: PairedDataset, out: Store) -> None:
 
 
 def with_column(table: pa.Table, name: str, values: np.ndarray) -> pa.Table:
-    """Replace a column, keeping its place and type."""
+    """Replace a column, keeping its position and type."""
     place = table.schema.get_field_index(name)
     return table.set_column(place, name, pa.array(values, table.schema.field(name).type))
 
 
 def empty_side(dataset: PairedDataset, unseen: Unseen) -> str:
-    """Return the first side that would hold no well; empty if all would hold some."""
+    """Return the first side that would hold no well, or an empty string."""
     present = set(_sides(dataset, unseen)["side"])
     return next((side for side in SPLITS if side not in present), "")
 
 
 def _sides(dataset: PairedDataset, unseen: Unseen) -> pd.DataFrame:
-    """Ids of all wells, and the side that each would be on."""
+    """Return the ids of all wells, and the side that each would be on."""
     frame: pd.DataFrame = dataset.profiles(["compound_id", "cell_id", "condition_id", *SPLIT_COLUMNS]).to_pandas()
     return frame.assign(side=held_out({name: frame[name].to_numpy() for name in SPLIT_COLUMNS}, unseen))
 
 
 def by_of(dataset: PairedDataset) -> str:
-    """Return what a dataset's test side has that training has not."""
+    """Return what is unseen in a dataset's test side."""
     return str(dataset.manifest["splits"].get("by", "compound"))
 
 
@@ -140,5 +140,5 @@ def _manifest(dataset: PairedDataset, unseen: Unseen, files: list[FileEntry], ke
 
 
 def _digest(dataset: PairedDataset) -> str:
-    """Name the dataset by its files' checksums."""
+    """Identify the dataset by its files' checksums."""
     return "-".join(sorted(entry["sha256"][:8] for entry in dataset.manifest["files"]))[:64]

@@ -1,7 +1,7 @@
-"""The simulated release: files in exactly the GSE92742 layout, with the dirt of real files.
+"""The simulated release: files in exactly the GSE92742 layout, with the errors of real files.
 
-Plates are drawn one by one from their own seed, in threads, and appended to the GCTX, so that memory does
-not grow with the number of profiles and the result does not depend on the number of threads.
+Plates are drawn in threads, each from its own seed, and appended to the GCTX. So memory does not grow with the number
+of profiles, and the result does not depend on the number of threads.
 """
 
 import csv
@@ -37,7 +37,7 @@ N_RARE = 4
 
 @dataclass(frozen=True)
 class Batch:
-    """One library plate run in one cell line at one time; its replicates are its plates."""
+    """One library plate run in one cell line at one time; each replicate is a plate."""
 
     name: str
     cell: int
@@ -49,7 +49,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class ReleaseFiles:
-    """Where a release's files lie."""
+    """Paths of a release's files."""
 
     gctx: Path
     inst_info: Path
@@ -84,13 +84,13 @@ def simulate_release(
 
     Args:
         settings: Sizes and noise; `n_profiles` treated wells survive the cleaning rules.
-        folder: A local folder; must not hold a release yet.
+        folder: A local folder that holds no release yet.
         seed: The same seed gives the same files.
         gene_info: A real gene table whose landmark genes are used instead of made-up ones.
-        on_progress: Called with plates done and plates in all.
+        on_progress: Called with plates done and in total.
 
     Raises:
-        DataError: If the folder already holds a release, or the gene table is not one.
+        DataError: If the folder already holds a release, or the gene table is not valid.
     """
     files = release_files(folder)
     if files.gctx.exists():
@@ -120,7 +120,7 @@ def simulate_release(
 
 
 def _gene_table(gene_info: Path | None) -> pd.DataFrame:
-    """Landmark genes and some others; made-up ids begin where no Entrez id is."""
+    """Return landmark genes and some others; made-up ids lie above all real Entrez ids."""
     if gene_info is not None:
         real = read_gene_info(gene_info)
         missing = [name for name in GENE_INFO_COLUMNS if name not in real.columns]
@@ -244,7 +244,7 @@ def _plate_wells(
     number: int,
     rng: np.random.Generator,
 ) -> pd.DataFrame:
-    """Return the wells of one plate as a table with inst_info's columns and the simulator's own."""
+    """Return the wells of one plate, with the columns of inst_info and the simulator's own."""
     units = ("µM", "uM", "um")
     rows: list[dict[str, object]] = []
 
@@ -283,7 +283,7 @@ def _plate_wells(
 
 
 def _add_dirt(add: Callable[..., None], number: int) -> None:
-    """Wells that real releases hold and that `prepare` must drop, each counted under the rule that drops it."""
+    """Add wells as in real releases that `prepare` must drop, each counted under the rule that drops it."""
     bad = number % len(BAD_SMILES)
     add("unparsable_smiles", f"SIM-BAD{bad}", f"unusable-{bad}", "trt_cp", "10", "uM")
     add("other", "SIM-SH1", "SIMG0001", "trt_sh", "-666", "-666")
@@ -298,7 +298,7 @@ def _add_dirt(add: Callable[..., None], number: int) -> None:
 
 
 def _dose_text(dose_um: float, unit: str, *, dirt: bool, i: int, replicate: int) -> tuple[str, str]:
-    """Write a dose as real files do: in several units, and 1.11 as 1.1 on some plates."""
+    """Write a dose as real files do: in various units, and 1.11 as 1.1 on some plates."""
     if dirt and i % 16 == 3:
         return f"{dose_um * 1000:g}", "nM"
     if dirt and i % 50 == 11:
@@ -311,7 +311,7 @@ def _dose_text(dose_um: float, unit: str, *, dirt: bool, i: int, replicate: int)
 def _expression(
     settings: SimulateSettings, world: World, wells: pd.DataFrame, n_genes_out: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """Expression of a plate's wells, log2, shape (wells, n_genes_out); genes past the landmarks are mixtures."""
+    """Draw expression of a plate's wells, log2, shape (wells, n_genes_out); non-landmark genes are mixtures."""
     n, rank = len(wells), world.noise_factor.shape[1]
     cell = wells["cell"].to_numpy()
     treated = wells["compound"].to_numpy() >= 0

@@ -4,9 +4,9 @@ The planted truth of cell line c and compound i is
 
     ln IC50 [uM] = 2 + ln EC50_i - sum_m w_im (k_m + 2.5 ln s_cm) + 0.5 noise
 
-with the compound's EC50 and mechanism weights w and the cell line's sensitivity s of `World`, and a lethality k_m of
-each mechanism. The same w and s decide the expression, so a predicted profile tells something about the interaction of
-drug and cell line that neither tells alone.
+with the compound's EC50 and mechanism weights w and the cell line's sensitivity s from `World`, and a lethality k_m
+for each mechanism. The same w and s decide the expression, so a predicted profile carries information about the
+interaction of drug and cell line that neither carries alone.
 """
 
 import gzip
@@ -36,9 +36,9 @@ def true_ln_ic50_um(world: World, seed: int) -> np.ndarray:
 
 
 def simulate_ic50(world: World, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Draw a dose-response table and the untreated profiles of its cell lines, with the dirt of real files.
+    """Draw a dose-response table and the untreated profiles of its cell lines, with the errors of real files.
 
-    Cell lines are spelled otherwise than in the profiles, one is not among them, some drugs have no SMILES, some pairs
+    Cell lines are spelled differently than in the profiles, one has no profile, some drugs have no SMILES, some pairs
     are not tested and some are tested twice.
 
     Returns:
@@ -47,13 +47,13 @@ def simulate_ic50(world: World, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
     rng = planted_numbers(seed, Planted.IC50)
     truth = true_ln_ic50_um(world, seed)
     drugs = np.sort(rng.permutation(truth.shape[1])[:MAX_DRUGS])
-    # One more row of cells: a line that has no profile.
+    # One more row: a cell line without a profile.
     truth = np.concatenate([truth, truth.mean(axis=0, keepdims=True)])[:, drugs]
     spelled = [f"{name[:4]}-{name[4:]}" for name in world.cell_names] + [UNKNOWN_CELL_LINE]
     has_smiles = rng.random(len(drugs)) >= FRACTION_WITHOUT_SMILES
     times = (rng.random(truth.shape) < TESTED_FRACTION).astype(int)
     times += (times > 0) & (rng.random(truth.shape) < REPEATED_FRACTION)
-    # By drug, then by cell line, as in the real file.
+    # Sorted by drug, then by cell line, as in the real file.
     drug, cell = (np.repeat(index.ravel(), times.T.ravel()) for index in np.indices(times.T.shape))
     measured = truth[cell, drug] + NOISE_SD * rng.normal(size=len(cell))
     ic50 = pd.DataFrame(

@@ -1,8 +1,8 @@
-"""Which rows of which files a worker streams in an epoch, and how they are read. Knows no torch and no Ray.
+"""Selects and reads the rows that a worker streams in an epoch. Imports neither torch nor Ray.
 
-Files hold row groups of one split each (`ldm_ray.data.parts`); the manifest lists them. An epoch over a split is a
-sequence of all its row groups, shuffled by (seed, epoch); each worker takes an equally long stretch of that sequence,
-so that no row is lost or doubled, whatever the number of workers, and all have equally many batches.
+Files hold row groups of one split each (`ldm_ray.data.parts`), listed in the manifest. An epoch over a split is the
+sequence of its row groups, shuffled by (seed, epoch). Each worker reads an equally long stretch of that sequence, so
+with any number of workers no row is lost or repeated and all have the same number of batches.
 """
 
 import time
@@ -21,13 +21,13 @@ from ldm_ray.keys import Purpose, generator
 from ldm_ray.settings import IngestSettings
 
 ID_COLUMNS = ["profile_key", "basal_id", "compound_id", "dose_um", "time_h"]
-"""What training needs beside the values."""
+"""Columns that training needs besides the values."""
 LONGEST_PAUSE_S = 5.0
 
 
 @dataclass(frozen=True)
 class Slice:
-    """Rows `skip` to `skip + rows` of one row group, which has `group_rows`."""
+    """Rows `skip` to `skip + rows` of a row group of `group_rows` rows."""
 
     path: str
     group: int
@@ -41,12 +41,12 @@ class WellFiles:
     """Parquet files of treated wells: the profiles of a dataset, or their latents.
 
     Attributes:
-        filesystem: pyarrow's.
-        root: Folder that the paths of `entries` start from.
-        entries: As in the manifest.
+        filesystem: A pyarrow file system.
+        root: Folder that the paths in `entries` are relative to.
+        entries: The files, as in the manifest.
         value_column: `expression` or `moments`, fixed-size lists of float32.
         width: Length of a list.
-        wait_s: How long a read waits for a store that does not answer.
+        wait_s: Seconds that a read waits for a store that does not answer.
     """
 
     filesystem: pafs.FileSystem
@@ -57,11 +57,11 @@ class WellFiles:
     wait_s: float
 
     def count(self, split: str) -> int:
-        """Return how many rows a split has."""
+        """Return the number of rows of a split."""
         return sum(piece.rows for piece in self.slices(split))
 
     def slices(self, *splits: str) -> list[Slice]:
-        """Return the row groups of some splits, whole, in the files' order."""
+        """Return the whole row groups of some splits, in the files' order."""
         return [
             Slice(f"{self.root}/{entry['path']}", number, int(rows), 0, int(rows))
             for entry in self.entries
@@ -72,7 +72,7 @@ class WellFiles:
 
 def profile_files(dataset: PairedDataset, settings: IngestSettings) -> WellFiles:
     """Return the profile files of a dataset."""
-    fs, root = dataset.store.arrow(attempts=1)  # how long to wait for a store is for the settings to say
+    fs, root = dataset.store.arrow(attempts=1)  # `_read` retries, for as long as the settings say
     entries = tuple(dataset.manifest["files"])
     return WellFiles(fs, root, entries, "expression", dataset.n_genes, settings.wait_for_storage_s)
 
@@ -96,16 +96,16 @@ def stretch(slices: Sequence[Slice], start: int, stop: int) -> list[Slice]:
 
 
 def share(total: int, rank: int, world_size: int) -> tuple[int, int]:
-    """Return the stretch of `total` rows that one worker sweeps; the stretches are equally long, to one row."""
+    """Return the stretch of `total` rows that one worker reads; all are equally long, to one row."""
     return total * rank // world_size, total * (rank + 1) // world_size
 
 
 def read_slices(files: WellFiles, slices: Sequence[Slice], columns: Sequence[str]) -> Iterator[pa.Table]:
-    """Read slices in order, one table each; the next one is fetched while one is being used.
+    """Read slices in order, one table each; the next is fetched while one is in use.
 
     Raises:
-        DataError: If a row group is not what the manifest says.
-        StoreError: If the store does not answer for `files.wait_s`.
+        DataError: If a row group differs from the manifest.
+        StoreError: If the store does not answer within `files.wait_s`.
     """
     with ThreadPoolExecutor(1) as pool:
         coming: Future[pa.Table] | None = None

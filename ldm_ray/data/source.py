@@ -1,4 +1,4 @@
-"""The files of a release, wherever they lie: opened for ranged reads, never downloaded first."""
+"""The files of a release at any URL, opened for ranged reads and never downloaded first."""
 
 import hashlib
 import io
@@ -30,22 +30,22 @@ class SourceFile:
 
     @property
     def name(self) -> str:
-        """The last part of its path."""
+        """Last part of its path."""
         return self.url.rstrip("/").rpartition("/")[2]
 
     def beside(self, name: str) -> "SourceFile":
-        """Return another file of the same folder."""
+        """Return another file in the same folder."""
         folder, slash, _ = self.url.rpartition("/")
         return SourceFile(f"{folder}{slash}{name}", self.storage_options)
 
     def exists(self) -> bool:
-        """Tell whether the file is there."""
+        """Return whether the file exists."""
         with one_line(self.url):
             fs, path = open_filesystem(self.url, self.storage_options)
             return bool(fs.isfile(path))
 
     def read_bytes(self) -> bytes:
-        """Read it whole; for tables, not for matrices."""
+        """Read the whole file; meant for tables, not for matrices."""
         with one_line(self.url):
             fs, path = open_filesystem(self.url, self.storage_options)
             return bytes(fs.cat_file(path))
@@ -57,7 +57,7 @@ class SourceFile:
             return bytes(fs.cat_file(path, start=0, end=n_bytes))
 
     def identity(self) -> SourceIdentity:
-        """Return name, size and checksum: sha256 of a local file, the ETag of an object (nothing is downloaded)."""
+        """Return name, size and checksum: the sha256 of a local file, the ETag of an object (without a download)."""
         with one_line(self.url):
             fs, path = open_filesystem(self.url, self.storage_options)
             info = fs.info(path)
@@ -70,7 +70,7 @@ class SourceFile:
 
     @contextmanager
     def hdf5(self) -> Iterator[h5py.File]:
-        """Open it as HDF5, reading by ranges where it is remote.
+        """Open it as HDF5; a remote file is read by ranges.
 
         Raises:
             StoreError: If it is missing, truncated or damaged.
@@ -93,14 +93,14 @@ class SourceFile:
             raise StoreError(f"{self.url} {what}: {' '.join(str(error).split())}") from None
 
     def buffer(self) -> io.BytesIO:
-        """Return the file's content as a file in memory."""
+        """Return the content as a file in memory."""
         return io.BytesIO(self.read_bytes())
 
 
 AnyFile = SourceFile | Path | str
-"""What the readers of releases take; a path or URL stands for a file without storage options."""
+"""A file of a release; a path or URL means a file without storage options."""
 
 
 def source_file(file: AnyFile, storage_options: StorageOptions | None = None) -> SourceFile:
-    """Name a release's file by path or URL."""
+    """Return the `SourceFile` of a path or URL."""
     return file if isinstance(file, SourceFile) else SourceFile(str(file), storage_options or {})

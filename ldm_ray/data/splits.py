@@ -1,4 +1,4 @@
-"""Which side of a split a thing stands on: a function of the seed and its own name, of nothing else."""
+"""Splits: the side of a compound, cell line or batch depends only on the seed and its own name."""
 
 import hashlib
 
@@ -22,13 +22,13 @@ def split_of(name: str, what: str, settings: SplitSettings) -> str:
 
 
 def splits_of(names: np.ndarray, what: str, settings: SplitSettings) -> np.ndarray:
-    """Return the split of each name, shape as `names`."""
+    """Return the split of each name, same shape as `names`."""
     unique, inverse = np.unique(names, return_inverse=True)
     return np.array([split_of(str(name), what, settings) for name in unique])[inverse]
 
 
 def folds_of(parents: np.ndarray, split: np.ndarray, settings: SplitSettings) -> np.ndarray:
-    """Return the cross-validation fold of each parent; -1 in the fixed test set."""
+    """Return the cross-validation fold of each parent; -1 on the test side."""
     unique, inverse = np.unique(parents, return_inverse=True)
     fold = np.array([int(settings.n_folds * unit_interval(settings.seed, "fold", name)) for name in unique])
     return np.where(split == "test", -1, fold[inverse]).astype(np.int8)

@@ -1,4 +1,4 @@
-"""Checks a paired dataset from its files, not from what its manifest says of them."""
+"""Checks a paired dataset by reading its files, without trusting its manifest."""
 
 import hashlib
 from collections.abc import Callable, Iterator
@@ -18,13 +18,13 @@ from ldm_ray.schema import CELLS_SCHEMA, COMPOUNDS_SCHEMA, PAIRING_LEVELS, SPLIT
 from ldm_ray.storage.store import matrix
 
 LOG2_RANGE = (-1.0, 20.0)
-"""Level 3 is about 2 to 15; where a file's bulk lies outside this, it is not on a log2 scale."""
+"""Level 3 values are about 2 to 15; a file with most values outside this range is not on a log2 scale."""
 SHOWN = 3
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One check: what was looked at, and what is wrong; `problems` is empty if nothing is."""
+    """One check and its problems; `problems` is empty if there are none."""
 
     check: str
     problems: list[str]
@@ -36,11 +36,11 @@ def validate(
     """Check schema, ids, ranges, NaN, splits and checksums.
 
     Args:
-        dataset: Opened, so its manifest is of this schema version.
-        on_progress: Called with files read and in all.
+        dataset: An opened dataset, so its schema version is already checked.
+        on_progress: Called with files read and in total.
 
     Returns:
-        One finding a check, in order, with or without problems.
+        One finding per check, in order, with or without problems.
     """
     problems: dict[str, list[str]] = {name: [] for name in CHECKS}
 
@@ -55,14 +55,14 @@ def validate(
 
 
 CHECKS = {
-    "files": "every file of the manifest is there, with its size and checksum",
-    "schema": "columns and row groups are those of the schema",
+    "files": "every file of the manifest exists, with its size and checksum",
+    "schema": "columns and row groups match the schema",
     "values": "expression is finite and on a log2 scale",
-    "ids": "ids are unique, and every reference leads somewhere",
-    "ranges": "doses and times are above 0, names are known ones",
+    "ids": "ids are unique, and every reference is valid",
+    "ranges": "doses and times are above 0, and names are known",
     "splits": "no parent structure, cell line or batch is on two sides, and test is in no fold",
-    "controls": "inputs and reserved controls are of the well's own cell line and time, and never the same",
-    "counts": "the manifest's counts are those of the files",
+    "controls": "input and reserved controls have the well's cell line and time, and never coincide",
+    "counts": "the manifest's counts match the files",
 }
 Tell = Callable[[str, str], None]
 
@@ -84,11 +84,11 @@ def _check_tables(dataset: PairedDataset, tell: Tell) -> None:
         if name == BASAL:
             _check_values(matrix(table["expression"]), name, tell)
     if len(set(dataset.parent_smiles)) != len(dataset.parent_smiles):
-        tell("ids", f"{COMPOUNDS}: a parent structure stands twice")
+        tell("ids", f"{COMPOUNDS}: a parent structure appears twice")
 
 
 def _read_files(dataset: PairedDataset, tell: Tell, on_progress: Callable[[int, int], None]) -> Iterator[pd.DataFrame]:
-    """Check each file by itself; yield its wells without their expression."""
+    """Check each file; yield its wells without their expression."""
     schema, entries = profiles_schema(dataset.n_genes), dataset.manifest["files"]
     for number, entry in enumerate(entries, start=1):
         on_progress(number, len(entries))
@@ -98,7 +98,7 @@ def _read_files(dataset: PairedDataset, tell: Tell, on_progress: Callable[[int, 
             tell("files", str(error))
             continue
         if len(content) != entry["bytes"] or hashlib.sha256(content).hexdigest() != entry["sha256"]:
-            tell("files", f"{entry['path']} is not the file that was written")
+            tell("files", f"{entry['path']} differs from the file that was written")
         try:
             file = pq.ParquetFile(pa.BufferReader(content))
             table = file.read()
@@ -135,7 +135,7 @@ def _check_values(values: np.ndarray, where: str, tell: Tell) -> None:
 
 def _check_wells(wells: pd.DataFrame, dataset: PairedDataset, tell: Tell) -> None:
     if wells["profile_id"].duplicated().any():
-        tell("ids", f"profile_id {_some(wells['profile_id'][wells['profile_id'].duplicated()])} stands twice")
+        tell("ids", f"profile_id {_some(wells['profile_id'][wells['profile_id'].duplicated()])} appears twice")
     wrong = wells["profile_key"].to_numpy() != keys_of(wells["profile_id"])
     if wrong.any():
         tell("ids", f"profile_key of {_some(wells['profile_id'][wrong])} is not the key of its id")
@@ -201,11 +201,11 @@ def _check_controls(wells: pd.DataFrame, basal: pd.DataFrame, tell: Tell) -> Non
         used = wells[wells[name] >= 0]
         control = basal.iloc[used[name].to_numpy()]
         if not (control["role"] == role).all():
-            tell("controls", f"{name} must lead to controls of role {role}")
+            tell("controls", f"{name} must point to controls of role {role}")
         for column in ("cell_id", "time_h"):
             differs = control[column].to_numpy() != used[column].to_numpy()
             if differs.any():
-                tell("controls", f"{name} of {_some(used['profile_id'][differs])} is of another {column}")
+                tell("controls", f"{name} of {_some(used['profile_id'][differs])} has another {column}")
 
 
 def _some(values: pd.Series) -> str:

@@ -1,4 +1,4 @@
-"""The wells that predictions are judged on, read a block of whole plates at a time."""
+"""The wells that predictions are scored on, read in blocks of whole plates."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,15 +22,14 @@ COLUMNS = [
 
 @dataclass(frozen=True)
 class Wells:
-    """n treated wells with everything that a prediction and its scores need; expression is log2.
+    """n treated wells with everything needed to predict and score them; expression is log2.
 
     Attributes:
         frame: `COLUMNS`, indexed 0 to n - 1.
         y: Measured profile, (n, n_genes).
-        basal: The control that predictions were given, C, (n, n_genes).
-        reserved: The plate's reserved control, C', (n, n_genes); rows without one repeat the basal and are
-            False in `has_reserved`.
-        has_reserved: (n,).
+        basal: The control that predictions start from, C, (n, n_genes).
+        reserved: The plate's reserved control, C', (n, n_genes); `basal` in wells without one.
+        has_reserved: Whether the plate has a reserved control, (n,).
     """
 
     frame: pd.DataFrame
@@ -52,7 +51,7 @@ class Wells:
         return np.asarray(self.frame.groupby(list(columns), sort=True).ngroup())
 
     def take(self, rows: np.ndarray) -> "Wells":
-        """Return some wells, in the order of `rows`."""
+        """Return the wells at `rows`, in that order."""
         frame = self.frame.iloc[rows].reset_index(drop=True)
         return Wells(frame, self.y[rows], self.basal[rows], self.reserved[rows], self.has_reserved[rows])
 
@@ -64,7 +63,7 @@ class WellReader:
     Attributes:
         files: The dataset's profile files.
         slices: Row groups of the side.
-        index: `COLUMNS` of the side's wells, sorted by plate, with `slice` and `position` of each; 0 to n - 1.
+        index: `COLUMNS` of the side's wells, sorted by plate, with the `slice` and `position` of each; 0 to n - 1.
         controls: Control profiles, (n_basal, n_genes).
     """
 
@@ -77,7 +76,7 @@ class WellReader:
         return len(self.index)
 
     def blocks(self, rows_per_block: int) -> list[np.ndarray]:
-        """Cut the wells into blocks of whole plates, of about `rows_per_block` wells; numbers of wells."""
+        """Cut the wells into blocks of whole plates, about `rows_per_block` wells each; return the wells' numbers."""
         plate = self.index["plate"].to_numpy()
         starts = np.flatnonzero(np.r_[True, plate[1:] != plate[:-1]])
         blocks, first = [], 0
@@ -88,7 +87,7 @@ class WellReader:
         return [*blocks, np.arange(first, len(plate))]
 
     def read(self, rows: np.ndarray) -> Wells:
-        """Read some wells, in the order of `rows`."""
+        """Read the wells at `rows`, in that order."""
         frame = self.index.iloc[rows]
         numbers, positions = frame["slice"].to_numpy(), frame["position"].to_numpy()
         wanted = np.unique(numbers)
@@ -100,7 +99,7 @@ class WellReader:
         return self._wells(frame.reset_index(drop=True), y)
 
     def stream(self, rows_per_block: int) -> Iterator[Wells]:
-        """Read all wells, a block of whole plates at a time."""
+        """Read all wells in blocks of whole plates."""
         for rows in self.blocks(rows_per_block):
             yield self.read(rows)
 
@@ -118,14 +117,14 @@ def open_wells(
     seed: int = 0,
     ingest: IngestSettings | None = None,
 ) -> WellReader:
-    """Look up the wells of a split; their profiles are read on demand.
+    """List the wells of a split; their profiles are read on demand.
 
     Args:
         dataset: The paired dataset.
         split: train, valid or test.
-        max_profiles: Keep that many, drawn by seed and profile id; 0 keeps all.
-        seed: Of the draw.
-        ingest: How long to wait for a store.
+        max_profiles: Number of wells to keep, drawn by seed and profile id; 0 keeps all.
+        seed: Seed of that draw.
+        ingest: Says how long to wait for a store.
 
     Raises:
         DataError: If the split is empty.
@@ -141,7 +140,7 @@ def open_wells(
     if 0 < max_profiles < len(index):
         draw = keys_of(f"{seed}:{name}" for name in index["profile_id"])
         index = index.iloc[np.sort(np.argsort(draw, kind="stable")[:max_profiles])]
-    # Plates in the files' order, so that a block touches few row groups.
+    # Plates in the files' order, so that a block needs few row groups.
     first = index.groupby("plate")["slice"].transform("min")
     index = index.assign(first=first).sort_values(["first", "plate", "profile_key"], kind="stable")
     return WellReader(files, slices, index.drop(columns="first").reset_index(drop=True), dataset.basal_expression)
@@ -155,23 +154,23 @@ def load_wells(dataset: PairedDataset, split: str, max_profiles: int = 0, seed: 
 
 @dataclass(frozen=True)
 class Sample:
-    """Wells that are kept whole for what needs all pairs or all replicates: a seeded draw of whole conditions.
+    """Wells kept in memory for scores that need all pairs or all replicates: a seeded draw of whole conditions.
 
     Attributes:
         numbers: Numbers of the wells in the reader, increasing.
-        n_conditions: How many conditions they are.
+        n_conditions: Number of conditions.
     """
 
     numbers: np.ndarray
     n_conditions: int
 
     def within(self, rows: np.ndarray) -> np.ndarray:
-        """Return which positions of a block are in the sample."""
+        """Return the positions in a block of wells that are in the sample."""
         return np.flatnonzero(np.isin(rows, self.numbers, assume_unique=True))
 
 
 def draw_sample(index: pd.DataFrame, max_wells: int, seed: int) -> Sample:
-    """Draw whole conditions until the next one would make more than `max_wells` wells."""
+    """Draw whole conditions until the next one would exceed `max_wells` wells."""
     condition = index["condition_id"].to_numpy()
     unique, sizes = np.unique(condition, return_counts=True)
     order = np.argsort(keys_of(f"{seed}:sample:{number}" for number in unique), kind="stable")

@@ -1,4 +1,4 @@
-"""The planted biology of the simulated release, and its truth.
+"""The planted biology of the simulated release: its true deltas and its noise.
 
 The expression of a treated well is
 
@@ -6,10 +6,10 @@ The expression of a treated well is
     D = g_cell (1 - e^(-t/tau_0)) + sum_m w_m h(dose) (1 - e^(-t/tau_m)) s_cell,m v_cell,m
     h(dose) = dose^n / (dose^n + EC50^n)
 
-with one programme of genes v_m per mechanism (shared pathways plus private genes, modulated by the cell
-line), mechanism weights w and EC50 that follow from the compound's scaffold and substituents but for an
-idiosyncratic share, and noise that is low-rank plus diagonal. D is the *true delta*; plate, treated-plate
-and well terms are noise. D is scaled so that two replicates' deltas correlate as the settings ask.
+with one programme of genes v_m per mechanism (shared pathways plus private genes, modulated by the cell line),
+mechanism weights w and EC50 that follow from the compound's scaffold and substituents except for an idiosyncratic
+share, and low-rank plus diagonal noise. D is the *true delta*; plate, treated-plate and well terms are noise. D is
+scaled so that the deltas of two replicates correlate as the settings ask.
 """
 
 import io
@@ -25,7 +25,7 @@ from ldm_ray.settings import SimulateSettings
 TIMES_H = (6.0, 24.0)
 COMMON_DOSE_UM = 10.0
 DOSES_UM = (0.12, 0.37, 1.11, 3.33, 30.0)
-"""Every compound is tested at the common dose and at two of the others."""
+"""Every compound is tested at the common dose and at two of these."""
 N_PATHWAYS = 10
 NOISE_RANK = 8
 
@@ -49,7 +49,7 @@ def planted_numbers(seed: int, what: Planted, *parts: int) -> np.random.Generato
 
 @dataclass(frozen=True)
 class World:
-    """Everything that decides a true delta and its noise.
+    """Everything that determines a true delta and its noise.
 
     Shapes: G genes, C cell lines, M mechanisms, N compounds, R noise factors. Expression is log2.
     """
@@ -57,16 +57,16 @@ class World:
     entrez_ids: np.ndarray  # (G,)
     cell_names: np.ndarray  # (C,)
     cell_basal: np.ndarray  # (C, G)
-    cell_response: np.ndarray  # (C, G), what any treatment does
+    cell_response: np.ndarray  # (C, G), response common to all treatments
     programmes: np.ndarray  # (C, M, G)
     sensitivity: np.ndarray  # (C, M)
-    tau_h: np.ndarray  # (M + 1,), the last one of the common response
+    tau_h: np.ndarray  # (M + 1,), the last one for the common response
     parent_smiles: np.ndarray  # (N,)
     weights: np.ndarray  # (N, M)
     ec50_um: np.ndarray  # (N,)
     hill: np.ndarray  # (N,)
     noise_factor: np.ndarray  # (G, R)
-    noise_sd: np.ndarray  # (G,), of the part not in the factors
+    noise_sd: np.ndarray  # (G,), noise outside the factors
     plate_factor: np.ndarray  # (G, R)
     treated_plate_factor: np.ndarray  # (G, R)
 
@@ -76,7 +76,7 @@ class World:
         return len(self.entrez_ids)
 
     def delta(self, cell: np.ndarray, compound: np.ndarray, dose_um: np.ndarray, time_h: np.ndarray) -> np.ndarray:
-        """True delta of conditions, noiseless.
+        """Noiseless true delta of conditions.
 
         Args:
             cell: Index into `cell_names`, shape (n,).
@@ -102,7 +102,7 @@ class World:
         """True delta of conditions given by name, shape (n, G); see `delta`.
 
         Raises:
-            QueryError: For a cell line or compound that this release does not hold.
+            QueryError: If the release lacks a cell line or compound.
         """
         cell = _positions(self.cell_names, cell_names, "cell line")
         compound = _positions(self.parent_smiles, parent_smiles, "compound")
@@ -124,7 +124,7 @@ class World:
         """Return the same world with these genes, in this order.
 
         Raises:
-            QueryError: For a gene that this release does not hold.
+            QueryError: If the release lacks a gene.
         """
         index = _positions(self.entrez_ids, entrez_ids, "gene")
         by_row = ("entrez_ids", "noise_factor", "noise_sd", "plate_factor", "treated_plate_factor")
@@ -228,10 +228,10 @@ def _noise(settings: SimulateSettings, n_genes: int, rng: np.random.Generator) -
 
 
 def _scaled_to_replicates(world: World, settings: SimulateSettings, rng: np.random.Generator) -> World:
-    """Scale the effects so that the median replicate delta correlation is the wanted one.
+    """Scale the effects so that the median correlation of replicate deltas is as wanted.
 
-    Two replicates on different plates share D and nothing else. Pairs of them are drawn once, with the noise
-    of the well, of the mean of its controls and of the treated plate, and the scale is found by bisection.
+    Two replicates on different plates share only D. Pairs of them are drawn once, with the noise of the well, of the
+    mean of its controls and of the treated plate; the scale is found by bisection.
     """
     n = 512
     compound = rng.integers(0, len(world.parent_smiles), n)

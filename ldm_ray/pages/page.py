@@ -1,4 +1,4 @@
-"""One self-contained HTML page: nothing in it is fetched from anywhere."""
+"""A self-contained HTML page: it fetches nothing."""
 
 import base64
 import platform
@@ -16,7 +16,7 @@ LIBRARIES = ("ray", "torch", "numpy", "scipy", "rdkit", "pyarrow")
 
 @dataclass(frozen=True)
 class Figure:
-    """A picture with what to look for in it; `png` is the file's content."""
+    """A picture with a caption; `png` is the file's content."""
 
     title: str
     meaning: str
@@ -24,13 +24,13 @@ class Figure:
 
     @property
     def data(self) -> str:
-        """The picture as text."""
+        """The picture in base64."""
         return base64.b64encode(self.png).decode()
 
 
 @dataclass(frozen=True)
 class Page:
-    """What a report page shows."""
+    """Contents of a report page."""
 
     title: str
     subtitle: str
@@ -44,7 +44,7 @@ class Page:
     libraries: tuple[str, ...] = LIBRARIES
 
     def render(self) -> str:
-        """Return the page."""
+        """Return the page as HTML."""
         environment = Environment(
             loader=PackageLoader("ldm_ray.pages"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
         )
@@ -60,6 +60,6 @@ class Page:
 
 
 def versions(names: Sequence[str] = LIBRARIES) -> str:
-    """Say what computed the page."""
+    """Name the versions that computed the page."""
     libraries = ", ".join(f"{name} {version(name)}" for name in names)
     return f"ldm-ray {__version__}, Python {platform.python_version()}, {libraries}"

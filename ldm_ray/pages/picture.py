@@ -1,4 +1,4 @@
-"""How pictures look, and how they become files."""
+"""Colours of pictures, and their export as PNG."""
 
 import io
 
@@ -9,7 +9,7 @@ ACCENT = "#c8553d"
 
 
 def png_of(drawing: Figure) -> bytes:
-    """Return a drawing as PNG."""
+    """Return a drawing's PNG file."""
     buffer = io.BytesIO()
     drawing.savefig(buffer, dpi=130, format="png")
     return buffer.getvalue()

@@ -106,15 +106,15 @@ def set_fold(frame: pd.DataFrame, values: np.ndarray) -> None:
     [
         (set_nan, "values", "holds NaN or infinite values in 1 rows"),
         (set_counts_scale, "values", "must be log2, about 2 to 15"),
-        (set_duplicate, "ids", "stands twice"),
+        (set_duplicate, "ids", "appears twice"),
         (set_key, "ids", "is not the key of its id"),
         (set_reference, "ids", "basal_id must lie in 0.."),
         (set_leak, "splits", "is on two sides of split"),
         (set_fold, "splits", "fold must be -1 in the test split and nowhere else"),
         (set_dose, "ranges", "must be above 0; got -666"),
         (set_level, "ranges", "pairing_level must be one of plate, batch, cell_time; got galaxy"),
-        (set_reserved, "controls", "basal_id must lead to controls of role input"),
-        (set_other_control, "controls", "is of another cell_id"),
+        (set_reserved, "controls", "basal_id must point to controls of role input"),
+        (set_other_control, "controls", "has another cell_id"),
     ],
 )
 def test_what_is_wrong_is_found(copy: Path, change: Callable[..., None], check: str, text: str) -> None:
@@ -127,7 +127,7 @@ def test_damaged_and_missing_files_are_found(copy: Path) -> None:
     content = bytearray(path.read_bytes())
     content[100] ^= 1
     path.write_bytes(bytes(content))
-    assert "is not the file that was written" in problems(copy)["files"][0]
+    assert "differs from the file that was written" in problems(copy)["files"][0]
     path.unlink()
     assert "does not exist" in problems(copy)["files"][0]
 

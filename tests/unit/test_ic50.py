@@ -262,7 +262,7 @@ def test_basal_profiles_that_cannot_be_used(files: tuple[Path, Path], genes: Any
             "NaN or infinite values in 1 cell lines, the first SIMC001",
         ),
         ([first.split(",")[0], "", *first.split(",")[2:]], "NaN or infinite values in 1 cell lines"),
-        (["simc-002", *first.split(",")[1:]], "cell line 'SIMC002' stands twice"),
+        (["simc-002", *first.split(",")[1:]], "cell line 'SIMC002' appears twice"),
     ):
         plain.write_text(text.replace(first, ",".join(cells)))
         with pytest.raises(DataError, match=message):

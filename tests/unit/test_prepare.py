@@ -170,7 +170,7 @@ def test_a_failure_midway_leaves_no_dataset_and_is_resumed(
     finished = {path: path.stat().st_mtime_ns for path in (tmp_path / "data" / "profiles").glob("*.parquet")}
     recorded = {Path(root) / f"profiles/{path.stem}.parquet" for path in Path(root).glob(".unfinished/part-*.json")}
     if fail_at > 1:
-        with pytest.raises(DataError, match="holds an unfinished prepare; --resume goes on with it"):
+        with pytest.raises(DataError, match="holds an unfinished prepare; --resume continues it"):
             prepare(release_of(world), root, config)
     prepare(release_of(world), root, config, resume=fail_at > 1)
     assert same_dataset(open_dataset(root), open_dataset(str(tmp_path / "undisturbed")))
@@ -178,7 +178,7 @@ def test_a_failure_midway_leaves_no_dataset_and_is_resumed(
     assert not (Path(root) / ".unfinished").exists()
 
 
-def test_resuming_wants_the_same_release_and_settings(world: World, tmp_path: Path) -> None:
+def test_resuming_needs_the_same_release_and_settings(world: World, tmp_path: Path) -> None:
     root = str(tmp_path / "data")
     with pytest.raises(DataError, match="no unfinished prepare to resume"):
         prepare(release_of(world), root, world.config, resume=True)
@@ -186,11 +186,11 @@ def test_resuming_wants_the_same_release_and_settings(world: World, tmp_path: Pa
     assert prepare(release_of(world), root, world.config, resume=True) == manifest
     with pytest.raises(DataError, match="already holds a dataset of another release or settings"):
         prepare(release_of(world), root, small_config("splits.seed=1"), resume=True)
-    with pytest.raises(DataError, match="give one of them"):
+    with pytest.raises(DataError, match="give only one of them"):
         prepare(release_of(world), root, world.config, resume=True, overwrite=True)
     (Path(root) / "manifest.json").rename(tmp_path / "manifest.json")
     Store(root).write_json(".unfinished/plan.json", {"plan": manifest["plan"]})
-    with pytest.raises(DataError, match="--resume wants the release and settings"):
+    with pytest.raises(DataError, match="--resume needs the release and settings"):
         prepare(release_of(world), root, small_config("splits.seed=1"), resume=True)
     assert prepare(release_of(world), root, world.config, resume=True) == manifest
 
@@ -213,7 +213,7 @@ def test_a_removal_that_was_killed_leaves_nothing_to_resume(
     with pytest.raises(KeyboardInterrupt):
         prepare(release_of(world), root, world.config, overwrite=True)
     monkeypatch.undo()
-    with pytest.raises(DataError, match="--resume wants the release and settings"):
+    with pytest.raises(DataError, match="--resume needs the release and settings"):
         prepare(release_of(world), root, world.config, resume=True)
     assert prepare(release_of(world), root, world.config, overwrite=True)["n_profiles"] == 1200
 

@@ -167,7 +167,7 @@ def test_a_dataset(world: World, tmp_path: Path) -> None:
 
     files, out = world.files, str(tmp_path / "data")
     release = read_l1000(files.gctx, files.inst_info, files.pert_info, files.gene_info)
-    with pytest.raises(StoreError, match="--resume goes on"):
+    with pytest.raises(StoreError, match="--resume continues"):
         prepare(release, out, small_config("prepare.rows_per_file=200"), run=run_two)
     unfinished = read_status(out)
     assert (unfinished.kind, unfinished.state, unfinished.done, unfinished.total) == ("dataset", "running", 2, None)
