@@ -41,6 +41,10 @@ lock:  ## Pin the newest versions that pyproject.toml allows, in constraints.txt
 demo: $(INSTALLED)  ## Run the whole chain on a simulated release; results in demo/.
 	$(BIN)/ldm-ray demo --out demo --config demo
 
+# Two test processes with a thread for each core would spend half of the CPU's time waiting for each other.
+test test-full: export OMP_NUM_THREADS = 1
+test test-full: export OMP_WAIT_POLICY = PASSIVE
+
 test: $(INSTALLED)  ## Run the test suite.
 	$(BIN)/python -m compileall -q ldm_ray  # once, not in each of 200 processes, where PYTHONDONTWRITEBYTECODE is set
 	$(BIN)/python -m pytest -m 'not full' --numprocesses 2 --dist loadfile --no-loadscope-reorder
