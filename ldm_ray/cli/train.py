@@ -113,14 +113,14 @@ def _cross_validate(*, which: str, data: str, out: str, config: Config, overwrit
     if which != "all":
         raise SettingsError(f"--folds must be all; got {which!r}")
     dataset = _opened(data, config)
-    from ldm_ray.cluster.train.folds import SCORES, run_folds
+    from ldm_ray.cluster.train.folds import SCORES, FoldsStatus, run_folds
 
     with staged() as bar:
 
-        def hear(status: dict[str, dict[str, float]]) -> None:
+        def hear(status: FoldsStatus) -> None:
             for name, own in sorted(status.items()):
                 if "step" in own:
-                    bar(name, int(own["step"]), int(own["total"]))
+                    bar(name, own["step"], own["total"])
 
         table = run_folds(dataset, out, config, overwrite=overwrite, on_progress=hear)
     if json:

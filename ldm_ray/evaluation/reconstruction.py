@@ -1,5 +1,7 @@
 """How well an autoencoder gives profiles back."""
 
+from typing import TypedDict
+
 import numpy as np
 import torch
 
@@ -11,7 +13,16 @@ from ldm_ray.evaluation.scores.metrics import pearson_per_profile, r2_per_profil
 ROWS_PER_BLOCK = 4096
 
 
-def score_reconstruction(bundle: Bundle, dataset: PairedDataset, split: str = "test") -> dict[str, float]:
+class ReconstructionScores(TypedDict):
+    """How well an autoencoder gives wells back; `n` is their number."""
+
+    pcc: float
+    r2: float
+    rmse: float
+    n: float
+
+
+def score_reconstruction(bundle: Bundle, dataset: PairedDataset, split: str = "test") -> ReconstructionScores:
     """Score the decoder's mean at the mean latent of each well, as log2 expression.
 
     PCC and R2 are per profile across genes, then averaged; RMSE is pooled over wells and genes.

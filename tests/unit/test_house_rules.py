@@ -1,8 +1,10 @@
 """The rules of the house that a linter cannot see."""
 
 import ast
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -106,20 +108,116 @@ def test_importing_everything_does_nothing(tmp_path: Path) -> None:
 
 def test_diffusion_and_models_know_no_files() -> None:
     for folder in ("diffusion", "models"):
-        for path in (PACKAGE / folder).glob("*.py"):
+        for path in (PACKAGE / folder).rglob("*.py"):
             assert not imports(path) & {"os", "pathlib", "fsspec", "json", "io", "h5py", "pyarrow", "pandas"}, path
 
 
 def test_diffusion_knows_no_network() -> None:
-    for path in (PACKAGE / "diffusion").glob("*.py"):
+    for path in (PACKAGE / "diffusion").rglob("*.py"):
         assert not {name for name in imports(path) if name.startswith(("torch.nn", "ldm_ray.models"))}, path
 
 
+def test_the_package_fits_on_a_screen() -> None:
+    assert len(list(PACKAGE.glob("*.py"))) <= 12
+    assert not [path for path in PACKAGE.rglob("*.py") if path.name.startswith(("ray_", "cli_"))]
+
+
+def ray_outside_the_edge(package: Path) -> list[str]:
+    """Files that import Ray and do not lie in cluster/."""
+    return [
+        str(path.relative_to(package))
+        for path in package.rglob("*.py")
+        if path.relative_to(package).parts[0] != "cluster"
+        and any(name.split(".")[0] == "ray" for name in imports(path))
+    ]
+
+
+def formulas_at_the_edge(package: Path) -> list[str]:
+    """Files of cluster/ that import what computes."""
+    computing = ("ldm_ray.diffusion", "ldm_ray.models")
+    return [
+        str(path.relative_to(package))
+        for path in (package / "cluster").rglob("*.py")
+        if any(name.startswith(computing) for name in imports(path))
+    ]
+
+
+def loops_between_folders(package: Path) -> list[list[str]]:
+    """Groups of folders that import each other, directly or by way of others; subfolders count by themselves."""
+    graph: dict[str, set[str]] = {}
+    files = {module_of(path, package): path for path in package.rglob("*.py")}
+    for name, path in files.items():
+        for target in imports(path):
+            if target.startswith("ldm_ray.") and folder_of(target, files) != folder_of(name, files):
+                graph.setdefault(folder_of(name, files), set()).add(folder_of(target, files))
+    reached = {folder: reachable(graph, folder) for folder in graph}
+    return sorted(
+        {tuple(sorted({folder} | {other for other in reached[folder] if folder in reached.get(other, ())}))
+         for folder in graph if folder in reached[folder]}
+    )  # fmt: skip
+
+
+def module_of(path: Path, package: Path) -> str:
+    parts = path.relative_to(package).with_suffix("").parts
+    return ".".join(("ldm_ray", *(parts[:-1] if parts[-1] == "__init__" else parts)))
+
+
+def folder_of(module: str, files: dict[str, Path]) -> str:
+    """The folder of a module; modules beside the folders are each a room of their own."""
+    path = files.get(module)
+    if path is None or path.name == "__init__.py":
+        return module
+    parent = module.rpartition(".")[0]
+    return module if parent == "ldm_ray" else parent
+
+
+def reachable(graph: dict[str, set[str]], start: str) -> set[str]:
+    seen: set[str] = set()
+    waiting = [start]
+    while waiting:
+        new = graph.get(waiting.pop(), set()) - seen
+        seen |= new
+        waiting += new
+    return seen
+
+
+def test_the_rooms_are_apart() -> None:
+    assert ray_outside_the_edge(PACKAGE) == []
+    assert formulas_at_the_edge(PACKAGE) == []
+    assert loops_between_folders(PACKAGE) == []
+
+
+@pytest.mark.parametrize(
+    ("where", "line", "check"),
+    [
+        ("workflows/demo.py", "import ray", ray_outside_the_edge),
+        ("training/loop.py", "from ray.train import report", ray_outside_the_edge),
+        ("cluster/train/worker.py", "from ldm_ray.models.vae import Vae", formulas_at_the_edge),
+        ("cluster/pool.py", "from ldm_ray.diffusion import schedule", formulas_at_the_edge),
+        ("storage/store.py", "from ldm_ray.data.dataset import open_dataset", loops_between_folders),
+        ("evaluation/scores/wells.py", "from ldm_ray.evaluation.suite import evaluate", loops_between_folders),
+    ],
+)
+def test_a_planted_import_is_found(
+    where: str, line: str, check: Callable[[Path], list[object]], tmp_path: Path
+) -> None:
+    copy = tmp_path / "ldm_ray"
+    shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    assert not check(copy)
+    path = copy / where
+    path.write_text(f"{line}\n{path.read_text()}")
+    assert check(copy)
+
+
 def imports(path: Path) -> set[str]:
-    """Names of the modules that a file imports, in either form."""
-    nodes = list(ast.walk(ast.parse(path.read_text())))
-    plain = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
-    return plain | {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}
+    """Names of the modules that a file imports, in either form, inside functions too."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add(node.module or "")
+    return found
 
 
 def test_sizes() -> None:

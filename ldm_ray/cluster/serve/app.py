@@ -36,6 +36,7 @@ from ldm_ray.serving.gate import Gate
 from ldm_ray.serving.schemas import CellLine, CompoundInfo, ModelInfo, PredictRequest
 from ldm_ray.serving.served import ServedModel
 from ldm_ray.settings import EncoderSettings, ServeSettings
+from ldm_ray.storage.filesystem import StorageOptions
 from ldm_ray.storage.store import Store
 
 log = logging.getLogger("ldm_ray.serve")
@@ -87,7 +88,7 @@ class Encoder:
 class Sampler:
     """Samples with the models that it is asked for; a model's id is its name, its bundle's URL and checksum."""
 
-    def __init__(self, settings: ServeSettings, storage_options: dict[str, Any]) -> None:
+    def __init__(self, settings: ServeSettings, storage_options: StorageOptions) -> None:
         torch.set_num_threads(settings.threads or max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))
         self._settings, self._storage_options = settings, storage_options
         self._served: dict[str, ServedModel] = {}
@@ -188,7 +189,7 @@ class Api:
         encoder: DeploymentHandle[Any],
         sampler: DeploymentHandle[Any],
         settings: ServeSettings,
-        storage_options: dict[str, Any],
+        storage_options: StorageOptions,
     ) -> None:
         self._encoder, self._sampler, self._settings = encoder, sampler, settings
         self._storage_options = storage_options

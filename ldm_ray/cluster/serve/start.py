@@ -18,6 +18,7 @@ from ldm_ray.cluster.connect import connect
 from ldm_ray.cluster.serve.app import ServeArguments, application
 from ldm_ray.config import Config
 from ldm_ray.errors import LdmRayError
+from ldm_ray.storage.filesystem import StorageOptions
 
 NAME = "ldm_ray"
 BESIDE = 0.1
@@ -27,7 +28,7 @@ NO_PLACE = "to be scheduled"
 """What Serve's message says of replicas that wait for resources; loading a large bundle may take its time."""
 
 
-def check_bundles(bundles: Mapping[str, str], storage_options: dict[str, Any]) -> None:
+def check_bundles(bundles: Mapping[str, str], storage_options: StorageOptions) -> None:
     """Refuse bundles that cannot be served, before anything is started.
 
     Raises:

@@ -1,7 +1,7 @@
 """Cross-validates the autoencoder: one run a fold, as many at once as fit, all scored on the same test wells."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 import ray
@@ -15,14 +15,35 @@ from ldm_ray.config import Config
 from ldm_ray.data.dataset import PairedDataset, open_dataset
 from ldm_ray.data.folds import fold_dataset, folds
 from ldm_ray.errors import BundleError, DataError, LdmRayError
-from ldm_ray.evaluation.reconstruction import score_reconstruction
+from ldm_ray.evaluation.reconstruction import ReconstructionScores, score_reconstruction
 from ldm_ray.layout import FOLDS
 from ldm_ray.storage.store import Store
 from ldm_ray.training.status import TrainingStatus
 
-SCORES = ("pcc", "r2", "rmse")
+SCORES: tuple[Literal["pcc", "r2", "rmse"], ...] = ("pcc", "r2", "rmse")
 CPUS_OF_A_FOLD = 0.01
 """Its workers have their own; this is its driver."""
+
+
+class FoldRow(ReconstructionScores):
+    """One fold: its scores on the test wells, the epochs trained to the kept one, and that epoch's loss."""
+
+    fold: int
+    epochs: int
+    valid_loss: float
+
+
+class FoldsTable(TypedDict):
+    """`folds.json`: the folds, mean and standard deviation (n - 1) of their scores, and how many ran at once."""
+
+    folds: list[FoldRow]
+    mean: dict[str, float]
+    sd: dict[str, float]
+    at_once: int
+
+
+FoldsStatus = dict[str, TrainingStatus]
+"""The status of each fold by `fold0`, ...."""
 
 
 def run_folds(
@@ -31,8 +52,8 @@ def run_folds(
     config: Config,
     *,
     overwrite: bool = False,
-    on_progress: Callable[[dict[str, Any]], None] = lambda status: None,
-) -> dict[str, Any]:
+    on_progress: Callable[[FoldsStatus], None] = lambda status: None,
+) -> FoldsTable:
     """Train an autoencoder a fold and score each on the fixed test set; folds that are done are not done again.
 
     Args:
@@ -57,7 +78,7 @@ def run_folds(
     connect(config.ray)
     concurrent, placement = share_cluster(config.ray, 0)
     board = start_board()
-    waiting, scores = folds(dataset), {}
+    waiting, scores = folds(dataset), dict[int, FoldRow]()
     running: dict[Any, int] = {}
     with watching(board, on_progress):
         while waiting or running:
@@ -69,15 +90,15 @@ def run_folds(
                 running[task] = fold
             (done,), _ = ray.wait(list(running), num_returns=1)
             fold = running.pop(done)
-            result = ray.get(done)
-            if "error" in result:
-                raise LdmRayError(f"fold {fold}: {result['error']}")
+            result: FoldRow | str = ray.get(done)
+            if isinstance(result, str):
+                raise LdmRayError(f"fold {fold}: {result}")
             scores[fold] = result
     return _write(store, [scores[fold] for fold in sorted(scores)], concurrent)
 
 
 @ray.remote
-def _fold(data: str, out: str, fold: int, config: Config, placement: Placement, board: Any) -> dict[str, Any]:
+def _fold(data: str, out: str, fold: int, config: Config, placement: Placement, board: Any) -> FoldRow | str:
     """Train and score one fold; what went wrong comes back as text, since Ray would wrap it in a traceback."""
     try:
         store, options = Store(out, config.storage_options), config.storage_options
@@ -97,14 +118,14 @@ def _fold(data: str, out: str, fold: int, config: Config, placement: Placement, 
             raise BundleError(f"{url} was trained with other settings; --overwrite trains all folds anew")
         scored = score_reconstruction(bundle, open_dataset(data, options))
     except LdmRayError as error:
-        return {"error": str(error)}
+        return str(error)
     kept = bundle.metadata["best_epoch"]
     return {"fold": fold, **scored, "epochs": kept + 1, "valid_loss": bundle.metadata["history"][kept]["valid_loss"]}
 
 
-def _write(store: Store, rows: list[dict[str, Any]], concurrent: int) -> dict[str, Any]:
+def _write(store: Store, rows: list[FoldRow], concurrent: int) -> FoldsTable:
     values = {name: np.array([row[name] for row in rows]) for name in SCORES}
-    table = {
+    table: FoldsTable = {
         "folds": rows,
         "mean": {name: float(value.mean()) for name, value in values.items()},
         "sd": {name: float(value.std(ddof=1)) for name, value in values.items()},

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 import ray
 import ray.tune
@@ -53,12 +53,19 @@ class TrialSpec:
     claims: Any
 
 
+class Point(TypedDict):
+    """What a trial is given: its number in the study, and the settings that it varies."""
+
+    number: int
+    params: dict[str, float | int | str | bool]
+
+
 def trial_folder(number: int) -> str:
     """Return where a trial's model is, below the search's folder."""
     return f"trials/{number:05d}"
 
 
-def run_trial(point: dict[str, Any], spec: TrialSpec) -> None:
+def run_trial(point: Point, spec: TrialSpec) -> None:
     """Train and score one point; the entry point of a Tune trial.
 
     What is wrong with the point itself (it diverged, its settings do not fit) is its result, and is not tried again;
@@ -75,7 +82,7 @@ def run_trial(point: dict[str, Any], spec: TrialSpec) -> None:
         ray.tune.report(result | {FINAL: True, "epoch": float(len(bundle.metadata["history"]))})
 
 
-def _trained(point: dict[str, Any], spec: TrialSpec, beat: Callable[[], None]) -> tuple[Bundle, PairedDataset]:
+def _trained(point: Point, spec: TrialSpec, beat: Callable[[], None]) -> tuple[Bundle, PairedDataset]:
     config = trial_config(spec.config, point["params"])
     options = spec.config.storage_options
     dataset, store = open_dataset(spec.data, options), Store(spec.out, options)
