@@ -30,8 +30,8 @@ def connect(settings: RaySettings, *, dashboard: bool = False) -> None:
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
     # A worker's report() waits until the controller polls it; at Ray's 2 s an epoch could not be shorter.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
-    for name in ("ray.train", "ray.data"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("ray.train").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # its errors are raised too; a lost actor is made good
     address = os.environ.get("RAY_ADDRESS", "")
     local: dict[str, Any] = {}
     if not address:

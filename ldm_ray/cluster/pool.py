@@ -1,6 +1,7 @@
 """Pools of actors for Ray Data: as many as the cluster has room for, each with a worker that is built once."""
 
 import logging
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -71,14 +72,17 @@ def map_in_pool(
     """
     left = list(dict.fromkeys(items))
     for attempt in range(POOLS):
-        data = ray.data.from_items(left, override_num_blocks=len(left)).map_batches(
-            _PoolActor,
-            fn_constructor_args=(build, arguments),
-            batch_size=1,
-            batch_format="pyarrow",
-            max_restarts=0,
-            **pool.options,
-        )
+        with warnings.catch_warnings():
+            # Ray 2.60 has no named parameter for restarts yet, and warns of the only way there is.
+            warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
+            data = ray.data.from_items(left, override_num_blocks=len(left)).map_batches(
+                _PoolActor,
+                fn_constructor_args=(build, arguments),
+                batch_size=1,
+                batch_format="pyarrow",
+                max_restarts=0,
+                **pool.options,
+            )
         try:
             for block in data.iter_batches(batch_format="pyarrow", batch_size=None, prefetch_batches=0):
                 raise_reported(block)
