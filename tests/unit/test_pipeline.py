@@ -87,7 +87,7 @@ def test_what_other_commands_left_is_neither_adopted_nor_removed(tmp_path: Path)
     bundle.write_text("{}")
     for overwrite in (False, True):
         with pytest.raises(DataError, match="holds vae of other commands; --out takes another folder"):
-            Pipeline(str(tmp_path), small_config()).run(overwrite)
+            Pipeline(str(tmp_path), small_config()).run(overwrite=overwrite)
     assert bundle.exists()
 
 
