@@ -42,7 +42,7 @@ def test_each_step_says_how_it_stands(tmp_path: Path) -> None:
 def test_a_damaged_state_is_no_state(tmp_path: Path) -> None:
     (tmp_path / PIPELINE).write_text('{"steps": ')
     assert read_steps(Store(str(tmp_path))) == []
-    assert [step["state"] for step in PipelineState(Store(str(tmp_path)), STEPS).steps] == ["waiting"] * 3
+    assert [step["state"] for step in PipelineState(Store(str(tmp_path)), STEPS).record["steps"]] == ["waiting"] * 3
 
 
 def test_the_held_out_conditions_are_those_of_the_test_wells(world: World) -> None:
@@ -87,7 +87,7 @@ def test_what_other_commands_left_is_neither_adopted_nor_removed(tmp_path: Path)
     bundle.write_text("{}")
     for overwrite in (False, True):
         with pytest.raises(DataError, match="holds vae of other commands; --out takes another folder"):
-            Pipeline(str(tmp_path), small_config()).run(overwrite)
+            Pipeline(str(tmp_path), small_config()).run(overwrite=overwrite)
     assert bundle.exists()
 
 
