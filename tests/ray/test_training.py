@@ -250,7 +250,7 @@ def test_a_dataset_without_validation_wells_is_said(world: World, tmp_path: Path
     files = world.files
     config = small_config("splits.valid_fraction=0", "ingest.mode=stream")
     prepare(read_l1000(files.gctx, files.inst_info, files.pert_info, files.gene_info), str(tmp_path / "data"), config)
-    with pytest.raises(DataError, match="validation split must have a profile for each of 2 workers; it has 0"):
+    with pytest.raises(DataError, match="validation split must have a profile for each of 2 workers; got 0"):
         train(Run(kind="vae", dataset=open_dataset(str(tmp_path / "data")), out=str(tmp_path / "vae"), config=config))
 
 
