@@ -26,7 +26,7 @@ CPUS_OF_A_FOLD = 0.01
 
 
 class FoldRow(ReconstructionScores):
-    """One fold: its scores on the test wells, the epochs trained to the kept one, and that epoch's loss."""
+    """One fold: its scores on the test wells, the number of its kept epoch, and that epoch's loss."""
 
     fold: int
     epochs: int

@@ -54,7 +54,7 @@ class TrialSpec:
 
 
 class Point(TypedDict):
-    """What a trial is given: its number in the study, and the settings that it varies."""
+    """The point of a trial: its number in the study, and the settings that vary."""
 
     number: int
     params: dict[str, float | int | str | bool]
