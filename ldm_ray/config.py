@@ -1,4 +1,4 @@
-"""The settings: frozen models, a preset, then a YAML file, then `--set key.path=value`."""
+"""Resolves settings: a preset, then a YAML file, then `--set key.path=value`."""
 
 import difflib
 import json
@@ -67,7 +67,7 @@ class Config(Settings):
     preset: Literal["default", "paper"] = "default"
     seed: Annotated[int, Field(ge=0)] = 0
     target: Target = "delta"
-    # fsspec's arguments by protocol. May hold secrets, so no file that we write repeats them.
+    # fsspec's arguments by protocol. May hold secrets, so they are written to no file.
     storage_options: dict[str, dict[str, Any]] = Field(default_factory=dict, exclude=True, repr=False)
     simulate: SimulateSettings = SimulateSettings()
     cleaning: CleaningSettings = CleaningSettings()
@@ -94,34 +94,34 @@ class Config(Settings):
     ic50: Ic50Settings = Ic50Settings()
 
     def optimiser(self, kind: str) -> OptimiserSettings:
-        """Return the settings that a kind of model is trained with."""
+        """Return the training settings of a kind of model."""
         settings: OptimiserSettings = getattr(self, optimiser_group(kind))
         return settings
 
     def encoded_for(self, kind: str) -> "Config":
-        """Return the settings with the compound encoder of a kind of model; some rivals have their own fingerprint."""
+        """Return the settings with the compound encoder of a kind of model; some rivals use their own fingerprint."""
         if kind not in ("prnet", "pertdit-ada"):
             return self
         return self.model_copy(update={"encoder": RIVAL_FINGERPRINT})
 
     @model_validator(mode="after")
     def _fit_together(self) -> "Config":
-        """Refuse settings that do not fit each other, whatever set them."""
+        """Refuse settings that do not fit together."""
         denoiser, schedule = self.denoiser, self.schedule
         refused = {
-            "denoiser.head epsilon divides by zero under schedule.zero_terminal_snr; take v, x0 or mean": (
+            "denoiser.head epsilon divides by zero under schedule.zero_terminal_snr; use v, x0 or mean": (
                 denoiser.head == "epsilon" and schedule.zero_terminal_snr
             ),
-            "denoiser.loss hybrid wants denoiser.head x0, v or epsilon; got mean": (
+            "denoiser.loss hybrid needs denoiser.head x0, v or epsilon; got mean": (
                 denoiser.loss == "hybrid" and denoiser.head == "mean"
             ),
-            "denoiser.min_snr_gamma weighs the simple loss and wants denoiser.loss hybrid": (
+            "denoiser.min_snr_gamma weighs the simple loss and needs denoiser.loss hybrid": (
                 denoiser.min_snr_gamma is not None and denoiser.loss != "hybrid"
             ),
             "denoiser.min_snr_gamma gives the last step no weight under schedule.zero_terminal_snr": (
                 denoiser.min_snr_gamma is not None and schedule.zero_terminal_snr
             ),
-            "predict.guidance other than 1 wants denoiser.guidance_dropout above 0": (
+            "predict.guidance other than 1 needs denoiser.guidance_dropout above 0": (
                 self.predict.guidance != 1.0 and not denoiser.guidance_dropout
             ),
             "denoiser.mean_head and denoiser.guidance_dropout exclude each other: the head's mean is not guided": (
@@ -130,7 +130,7 @@ class Config(Settings):
             f"predict.steps must be at most schedule.num_steps = {schedule.num_steps}; got {self.predict.steps}": (
                 self.predict.steps > schedule.num_steps
             ),
-            "denoiser.time_embedding sinusoidal wants denoiser.time_dim of 2 at least; got 1": (
+            "denoiser.time_embedding sinusoidal needs denoiser.time_dim of at least 2; got 1": (
                 denoiser.time_embedding == "sinusoidal" and denoiser.time_dim < 2
             ),
             "only train_ldm.keep may be mse or delta_pcc; the other models have no such measure": (
@@ -173,28 +173,27 @@ PAPER: dict[str, Any] = {
     "train_vae": TRIANGLE,
     "train_ldm": TRIANGLE,
 }
-# Groups whose defaults are not their class's own: a file that names one key of them must not reset the others.
+# Groups whose defaults differ from their class's: a file that names one key must not reset the others.
 RIVALS = {"train_prnet": PRNET.model_dump(), "train_pertdit": PERTDIT.model_dump()}
 PRESETS: dict[str, dict[str, Any]] = {"default": RIVALS, "paper": RIVALS | PAPER}
 
 
 def load_config(path: str | Path | None = None, overrides: tuple[str, ...] | list[str] = ()) -> Config:
-    """Resolve the settings: preset, then the YAML file, then the overrides, later ones winning.
+    """Resolve the settings: preset, then YAML file, then overrides; later ones win.
 
     Args:
-        path: Settings, a YAML file: the name of a shipped one, a path, a URL, or None. What has neither a slash nor a
-            YAML ending is a name, whatever files the folder holds, so that a name means the same everywhere.
+        path: Name of shipped settings, path or URL of a YAML file, or None. A text with neither a slash nor a YAML
+            suffix is always a name, whatever files exist, so that a name means the same everywhere.
         overrides: Texts `key.path=value`; the value is read as YAML.
 
     Raises:
-        SettingsError: For a name or file that does not exist, a key that does not (the nearest one is named) or a value
-            that does not fit.
+        SettingsError: If a name, file or key does not exist (the nearest key is named), or a value does not fit.
     """
     layer = _read_yaml(str(path)) if path is not None else {}
     for text in overrides:
         key, equals, value = text.partition("=")
         if not equals or not key.strip():
-            raise SettingsError(f"--set wants key.path=value; got {text!r}")
+            raise SettingsError(f"--set must be key.path=value; got {text!r}")
         layer = merged(layer, nested(key.strip().split("."), _parse_value(text, value)))
     preset = layer.get("preset", "default")
     if preset not in PRESETS:
@@ -203,12 +202,12 @@ def load_config(path: str | Path | None = None, overrides: tuple[str, ...] | lis
 
 
 def shipped_configs() -> list[str]:
-    """Return the names of the settings files in the package."""
+    """Return the names of the settings that ship with the package."""
     return sorted(path.stem for path in SHIPPED.glob("*.yaml"))
 
 
 def config_from_dict(values: dict[str, Any]) -> Config:
-    """Validate a nested dict of settings, with one clear line for the first mistake."""
+    """Validate nested settings; the first mistake is reported in one line."""
     try:
         return Config.model_validate(values)
     except ValidationError as error:
@@ -234,21 +233,21 @@ def setting_keys(model: type[BaseModel] = Config, prefix: str = "") -> list[str]
 
 
 FREE_TO_CHANGE = ("ray", "track", "tune", "evaluate", "table1", "ic50", "prepare", "simulate", "serve")
-"""Groups that decide nothing about what a training run ends with."""
+"""Groups that do not affect what a training run produces."""
 
 
 def deciding(config: Config) -> dict[str, Any]:
-    """Return settings without the groups that a run may be resumed with other values of."""
+    """Return the settings that must not change when a run is resumed."""
     return config.model_dump(mode="json", exclude=set(FREE_TO_CHANGE))
 
 
 def dump_config(config: Config) -> str:
-    """Return the resolved settings as YAML, loadable by `--config`."""
+    """Return the resolved settings as YAML that `--config` can load."""
     return yaml.safe_dump(json.loads(config.model_dump_json()), sort_keys=False)
 
 
 def read_settings(text: str | bytes) -> Config:
-    """Read what `dump_config` wrote, perhaps before some settings existed; those have their defaults."""
+    """Read what `dump_config` wrote; settings added since then take their defaults."""
     return config_from_dict(yaml.safe_load(text))
 
 
@@ -264,14 +263,14 @@ def _read_yaml(path: str) -> dict[str, Any]:
 
 def _text_of(path: str) -> str:
     if "://" in path:
-        from ldm_ray.storage.store import split_url  # where it is not wanted, its import is not worth a second's wait
+        from ldm_ray.storage.store import split_url  # here, since its import takes a second
 
         store, name = split_url(path)
         return store.read_bytes(name).decode()
     if "/" not in path and not path.endswith((".yaml", ".yml")):
         if path not in shipped_configs():
             names = ", ".join(shipped_configs())
-            raise SettingsError(f"--config {path!r} is none of {names}, nor a path or URL such as ./{path}")
+            raise SettingsError(f"--config must be one of {names}, or a path or URL such as ./{path}; got {path!r}")
         path = str(SHIPPED / f"{path}.yaml")
     if not Path(path).is_file():
         raise SettingsError(f"--config must be a YAML file; {path!r} does not exist")
@@ -293,7 +292,7 @@ def nested(keys: list[str], value: Any) -> dict[str, Any]:
 
 
 def merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """Return nested settings with others laid over them."""
+    """Return nested settings, overridden by others."""
     out = dict(base)
     for key, value in over.items():
         old = out.get(key)

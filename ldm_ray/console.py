@@ -1,4 +1,4 @@
-"""What people see: progress bars, tables and errors on standard error; JSON on standard output."""
+"""Output: progress bars, tables and errors on standard error; JSON on standard output."""
 
 import json
 import sys
@@ -47,7 +47,7 @@ def print_json(values: Any) -> None:
 
 @contextmanager
 def counting(what: str) -> Iterator[Counter]:
-    """Show a bar; the yielded function takes how many are done and in all."""
+    """Show a bar; the yielded function takes the number done and the total."""
     with _bar() as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
@@ -55,7 +55,7 @@ def counting(what: str) -> Iterator[Counter]:
 
 @contextmanager
 def training(what: str) -> Iterator[OnStatus]:
-    """Show a spinner, then bars of steps and of what follows them; the yielded function takes the run's status."""
+    """Show a spinner, then bars of steps and later stages; the yielded function takes the run's status."""
     with ExitStack() as stack:
         waiting = console.status(f"{what}: starting workers")
         waiting.start()
@@ -85,7 +85,7 @@ def training(what: str) -> Iterator[OnStatus]:
 
 @contextmanager
 def searching() -> Iterator[Callable[[int, int, str], None]]:
-    """Show a bar of trials; the yielded function takes how many have ended and are wanted, and the best so far."""
+    """Show a bar of trials; the yielded function takes the trials ended, the trials wanted, and the best so far."""
     with _narrow_bar(TextColumn("{task.fields[best]}")) as bar:
         task = bar.add_task("trials", total=None, best="starting")
         yield lambda done, total, best: bar.update(task, completed=done, total=total, best=best)
@@ -93,7 +93,7 @@ def searching() -> Iterator[Callable[[int, int, str], None]]:
 
 @contextmanager
 def staged() -> Iterator[Callable[[str, int, int], None]]:
-    """Show a bar a stage; the yielded function takes the stage's name, how many are done and in all."""
+    """Show one bar per stage; the yielded function takes the stage's name, the number done and the total."""
     with _bar() as bar:
         tasks: dict[str, TaskID] = {}
 
@@ -107,14 +107,14 @@ def staged() -> Iterator[Callable[[str, int, int], None]]:
 
 @contextmanager
 def spinning(what: str) -> Iterator[Callable[[str], None]]:
-    """Show a spinner; the yielded function takes what is being done."""
+    """Show a spinner; the yielded function takes a detail to show."""
     with console.status(what) as status:
         yield lambda detail: status.update(f"{what}: {detail}")
 
 
 def show_table(title: str, columns: list[str], rows: list[list[str]], caption: str = "") -> None:
     """Print a table; the first column is left-aligned, the others right-aligned."""
-    # Text, not markup: a SMILES may hold [nH].
+    # Text, not markup: a SMILES may contain [nH].
     table = Table(title=Text(title), caption=Text(caption), title_justify="left", caption_justify="left")
     for number, column in enumerate(columns):
         table.add_column(Text(column), justify="left" if number == 0 else "right", no_wrap=True)
@@ -125,7 +125,7 @@ def show_table(title: str, columns: list[str], rows: list[list[str]], caption: s
 
 
 def _narrow_bar(*more: TextColumn) -> Bar:
-    """A bar that leaves room for more on 80 columns."""
+    """Return a bar that leaves room for more columns at a width of 80."""
     if not console.is_terminal:
         return LineProgress(say)
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=8), MofNCompleteColumn(), TimeRemainingColumn())

@@ -1,8 +1,8 @@
-"""The errors that a user can cause; each names what, got and wanted in one line."""
+"""Errors that a user can cause; each says what, got and wanted in one line."""
 
 
 class LdmRayError(ValueError):
-    """A mistake in the input; the shell prints its one line and exits with code 2."""
+    """A mistake in the input; the command line prints it in one line and exits with code 2."""
 
 
 class SettingsError(LdmRayError):
@@ -21,7 +21,7 @@ class QueryError(LdmRayError):
     """A query (cell line, SMILES, dose, time) that cannot be answered.
 
     Attributes:
-        field: The part of the query that is wrong, for instance `dose_um`; empty if it is not one part.
+        field: The part of the query that is wrong, for instance `dose_um`; empty if it is no single part.
     """
 
     def __init__(self, message: str, *, field: str = "") -> None:

@@ -1,11 +1,11 @@
-"""The name of every file and folder that ldm-ray leaves behind, each once."""
+"""The name of every file and folder that ldm-ray writes, each defined once."""
 
 SETTINGS = "settings.yaml"
-"""What a dataset, a run, a pipeline or a demo was made with."""
+"""The settings that a dataset, run, pipeline or demo was made with."""
 
 # A paired dataset.
 MANIFEST = "manifest.json"
-"""Written last, by a dataset and by a bulk prediction."""
+"""Written last, in a dataset and in a bulk prediction."""
 PROFILES = "profiles"
 BASAL = "basal.parquet"
 COMPOUNDS = "compounds.parquet"
@@ -15,7 +15,7 @@ LATENTS = "latents"
 TRUTH = "truth.npz"
 GDSC = "gdsc2.parquet"
 UNFINISHED = ".unfinished"
-"""Folder of a prepare that has not ended: its plan, the records of its parts, its controls."""
+"""Folder of an unfinished prepare: its plan, the records of its parts, its controls."""
 PLAN = f"{UNFINISHED}/plan.json"
 
 # A simulated release.
@@ -29,13 +29,13 @@ METADATA = "metadata.json"
 """Written last: without it there is no bundle."""
 CARD = "README.md"
 
-# A training run, in the folder of the bundle that it makes.
+# A training run, in the folder of its bundle.
 RUN = "run"
-"""Ray Train's own folder; there while a run has not finished."""
+"""Ray Train's own folder; it exists until the run has finished."""
 RUN_RECORD = "run.json"
 HISTORY = "history.json"
 SHARE = "workers.json"
-"""How many workers an unfinished run has, and whether they stream: what a step of an epoch means."""
+"""How many workers an unfinished run has and whether they stream, which decides what wells a step takes."""
 CHECKPOINT_STATE, CHECKPOINT_TENSORS = "state.pt", "tensors.safetensors"
 TENSORBOARD = "tensorboard"
 FOLDS = "folds.json"
@@ -58,5 +58,5 @@ ERRORS = "errors"
 PIPELINE = "pipeline.json"
 SOURCE = "source.json"
 
-# The folders of a pipeline or of a demo.
+# The folders of a pipeline or demo.
 RELEASE, DATA, VAE, LDM, REPORT, PREDICTIONS = "release", "data", "vae", "ldm", "report", "predictions"

@@ -1,4 +1,4 @@
-"""Progress as lines of a log, for where there is no terminal to draw a bar on: a job's log, a file, a pipe."""
+"""Progress as log lines, for output without a terminal: a job's log, a file, a pipe."""
 
 import time
 from collections.abc import Callable
@@ -31,11 +31,11 @@ class _Task:
 
 
 class LineProgress:
-    """What `rich.progress.Progress` is on a terminal: a line now and then, and one at the end of each task.
+    """Replaces `rich.progress.Progress` without a terminal: a line now and then, and one at the end of each task.
 
     Args:
         say: Prints a line.
-        every_s: Seconds between two lines of a task.
+        every_s: Seconds between lines of a task.
     """
 
     def __init__(self, say: Callable[[str], None], every_s: float = EVERY_S) -> None:
@@ -52,12 +52,12 @@ class LineProgress:
                 self._print(task, time.monotonic())
 
     def add_task(self, description: str, total: int | None = None, **more: str) -> TaskID:
-        """Begin a task; see `Progress.add_task`."""
+        """Add a task; see `Progress.add_task`."""
         self._tasks.append(_Task(description, total, more=more, said=time.monotonic()))
         return TaskID(len(self._tasks) - 1)
 
     def update(self, task_id: TaskID, *, completed: int = 0, total: int | None = None, **more: str) -> None:
-        """Take how far a task is; see `Progress.update`."""
+        """Update a task; see `Progress.update`."""
         task, now = self._tasks[task_id], time.monotonic()
         before = (task.done, task.total, dict(task.more))
         task.done, task.total = completed, total if total is not None else task.total

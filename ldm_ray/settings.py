@@ -1,4 +1,4 @@
-"""The groups of settings: frozen models with defaults. `ldm_ray.config` resolves them."""
+"""The groups of settings, as frozen models with defaults; `ldm_ray.config` resolves them."""
 
 from typing import Annotated, Literal, get_args
 
@@ -53,14 +53,14 @@ class CleaningSettings(Settings):
 
 
 class PairingSettings(Settings):
-    """Which controls a treated well is compared with."""
+    """Which controls a treated well is paired with."""
 
     basal_mode: Basal = "mean"
     min_dmso_wells_to_reserve: Annotated[int, Field(ge=2)] = 4
 
 
 class SplitSettings(Settings):
-    """Hold-out by parent structure, by cell line and by batch of plates."""
+    """Wells held out by parent structure, cell line or batch of plates."""
 
     seed: Annotated[int, Field(ge=0)] = 0
     test_fraction: Fraction = 0.2
@@ -71,22 +71,24 @@ class SplitSettings(Settings):
 class PrepareSettings(Settings):
     """How a release is read and the dataset written."""
 
-    block_mb: Annotated[int, Field(ge=1)] = Field(default=128, description="what one task reads at once")
+    block_mb: Annotated[int, Field(ge=1)] = Field(default=128, description="megabytes that one task reads at once")
     rows_per_file: Annotated[int, Field(ge=64)] = 16_384
-    workers: Annotated[int, Field(ge=0)] = Field(default=0, description="1: no Ray; 0: Ray, where it is worth it")
+    workers: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="tasks at once; 1: without Ray; 0: as many as fit, on Ray if the data are large"
+    )
 
 
 class IngestSettings(Settings):
-    """How treated wells come to training workers (docs/data.md)."""
+    """How treated wells reach training workers (docs/ingest.md)."""
 
     mode: Literal["auto", "stream", "resident"] = Field(
-        default="auto", description="auto: resident where a worker's wells fit into resident_mb"
+        default="auto", description="auto: resident if a worker's wells fit into resident_mb, else stream"
     )
     resident_mb: Annotated[int, Field(ge=1)] = 4096
     shuffle_window_rows: Annotated[int, Field(ge=1)] = 32_768
-    latents: bool = Field(default=True, description="encode every profile once, before diffusion training")
+    latents: bool = Field(default=True, description="encode each profile once, before diffusion training")
     wait_for_storage_s: Annotated[float, Field(ge=0)] = Field(
-        default=300.0, description="how long a read waits for a store that does not answer; 0: fail at once"
+        default=300.0, description="seconds that a read waits for a store that does not answer; 0: fail at once"
     )
 
 
@@ -94,15 +96,15 @@ class EncoderSettings(Settings):
     """Compound encoder.
 
     `ecfp` and `fcfp` are Morgan fingerprints with atom or feature invariants; `molformer` is MoLFormer; `hub` is any
-    encoder that transformers knows by itself.
+    other encoder that transformers can load.
     """
 
     kind: Literal["ecfp", "fcfp", "molformer", "hub"] = "ecfp"
     radius: Annotated[int, Field(ge=0, le=6)] = 2
     n_bits: Annotated[int, Field(ge=16)] = 2048
-    checkpoint: str = Field(default=MOLFORMER, min_length=1, description="name on the hub, or a local folder")
-    revision: str = Field(default=MOLFORMER_REVISION, min_length=1, description="of the hub, pinned")
-    trust_remote_code: bool = Field(default=False, description="run the hub's own code (kind hub)")
+    checkpoint: str = Field(default=MOLFORMER, min_length=1, description="name on the hub, or local folder")
+    revision: str = Field(default=MOLFORMER_REVISION, min_length=1, description="pinned revision on the hub")
+    trust_remote_code: bool = Field(default=False, description="run code from the hub (kind hub)")
 
 
 class VaeSettings(Settings):
@@ -110,11 +112,11 @@ class VaeSettings(Settings):
 
     latent_dim: Width = 128
     encoder_widths: tuple[Width, ...] = (512, 256, 256)
-    decoder_widths: tuple[Width, ...] = Field(default=(), description="none: a linear decoder, whose mean is exact")
-    residual_decoder: bool = Field(default=False, description="the paper's decoder; decoder_widths are then unused")
+    decoder_widths: tuple[Width, ...] = Field(default=(), description="empty: a linear decoder, whose mean is exact")
+    residual_decoder: bool = Field(default=False, description="the paper's decoder; ignores decoder_widths")
     kl_weight: Annotated[float, Field(ge=0)] = 0.01
-    kl_warmup_steps: Annotated[int, Field(ge=0)] = Field(default=0, description="over which k rises from 0")
-    free_bits: Annotated[float, Field(ge=0)] = Field(default=0.0, description="of KL a latent dimension, not penalised")
+    kl_warmup_steps: Annotated[int, Field(ge=0)] = Field(default=0, description="steps until kl_weight is reached")
+    free_bits: Annotated[float, Field(ge=0)] = Field(default=0.0, description="unpenalised bits per latent dimension")
     reduction: Literal["mean", "sum"] = "mean"
     dropout: Fraction = 0.0
     standardise: bool = True
@@ -128,7 +130,7 @@ class ScheduleSettings(Settings):
     num_steps: Annotated[int, Field(ge=2)] = 1000
     beta_first: Annotated[float, Field(gt=0, lt=1)] = 1e-5
     beta_last: Annotated[float, Field(gt=0, lt=1)] = 0.01
-    zero_terminal_snr: bool = Field(default=False, description="rescaled so that nothing of z_0 is left at T")
+    zero_terminal_snr: bool = Field(default=False, description="rescale so that nothing of z_0 is left at T")
 
 
 class DenoiserSettings(Settings):
@@ -137,10 +139,12 @@ class DenoiserSettings(Settings):
     head: Head = "v"
     loss: Loss = "hybrid"
     vlb_weight: Annotated[float, Field(ge=0)] = 0.001
-    min_snr_gamma: Annotated[float, Field(gt=0)] | None = Field(default=None, description="bounds the simple loss")
+    min_snr_gamma: Annotated[float, Field(gt=0)] | None = Field(
+        default=None, description="bounds the weight of early steps (loss hybrid)"
+    )
     step_sampling: Literal["uniform", "importance"] = "uniform"
-    mean_head: bool = Field(default=False, description="a regression of the mean beside; diffusion explains the rest")
-    architecture: Literal["concat", "adaln"] = Field(default="concat", description="concat: the paper's")
+    mean_head: bool = Field(default=False, description="also regress the mean; diffusion explains the rest")
+    architecture: Literal["concat", "adaln"] = Field(default="concat", description="concat: as in the paper")
     basal_input: BasalInput = "cell_time"
     basal_widths: tuple[Width, ...] = (256, 128)
     compound_widths: tuple[Width, ...] = (256, 128)
@@ -162,51 +166,52 @@ class PertditSettings(Settings):
     model_dim: Width = 256
     n_blocks: Width = 2
     n_heads: Width = 4
-    genes_per_token: Width = Field(default=1, description="1 as published; more is quicker, for machines without a GPU")
+    genes_per_token: Width = Field(default=1, description="1 as published; more is faster without a GPU")
     num_steps: Annotated[int, Field(ge=2)] = 50
     beta_first: Annotated[float, Field(gt=0, lt=1)] = 0.002
     beta_last: Annotated[float, Field(gt=0, lt=1)] = 0.4
 
 
 class OptimiserSettings(Settings):
-    """One training run. The global batch is the same whatever the number of workers."""
+    """One training run. The global batch does not depend on the number of workers."""
 
     epochs: Annotated[int, Field(ge=1)] = 30
     global_batch_size: Annotated[int, Field(ge=1)] = 256
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     warmup_steps: Annotated[int, Field(ge=0)] = 50
-    warmup_share: Annotated[float, Field(ge=0, le=1)] = Field(default=0.0, description="of the rate, at the first step")
+    warmup_share: Annotated[float, Field(ge=0, le=1)] = Field(default=0.0, description="initial share of learning_rate")
     learning_rate_shape: Literal["cosine", "triangle", "plateau"] = "cosine"
-    cosine_steps: Annotated[int, Field(ge=1)] | None = Field(default=None, description="default: the run's own length")
-    plateau_epochs: Annotated[int, Field(ge=1)] = Field(default=10, description="without a better loss, then half")
+    cosine_steps: Annotated[int, Field(ge=1)] | None = Field(default=None, description="default: the length of the run")
+    plateau_epochs: Annotated[int, Field(ge=1)] = Field(default=10, description="epochs without gain before halving")
     final_learning_rate_share: Annotated[float, Field(ge=0, le=1)] = 0.05
     weight_decay: Annotated[float, Field(ge=0)] = 1e-2
     gradient_clip_norm: Annotated[float, Field(gt=0)] = 1.0
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.995
     early_stopping_epochs: Annotated[int, Field(ge=1)] = 15
     keep: Literal["loss", "mse", "delta_pcc"] = Field(
-        default="loss", description="on validation wells, of the best epoch; but for loss: of the reported mean"
+        default="loss",
+        description="validation measure that chooses the epoch to keep; mse and delta_pcc are of the reported mean",
     )
     checkpoint_every_steps: Annotated[int, Field(ge=1)] = 200
 
 
 class RaySettings(Settings):
-    """What of the cluster a run uses."""
+    """What a run uses of the cluster (docs/resources.md)."""
 
     num_workers: Annotated[int, Field(ge=0)] = Field(
-        default=0, description="0: as many as the cluster and the batch are good for"
+        default=0, description="training workers; 0: as many as the cluster and the batch justify"
     )
     use_gpu: bool | None = Field(
-        default=None, description="default: where there are any; true: also where a cluster has yet to start them"
+        default=None, description="default: if the cluster has GPUs; true: wait until nodes with GPUs have started"
     )
     actors: Annotated[int, Field(ge=0)] = Field(
-        default=0, description="of a pool; 0: one per GPU or CPU; more has an autoscaler start nodes (docs/cluster.md)"
+        default=0, description="actors of a pool; 0: one per GPU or CPU; more makes an autoscaler start nodes"
     )
     placement_timeout_s: Annotated[float, Field(gt=0)] = Field(
-        default=60.0, description="how long workers may look for a place; longer where nodes are started for them"
+        default=60.0, description="seconds to wait for workers to be placed; allow more if nodes must start first"
     )
     replacement_timeout_s: Annotated[float, Field(gt=0)] = Field(
-        default=300.0, description="how long workers of a run that lost some look for a place, each of two times"
+        default=300.0, description="seconds allowed for each of two attempts to place workers after a loss"
     )
     max_failures: Annotated[int, Field(ge=-1)] = 3
     lanes: Annotated[int, Field(ge=1)] = 16
@@ -214,11 +219,11 @@ class RaySettings(Settings):
 
 
 class TrackSettings(Settings):
-    """Where a training run is followed (docs/tracking.md)."""
+    """Which trackers follow a training run (docs/tracking.md)."""
 
     tensorboard: bool = True
     mlflow: str = Field(default="", description="sqlite:///FILE or http(s)://HOST; empty: off")
-    wandb: str = Field(default="", description="project of Weights & Biases; empty: off")
+    wandb: str = Field(default="", description="Weights & Biases project; empty: off")
     wandb_mode: Literal["online", "offline"] = "online"
     experiment: Annotated[str, Field(min_length=1)] = "ldm_ray"
 
@@ -229,18 +234,18 @@ class PredictSettings(Settings):
     n_samples: Annotated[int, Field(ge=1)] = 16
     sampler: Literal["ancestral", "ddim", "dpm++2m", "dpm++2m-sde"] = "ancestral"
     steps: Annotated[int, Field(ge=2)] = 50
-    spacing: Literal["linear", "quadratic", "log_snr"] = Field(default="linear", description="of the steps")
+    spacing: Literal["linear", "quadratic", "log_snr"] = Field(default="linear", description="spacing of the steps")
     eta: Annotated[float, Field(ge=0, le=1)] = Field(default=0.0, description="share of noise (ddim)")
-    correction: Annotated[float, Field(ge=0, le=1)] = Field(
-        default=0.0, description="share of the second-order term (ancestral)"
-    )
-    guidance: Annotated[float, Field(ge=0)] = Field(default=1.0, description="1: none; wants guidance_dropout")
+    correction: Annotated[float, Field(ge=0, le=1)] = Field(default=0.0, description="second-order share (ancestral)")
+    guidance: Annotated[float, Field(ge=0)] = Field(default=1.0, description="1: none; else needs guidance_dropout")
     rows_per_batch: Annotated[int, Field(ge=0)] = Field(default=0, description="0: 128 on a CPU, 8192 on a GPU")
-    rows_per_part: Annotated[int, Field(ge=1)] = Field(default=8192, description="conditions a file of many")
+    rows_per_part: Annotated[int, Field(ge=1)] = Field(default=8192, description="conditions per bulk prediction part")
     columns: Annotated[tuple[Literal["mean", "std", "basal"], ...], Field(min_length=1)] = Field(
-        default=("mean", "std"), description="what is kept of many conditions"
+        default=("mean", "std"), description="what a bulk prediction keeps"
     )
-    calibration_wells: Annotated[int, Field(ge=16)] = Field(default=512, description="validation wells, for the sd")
+    calibration_wells: Annotated[int, Field(ge=16)] = Field(
+        default=512, description="validation wells to calibrate the sd on"
+    )
 
 
 class ServeSettings(Settings):
@@ -248,22 +253,22 @@ class ServeSettings(Settings):
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=1, le=65535)] = 8000
-    max_conditions: Annotated[int, Field(ge=1)] = Field(default=256, description="a request")
-    max_samples: Annotated[int, Field(ge=1)] = Field(default=1024, description="latent samples a condition")
-    max_draws: Annotated[int, Field(ge=1)] = Field(default=4096, description="simulated wells a request")
+    max_conditions: Annotated[int, Field(ge=1)] = Field(default=256, description="per request")
+    max_samples: Annotated[int, Field(ge=1)] = Field(default=1024, description="latent samples per condition")
+    max_draws: Annotated[int, Field(ge=1)] = Field(default=4096, description="simulated wells per request")
     max_passes: Annotated[int, Field(ge=1)] = Field(
-        default=2_000_000, description="conditions x samples x steps a request"
+        default=2_000_000, description="conditions x samples x steps per request"
     )
     max_body_bytes: Annotated[int, Field(ge=1024)] = 8_000_000
     max_in_flight: Annotated[int, Field(ge=1)] = Field(
-        default=64, description="requests under way in a replica of the API; more: 503"
+        default=64, description="requests in progress in an API replica; more are answered 503"
     )
     max_waiting: Annotated[int, Field(ge=1)] = Field(
-        default=200_000, description="network passes of single rows that may wait in a replica; more: 503"
+        default=200_000, description="single-row network passes waiting in a sampler replica; more are answered 503"
     )
-    threads: Annotated[int, Field(ge=0)] = Field(default=0, description="of torch in a replica; 0: its CPUs")
+    threads: Annotated[int, Field(ge=0)] = Field(default=0, description="torch threads of a replica; 0: its CPUs")
     placement_timeout_s: Annotated[float, Field(gt=0)] = Field(
-        default=60, description="`ldm-ray serve` gives up if its replicas find no place so long"
+        default=60, description="seconds until `ldm-ray serve` gives up if its replicas cannot be placed"
     )
 
 
@@ -271,15 +276,17 @@ class EvaluateSettings(Settings):
     """How predictions are judged (docs/evaluation.md)."""
 
     split: Literal["test", "valid"] = "test"
-    max_profiles: Annotated[int, Field(ge=0)] = Field(default=0, description="0: all wells; else a seeded sub-sample")
+    max_profiles: Annotated[int, Field(ge=0)] = Field(default=0, description="0: all wells; else a seeded subsample")
     n_samples: tuple[Annotated[int, Field(ge=2)], ...] = (16,)
-    rows_per_block: Annotated[int, Field(ge=1)] = Field(default=4096, description="wells scored at once, whole plates")
-    sample_wells: Annotated[int, Field(ge=16)] = Field(default=8192, description="kept whole for pairwise scores")
+    rows_per_block: Annotated[int, Field(ge=1)] = Field(default=4096, description="wells scored at once (whole plates)")
+    sample_wells: Annotated[int, Field(ge=16)] = Field(default=8192, description="wells kept for pairwise scores")
     distribution_wells: Annotated[int, Field(ge=16)] = 512
     bootstrap_draws: Annotated[int, Field(ge=10)] = 200
     min_wells_per_cell_line: Annotated[int, Field(ge=1)] = 20
     min_compounds_per_plate: Annotated[int, Field(ge=2)] = 8
-    workers: Annotated[int, Field(ge=0)] = Field(default=0, description="1: no Ray; 0: Ray, where it is worth it")
+    workers: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="actors at once; 1: without Ray; 0: as many as fit, on Ray if the data are large"
+    )
 
 
 class Table1Settings(Settings):
@@ -291,7 +298,7 @@ class Table1Settings(Settings):
 
 
 class Ic50Settings(Settings):
-    """What `evaluate --ic50` asks the models for."""
+    """The seeds, dose and time of `evaluate --ic50`."""
 
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = (0, 1, 2)
     dose_um: Annotated[float, Field(gt=0)] = 10.0
@@ -299,13 +306,13 @@ class Ic50Settings(Settings):
 
 
 class Choice(Settings):
-    """One of some values."""
+    """One of several values."""
 
     choices: Annotated[tuple[bool | int | float | str | tuple[int, ...] | None, ...], Field(min_length=1)]
 
 
 class Range(Settings):
-    """A number between two others, evenly or by its logarithm; whole if both ends are."""
+    """A number between two bounds, on a linear or log scale; an integer if both bounds are."""
 
     low: int | float
     high: int | float
@@ -317,7 +324,7 @@ RIVAL_FINGERPRINT = EncoderSettings(kind="fcfp", radius=2, n_bits=1024)
 
 
 def optimiser_group(kind: str) -> Literal["train_vae", "train_ldm", "train_prnet", "train_pertdit"]:
-    """Return the group of settings that a kind of model is trained with."""
+    """Return the name of the settings group that trains a kind of model."""
     if kind == "vae":
         return "train_vae"
     if kind == "ldm":
@@ -331,13 +338,11 @@ class TuneSettings(Settings):
     trials: Annotated[int, Field(ge=1)] = 24
     objectives: Annotated[
         tuple[Literal["nll", "mse", "delta_pcc", "energy_distance", "sampling_cost"], ...], Field(min_length=1)
-    ] = Field(default=("delta_pcc",), description="the first one decides about early stops")
-    space: dict[str, Choice | Range] = Field(default_factory=dict, description="settings key to what it may be")
-    random_trials: Annotated[int, Field(ge=1)] = Field(default=8, description="before the sampler learns")
-    grace_epochs: Annotated[int, Field(ge=1)] = Field(default=2, description="that no trial is stopped before")
-    reduction_factor: Annotated[int, Field(ge=2)] = Field(default=3, description="one trial in so many goes on")
+    ] = Field(default=("delta_pcc",), description="the first decides about early stops")
+    space: dict[str, Choice | Range] = Field(default_factory=dict, description="settings key to its choices or range")
+    random_trials: Annotated[int, Field(ge=1)] = Field(default=8, description="trials before the sampler learns")
+    grace_epochs: Annotated[int, Field(ge=1)] = Field(default=2, description="epochs before any trial is stopped")
+    reduction_factor: Annotated[int, Field(ge=2)] = Field(default=3, description="one trial in this many continues")
     concurrent: Annotated[int, Field(ge=0)] = Field(default=0, description="trials at once; 0: as many as fit")
-    gpus_per_trial: Annotated[float, Field(gt=0)] = Field(
-        default=1.0, description="may be a fraction; where there are any"
-    )
-    silence_s: Annotated[float, Field(gt=0)] = Field(default=600.0, description="then a trial is started again")
+    gpus_per_trial: Annotated[float, Field(gt=0)] = Field(default=1.0, description="GPUs, if any; may be a fraction")
+    silence_s: Annotated[float, Field(gt=0)] = Field(default=600.0, description="seconds without news before a restart")

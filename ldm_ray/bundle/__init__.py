@@ -1,1 +1,1 @@
-"""A trained model on disk: its files, its card, and what it keeps of its data."""
+"""A trained model on disk: its files, its model card, and what it keeps of its training data."""

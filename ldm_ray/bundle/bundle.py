@@ -1,4 +1,4 @@
-"""Model bundles: one folder with settings, weights and metadata, at any URL, loaded without unpickling."""
+"""Model bundles: a folder with settings, weights and metadata at any URL, loaded without unpickling."""
 
 import hashlib
 import json
@@ -34,13 +34,13 @@ FORMAT_VERSION = 2
 
 @dataclass(frozen=True)
 class Bundle:
-    """A trained model and everything that using it needs.
+    """A trained model and everything needed to use it.
 
     Attributes:
         kind: `vae`, `ldm` (which holds its autoencoder too), or a rival's name.
         config: The settings that built it.
-        metadata: Genes, encoder, cell table, training data, metrics.
-        tensors: Weights by name; the prefix says whose.
+        metadata: Genes, encoder, cell lines, training data and history.
+        tensors: Weights by name; the prefix names the network.
     """
 
     kind: BundleKind
@@ -82,7 +82,7 @@ class Bundle:
         return "matched" if self.kind in RIVAL_KINDS else self.config.denoiser.basal_input
 
     def sampler_choice(self) -> SamplerChoice:
-        """Return the sampler that predictions are made with: the one measured best, or else the settings' own."""
+        """Return the sampler of predictions: the best one measured, or else the one in the settings."""
         return SamplerChoice(**self.metadata["recommended_sampler"])
 
     def target_base(self) -> TargetBase:
@@ -96,14 +96,14 @@ class Bundle:
         return TargetBase(self.config.target, described["factor"], shift, everywhere)
 
     def observation_noise(self) -> ObservationNoise:
-        """Return the noise that a draw adds to the decoder's mean."""
+        """Return the noise that each draw adds to the decoder's mean."""
         return ObservationNoise(self.tensors["noise.factor"], self.tensors["noise.sd"])
 
     def check_genes(self, genes: Sequence[Gene], where: str) -> None:
-        """Refuse data whose genes are others, or in another order.
+        """Refuse data with other genes, or genes in another order.
 
         Raises:
-            BundleError: Naming the first difference.
+            BundleError: If they differ; names the first difference.
         """
         own = self.metadata["genes"]
         for position, (mine, theirs) in enumerate(zip(own, genes, strict=False)):
@@ -129,10 +129,10 @@ class Bundle:
 
 
 def check_splits(bundle: Bundle, dataset_splits: Splits, where: str) -> None:
-    """Refuse data split otherwise than the bundle's: its test compounds may have been trained on.
+    """Refuse data split differently from the bundle's, whose test compounds the model may have trained on.
 
     Raises:
-        BundleError: Naming both splits.
+        BundleError: If they differ; names both splits.
     """
     trained, given = _test_side(bundle.metadata["trained_on"]["splits"]), _test_side(dataset_splits)
     if trained != given:
@@ -140,7 +140,7 @@ def check_splits(bundle: Bundle, dataset_splits: Splits, where: str) -> None:
 
 
 def _test_side(splits: Splits) -> dict[str, float | str]:
-    """Return what decides which wells are tested."""
+    """Return what determines the test wells."""
     return {
         "seed": splits["seed"],
         "test_fraction": splits["test_fraction"],
@@ -150,7 +150,7 @@ def _test_side(splits: Splits) -> dict[str, float | str]:
 
 
 def save_bundle(bundle: Bundle, url: str, storage_options: StorageOptions | None = None) -> None:
-    """Write a bundle; its metadata comes last, so that half a bundle is never taken for one."""
+    """Write a bundle; metadata comes last, so that half a bundle never counts as one."""
     store = Store(url, storage_options or {})
     store.remove(METADATA)
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in bundle.tensors.items()}
@@ -162,12 +162,12 @@ def save_bundle(bundle: Bundle, url: str, storage_options: StorageOptions | None
 
 
 def checksum(metadata: Metadata) -> str:
-    """Name a state of a bundle by its metadata, which says when, from what and how well it was trained."""
+    """Identify a bundle by its metadata: version, training data and history."""
     return hashlib.sha256(json.dumps(metadata, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def update_metadata(url: str, changes: Metadata, storage_options: StorageOptions | None = None) -> None:
-    """Change entries of a bundle's metadata in place, and what its card says of them; its weights stay as they are."""
+    """Change entries of a bundle's metadata in place, and update its model card; weights stay as they are."""
     store = Store(url, storage_options or {})
     metadata = read_metadata(store) | changes
     store.write_bytes(CARD, model_card(metadata["kind"], metadata).encode())
@@ -175,7 +175,7 @@ def update_metadata(url: str, changes: Metadata, storage_options: StorageOptions
 
 
 def bundle_exists(url: str, storage_options: StorageOptions | None = None) -> bool:
-    """Tell whether a complete bundle is at the URL."""
+    """Tell whether there is a complete bundle at the URL."""
     return Store(url, storage_options or {}).exists(METADATA)
 
 
@@ -183,7 +183,7 @@ def load_bundle(url: str, kind: str | None = None, storage_options: StorageOptio
     """Read a bundle.
 
     Raises:
-        BundleError: If there is none, it is damaged, of another format, or not of the wanted kind.
+        BundleError: If there is no bundle, or it is damaged, of another format or of another kind.
     """
     store = Store(url, storage_options or {})
     if not store.exists(METADATA):
@@ -210,7 +210,7 @@ def load_bundle(url: str, kind: str | None = None, storage_options: StorageOptio
 
 ANSWERING = ("genes", "encoder", "cells", "domain")
 ANSWERING_TENSORS = ("cells.basal", "train.fingerprints", "sd_scale")
-"""What a bundle that answers queries holds beside its weights."""
+"""What a bundle that answers queries holds besides its weights."""
 
 
 def prefixed(prefix: str, module: torch.nn.Module) -> dict[str, Tensor]:
@@ -219,10 +219,10 @@ def prefixed(prefix: str, module: torch.nn.Module) -> dict[str, Tensor]:
 
 
 def check_autoencoder(vae: Bundle, dataset: PairedDataset, config: Config) -> None:
-    """Refuse an autoencoder of other genes, another test side or another target.
+    """Refuse an autoencoder with other genes, another test side or another target.
 
     Raises:
-        BundleError: Naming the difference.
+        BundleError: If it does not fit; names the difference.
     """
     vae.check_genes(dataset.manifest["genes"], dataset.url)
     check_splits(vae, dataset.manifest["splits"], dataset.url)

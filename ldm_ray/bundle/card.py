@@ -1,4 +1,4 @@
-"""The model card that is written into each bundle as README.md."""
+"""The model card, written into each bundle as README.md."""
 
 from collections.abc import Mapping
 
@@ -6,10 +6,10 @@ from ldm_ray.bundle.metadata import EpochRow, Metadata
 
 WHAT = {
     "vae": "Autoencoder of 978-gene L1000 expression profiles; the first half of a latent diffusion model.",
-    "ldm": "Latent diffusion model of drug-induced gene expression: a cell line, a compound, a dose and a time in,"
-    " the expression of 978 landmark genes (log2) and its uncertainty out.",
+    "ldm": "Latent diffusion model of drug-induced gene expression: from a cell line, a compound, a dose and a time to"
+    " the expression of 978 landmark genes (log2) and its uncertainty.",
 }
-RIVAL = "Our implementation of the published model {kind}, trained on the same wells, to be compared with."
+RIVAL = "Our implementation of the published model {kind}, trained on the same wells for comparison."
 USAGE = """\
 ```python
 from ldm_ray.prediction.predictor import Predictor, Query
@@ -22,16 +22,16 @@ predictions.mean, predictions.std, predictions.notes
 USES = """\
 For ranking hypotheses: which compounds to measure, at which dose, in which cell line. A prediction says how expression
 in a well would differ from its control, as far as bulk L1000 profiles of cultured cells tell. It is no evidence of
-efficacy or safety, and decides nothing about a patient.
+efficacy or safety, and must not guide the treatment of patients.
 
-Look at `out_of_domain` and `note` before a prediction is used: compounds unlike the training compounds, other cell
-lines, and doses or times outside of the ranges below are answered as well, but were never measured against.
+Check `out_of_domain` and `notes` before using a prediction: the model also answers for compounds unlike the training
+compounds, for other cell lines, and for doses or times outside the ranges below, where it was never tested.
 """
 LIMITS = """\
-- The effect of most compounds is small beside the noise between replicate wells; see the ceilings in the report.
-- Landmark genes only, measured by L1000; what the platform cannot see, the model cannot either.
-- Held-out compounds are new to the model, its cell lines are not; new cell lines are harder.
-- Its standard deviations were calibrated on validation wells of the training data, and hold for data like these.
+- Effects of most compounds are small compared with the noise of replicate wells; see the ceilings in the report.
+- It predicts landmark genes as L1000 measures them; what the platform cannot see, the model cannot either.
+- Held-out compounds are new to the model, but its cell lines are not; new cell lines are harder.
+- Its standard deviations were calibrated on validation wells of the training data, and hold for similar data.
 """
 
 
@@ -39,19 +39,21 @@ def model_card(kind: str, metadata: Metadata) -> str:
     """Write the card of a bundle.
 
     Args:
-        kind: Of the bundle.
-        metadata: As `metadata.json` holds it.
+        kind: Kind of the bundle.
+        metadata: Contents of `metadata.json`.
     """
     trained = metadata.get("trained_on", {})
     head = "---\nlibrary_name: ldm_ray\ntags: [gene-expression, L1000, drug-response, diffusion]\n---\n\n"
     parts = [f"# {kind}\n", WHAT.get(kind, RIVAL.format(kind=kind)) + "\n"]
     if trained.get("simulated"):
-        parts.append("**Trained on simulated data: its genes are made up, and what it predicts is no biology.**\n")
+        parts.append(
+            "**Trained on simulated data: its genes are made up, and its predictions have no biological meaning.**\n"
+        )
     parts += ["## Use\n", USAGE, USES] if kind != "vae" else []
     parts += ["## Trained on\n", _table(_training_rows(metadata))]
     if history := metadata.get("history"):
         parts += ["## On validation wells\n", _table(_scores(history, metadata.get("best_epoch", -1)))]
-        parts.append("How it does on test wells beside baselines and ceilings: `ldm-ray evaluate`.\n")
+        parts.append("To score it on test wells, with baselines and ceilings: `ldm-ray evaluate`.\n")
     parts += ["## Limits\n", LIMITS] if kind != "vae" else []
     return head + "\n".join(parts)
 
@@ -74,9 +76,9 @@ def _training_rows(metadata: Metadata) -> dict[str, str]:
         rows["doses (um)"] = " to ".join(f"{dose:.3g}" for dose in domain["dose_um"])
         rows["times (h)"] = " to ".join(f"{time:g}" for time in domain["time_h"])
     if encoder := metadata.get("encoder"):
-        rows["compounds are seen as"] = f"{encoder['name']} ({encoder['revision']})"
+        rows["compound encoder"] = f"{encoder['name']} ({encoder['revision']})"
     if sampler := metadata.get("recommended_sampler"):
-        rows["sampled by"] = f"{sampler['kind']}, {sampler['steps']} steps"
+        rows["sampler"] = f"{sampler['kind']}, {sampler['steps']} steps"
     rows["ldm_ray"] = str(metadata.get("ldm_ray_version", ""))
     return rows
 
@@ -84,7 +86,7 @@ def _training_rows(metadata: Metadata) -> dict[str, str]:
 def _scores(history: list[EpochRow], best: int) -> dict[str, str]:
     kept = history[best]
     scores = {name: f"{value:.4g}" for name, value in sorted(kept.items()) if name.startswith("valid")}
-    return {"epochs": f"{len(history)}, of which {int(kept['epoch']) + 1} was kept"} | scores
+    return {"epochs": f"{len(history)}, number {int(kept['epoch']) + 1} kept"} | scores
 
 
 def _table(rows: Mapping[str, str]) -> str:

@@ -1,4 +1,4 @@
-"""What a bundle's `metadata.json` holds, and the parts of it that its training data decide."""
+"""The contents of a bundle's `metadata.json`, and the parts of them that come from its training data."""
 
 import hashlib
 from typing import Literal, TypedDict, cast
@@ -21,11 +21,11 @@ from ldm_ray.storage.store import Store
 
 BundleKind = Literal["vae", "ldm"] | RivalKind
 EpochRow = dict[str, float]
-"""An epoch's measures by name: `epoch` from 0, `train_loss`, `valid_loss`, and what else its task measures."""
+"""An epoch's measures by name: `epoch` from 0, `train_loss`, `valid_loss`, and other measures of its task."""
 
 
 class TrainedOn(TypedDict):
-    """The training data, as its manifest described it."""
+    """The training data, from the dataset's manifest."""
 
     manifest_sha256: str
     sources: list[SourceIdentity]
@@ -35,7 +35,7 @@ class TrainedOn(TypedDict):
 
 
 class EncoderIdentity(TypedDict):
-    """What a compound encoder must be, to be the one that a model was trained with; `dim` is its width."""
+    """Identifies the compound encoder that a model was trained with; `dim` is its width."""
 
     name: str
     revision: str
@@ -43,7 +43,7 @@ class EncoderIdentity(TypedDict):
 
 
 class StoredBase(TypedDict):
-    """A `TargetBase` whose shifts are among the tensors; `groups` holds [cell line, hours] for each of them."""
+    """A `TargetBase` whose shifts are among the tensors; `groups` holds [cell line, hours] of each shift."""
 
     factor: float
     groups: list[list[str | float]]
@@ -69,24 +69,24 @@ class TrialOrigin(TypedDict):
 
 
 class Metadata(TypedDict, total=False):
-    """All that `metadata.json` may hold.
+    """Everything that `metadata.json` may hold.
 
     Attributes:
         format_version: Written with the file, as are `kind` and `ldm_ray_version`.
         kind: See `Bundle`.
-        ldm_ray_version: That wrote it.
-        genes: In the order of every profile.
+        ldm_ray_version: Version that wrote it.
+        genes: Genes, in the order of every profile.
         trained_on: The training data.
-        history: One row an epoch.
-        best_epoch: Place in `history` of the epoch whose weights were kept.
-        base: Of target `residual` only.
-        encoder: Of bundles that answer queries, as are `cells`, `domain` and `recommended_sampler`.
+        history: One row per epoch.
+        best_epoch: Index in `history` of the epoch whose weights were kept.
+        base: The target's base; only of target `residual`.
+        encoder: The compound encoder; like the next three, only in bundles that answer queries.
         cells: Cell lines and times whose mean controls are among the tensors.
-        domain: What training covered.
-        recommended_sampler: That predictions are made with.
-        vae_history: `history` of the autoencoder under a diffusion model.
-        samplers: What `ldm-ray bench samplers` measured, if it was run.
-        search: Where the bundle was exported from, if it was.
+        domain: The range of training.
+        recommended_sampler: The sampler that predictions use.
+        vae_history: `history` of a diffusion model's autoencoder.
+        samplers: Measurements of `ldm-ray bench samplers`, if it was run.
+        search: The trial that the bundle was exported from, if any.
     """
 
     format_version: int
@@ -107,12 +107,12 @@ class Metadata(TypedDict, total=False):
 
 
 def read_metadata(store: Store) -> Metadata:
-    """Read a bundle's metadata; whether its format is ours, the caller has yet to ask."""
+    """Read a bundle's metadata; the caller must check the format."""
     return cast(Metadata, store.read_json(METADATA))
 
 
 def dataset_metadata(dataset: PairedDataset) -> Metadata:
-    """Genes, sources and counts of the training data."""
+    """Return genes, sources and counts of the training data."""
     manifest = dataset.manifest
     return {
         "genes": manifest["genes"],
@@ -127,7 +127,7 @@ def dataset_metadata(dataset: PairedDataset) -> Metadata:
 
 
 def base_parts(base: TargetBase) -> tuple[Metadata, dict[str, Tensor]]:
-    """Return what a bundle keeps of its target's base: metadata, and shifts by group, the one of all wells last."""
+    """Return what a bundle stores of its target's base: metadata, and shifts by group, with that of all wells last."""
     if base.target != "residual":
         return {}, {}
     shifts = np.stack([*base.shift.values(), base.everywhere])
@@ -136,7 +136,7 @@ def base_parts(base: TargetBase) -> tuple[Metadata, dict[str, Tensor]]:
 
 
 def answering_parts(dataset: PairedDataset, config: Config) -> tuple[Metadata, dict[str, Tensor]]:
-    """Return what a bundle that answers queries keeps of its data: metadata, and tensors; spreads not yet scaled."""
+    """Return the metadata and tensors that a bundle needs to answer queries; `sd_scale` is still 1."""
     entries, basal = mean_controls(dataset)
     encoder = build_encoder(config.encoder)
     domain, fingerprints = training_domain(dataset)

@@ -1,4 +1,4 @@
-"""The folder in which a training run becomes a bundle: what may begin there, and what may resume."""
+"""The folder in which a training run becomes a bundle: which runs may start or resume there."""
 
 from typing import Literal, TypedDict, cast
 
@@ -10,7 +10,7 @@ from ldm_ray.storage.store import Store
 
 
 class Share(TypedDict):
-    """How wells are dealt to workers; decided when a run begins, and kept until it ends."""
+    """How wells are dealt to workers; decided when a run starts, and kept until it ends."""
 
     num_workers: int
     mode: Literal["resident", "stream"]
@@ -21,11 +21,11 @@ Begin = Literal["fresh", "resume", "overwrite"]
 
 
 def check_out(store: Store, config: Config, begin: Begin) -> None:
-    """Refuse to mix with what is already under the bundle's folder.
+    """Refuse to mix results with those in the bundle's folder.
 
     Raises:
-        BundleError: If something is in the way, or there is nothing to resume.
-        SettingsError: If the run to be resumed has other settings.
+        BundleError: If the folder is in use, or there is nothing to resume.
+        SettingsError: If the run to resume has other settings.
     """
     resume, overwrite = begin == "resume", begin == "overwrite"
     if store.exists(METADATA) and not overwrite:
@@ -36,28 +36,28 @@ def check_out(store: Store, config: Config, begin: Begin) -> None:
     if unfinished and not resume and not overwrite:
         raise BundleError(f"{store.url} holds an unfinished run; --resume continues it, --overwrite starts over")
     if resume and deciding(read_settings(store.read_bytes(SETTINGS))) != deciding(config):
-        raise SettingsError(f"--resume wants the settings of the run, {store.path(SETTINGS)}; got others")
+        raise SettingsError(f"--resume needs the settings of the run, {store.path(SETTINGS)}; got others")
 
 
 def check_share(store: Store, share: Share) -> None:
-    """Refuse to go on midway through an epoch with wells dealt otherwise.
+    """Refuse to resume in the middle of an epoch with wells dealt differently.
 
     Raises:
-        SettingsError: Naming how the run was begun.
+        SettingsError: If they are; names the settings that the run was started with.
     """
-    begun = cast(Share, {**share, **store.read_json(SHARE)})  # lanes were not always written down
+    begun = cast(Share, {**share, **store.read_json(SHARE)})  # older runs did not record lanes
     names: dict[str, Literal["num_workers", "mode", "lanes"]]
     names = {"ray.num_workers": "num_workers", "ingest.mode": "mode"}
     if begun["mode"] == share["mode"] == "resident":
-        names = {"ray.lanes": "lanes"}  # whose wells any number of workers shares
+        names = {"ray.lanes": "lanes"}  # any number of workers can share the lanes
     if any(begun[key] != share[key] for key in names.values()):
         wanted = " and ".join(f"{name}={begun[key]}" for name, key in names.items())
         got = ", ".join(str(share[key]) for key in names.values())
-        raise SettingsError(f"{store.url} was begun with {wanted}; got {got}")
+        raise SettingsError(f"{store.url} was started with {wanted}; got {got}")
 
 
 def as_begun(settings: RaySettings, store: Store) -> RaySettings:
-    """Return settings with the number of workers that a streamed run was begun with, where they name none."""
+    """Return the settings; for a streamed run without `num_workers`, with the number that it was started with."""
     begun = store.read_json(SHARE)
     if settings.num_workers or begun["mode"] == "resident":
         return settings

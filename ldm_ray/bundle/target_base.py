@@ -2,9 +2,9 @@
 
     base = x_b + f * mean change of the cell line and time        (target `residual`)
 
-What a cell line's treated wells have in common is then given and not learnt. The factor f is what predicts wells of a
-plate best by least squares from the *other* plates' mean change: a mean change over few plates holds their own
-shifts, which other plates do not share.
+What a cell line's treated wells have in common is then given and need not be learnt. The factor f is the one that
+best predicts, by least squares, the wells of a plate from the mean change of the *other* plates: a mean over few plates
+contains their own shifts, which other plates do not share.
 """
 
 from dataclasses import dataclass
@@ -26,10 +26,10 @@ class TargetBase:
     """What to add to the matched control.
 
     Attributes:
-        target: What the models see is expression less the base.
+        target: Models see expression minus the base.
         factor: f, between 0 and 1.
         shift: f times the mean training change by cell line and time, log2, (n_genes,) each.
-        everywhere: The same over all training wells, for cell lines and times that training has none of.
+        everywhere: The same over all training wells, for cell lines that are not in training.
     """
 
     target: Target
@@ -49,7 +49,7 @@ class TargetBase:
         return dataset.basal_expression + np.asarray(shifts, dtype=np.float32)
 
     def of_group(self, cell: str, time_h: float) -> NDArray[np.float32]:
-        """Return the shift of a cell line at the nearest time that training has, (n_genes,)."""
+        """Return the shift of a cell line at the nearest training time, (n_genes,)."""
         times = [time for name, time in self.shift if name == cell]
         if not times:
             return self.everywhere
@@ -57,11 +57,11 @@ class TargetBase:
 
 
 def fit_target_base(dataset: PairedDataset, target: Target) -> TargetBase:
-    """Fit the base of a target on training wells, block by block; only `residual` reads any.
+    """Fit the base of a target on training wells, block by block; only `residual` reads wells.
 
     Source: leave-one-out least squares of one factor,
-    f = sum_p <D_-p, S_p> / sum_p n_p |D_-p|^2, S_p and n_p being sum and number of the changes of plate p, and D_-p
-    the mean change of its cell line and time without the plate; kept within [0, 1].
+    f = sum_p <D_-p, S_p> / sum_p n_p |D_-p|^2, where S_p and n_p are the sum and number of changes on plate p, and D_-p
+    is the mean change of its cell line and time without plate p; clipped to [0, 1].
     """
     none = np.zeros(dataset.n_genes, np.float32)
     if target != "residual":
@@ -82,7 +82,7 @@ def fit_target_base(dataset: PairedDataset, target: Target) -> TargetBase:
 
 
 def _by_group(values: dict) -> dict:  # type: ignore[type-arg]
-    """Add up over plates."""
+    """Sum over plates."""
     out: dict = {}  # type: ignore[type-arg]
     for (group, _), value in values.items():
         out[group] = out[group] + value if group in out else value
@@ -95,7 +95,7 @@ def _leave_plate_out(
     total: dict[Group, NDArray[np.float64]],
     number: dict[Group, int],
 ) -> float:
-    """Return f; 0 where no cell line and time has two plates."""
+    """Return f; 0 if no cell line and time has two plates."""
     above = below = 0.0
     for (group, plate), own in sums.items():
         own_count = counts[group, plate]

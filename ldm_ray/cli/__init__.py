@@ -1,1 +1,1 @@
-"""The command line, one file a command: parse, call one function, show what came out."""
+"""The command line, one file per command: parse, call one function, show the result."""

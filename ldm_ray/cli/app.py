@@ -1,7 +1,7 @@
-"""The command line, `ldm-ray`. Each command parses, calls one function and shows what came out.
+"""The command line, `ldm-ray`. Each command parses its options, calls one function and shows the result.
 
-What is refused is refused at once: settings are resolved and datasets opened before Ray, torch and pandas, which take
-seconds, are imported.
+Mistakes are refused at once: settings are resolved and datasets opened before Ray, torch and pandas are imported,
+which takes seconds.
 """
 
 import os
@@ -62,15 +62,17 @@ app.add_typer(bench_app, name="bench")
 @app.command(epilog="Example: `ldm-ray simulate --out runs/release --profiles 12000`")
 def simulate(
     *,
-    out: Annotated[Path, typer.Option(help="Local folder of the release.")],
-    profiles: Annotated[int | None, typer.Option(help="Treated wells that survive cleaning.")] = None,
-    gene_info: Annotated[Path | None, typer.Option(help="Use this table's genes, not made-up ones.")] = None,
+    out: Annotated[Path, typer.Option(help="Local folder for the release.")],
+    profiles: Annotated[int | None, typer.Option(help="Treated wells left after cleaning.")] = None,
+    gene_info: Annotated[
+        Path | None, typer.Option(help="Take the genes from this table instead of making them up.")
+    ] = None,
     config: ConfigFile = None,
     overrides: Overrides = None,
     seed: Seed = None,
     json: Json = False,
 ) -> None:
-    """Write a simulated release in the layout of GSE92742, with planted truth."""
+    """Write a simulated release, laid out like GSE92742, with a planted truth."""
     more = [] if profiles is None else [f"simulate.n_profiles={profiles}"]
     resolved = settings(config, overrides, seed, *more)
     from ldm_ray.data.simulate import simulate_release
@@ -84,12 +86,12 @@ def simulate(
 
 
 @app.command(
-    epilog="Example: `ldm-ray prepare --gctx L3.gctx --inst-info inst.txt --pert-info pert.txt"
-    " --gene-info gene.txt --out runs/data`, or `ldm-ray prepare --h5ad Lincs_L1000.h5ad --out runs/data`"
+    epilog="Examples:\n\n\n\n- `ldm-ray prepare --gctx L3.gctx --inst-info inst.txt --pert-info pert.txt"
+    " --gene-info gene.txt --out runs/data`\n\n- `ldm-ray prepare --h5ad Lincs_L1000.h5ad --out runs/data`"
 )
 def prepare(
     *,
-    out: Annotated[str, typer.Option(help="Folder URL of the dataset.")],
+    out: Annotated[str, typer.Option(help="Folder for the dataset, path or URL.")],
     gctx: Gctx = None,
     inst_info: InstInfo = None,
     pert_info: PertInfo = None,
@@ -103,7 +105,7 @@ def prepare(
     seed: Seed = None,
     json: Json = False,
 ) -> None:
-    """Clean, pair and split a release into a paired dataset; reads and writes any URL."""
+    """Turn a release into a paired dataset: clean, pair treated wells with controls, split."""
     resolved = settings(config, overrides, None, *([] if seed is None else [f"splits.seed={seed}"]))
     from ldm_ray.data.releases import ReleasePaths
 
@@ -124,7 +126,7 @@ def prepare(
         print_json(describe_json(dataset))
     for step in manifest["cleaning"]:
         say(f"{step['removed']:>9,} wells removed, {step['wells_after']:>9,} left: {step['rule']}")
-    say(f"{manifest['n_profiles']:,} treated wells in {out}; look with: ldm-ray data describe {out}")
+    say(f"{manifest['n_profiles']:,} treated wells in {out}; next: ldm-ray data describe {out}")
 
 
 @app.command(epilog="Example: `ldm-ray embed --data runs/data`")
@@ -137,7 +139,7 @@ def embed(
     seed: Seed = None,
     json: Json = False,
 ) -> None:
-    """Encode a dataset's compounds and keep the embedding table with it; only those it lacks are computed."""
+    """Encode a dataset's compounds; only missing embeddings are computed."""
     resolved = settings(config, overrides, seed)
     from ldm_ray.data.dataset import open_dataset
 
@@ -162,14 +164,14 @@ app.command("predict", epilog=PREDICT_EPILOG)(predict)
 @app.command(epilog="Example: `ldm-ray demo --out demo --config demo`")
 def demo(
     *,
-    out: Annotated[Path, typer.Option(help="Local folder for everything.")] = Path("demo"),
+    out: Annotated[Path, typer.Option(help="Local folder for all results.")] = Path("demo"),
     overwrite: Overwrite = False,
     config: ConfigFile = None,
     overrides: Overrides = None,
     seed: Seed = None,
     json: Json = False,
 ) -> None:
-    """Run the whole chain on a simulated release: simulate, prepare, embed, train, evaluate, predict."""
+    """Run every step on simulated data: simulate, prepare, embed, train, evaluate, predict."""
     resolved = settings(config, overrides, seed)
     from ldm_ray.workflows.demo import run_demo
 
@@ -179,17 +181,17 @@ def demo(
 
 
 @app.callback(invoke_without_command=True)
-def version(*, show: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
-    """Show the version if asked."""
+def version(*, show: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
+    """Print the version if asked to."""
     if show:
         sys.stdout.write(f"ldm-ray {__version__}\n")
         raise typer.Exit()
 
 
 def main() -> None:
-    """Run the command line: what a user did wrong is one line and exit code 2."""
-    # Ray's node prints its warnings on standard output, where `--json` promises one object and nothing else;
-    # that two cores run many small processes, or that Serve's controller has ended as it was told, is not worth one.
+    """Run the command line; a user's mistake is reported in one line, with exit code 2."""
+    # Ray prints its warnings on standard output, where `--json` promises one object and nothing else. Many small
+    # processes on two cores, or a Serve controller that was asked to end, deserve no warning either.
     skipped = "." if "--json" in sys.argv else "worker processes have been started on node|graceful_shutdown failed"
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", skipped)
     try:

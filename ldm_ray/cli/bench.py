@@ -1,4 +1,4 @@
-"""`ldm-ray bench`: measurements of a bundle on this machine."""
+"""`ldm-ray bench`: measure a bundle on this machine."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,17 +22,17 @@ def bench() -> None:
 @bench_app.command(epilog="Example: `ldm-ray bench samplers --bundle demo/ldm --data demo/data`")
 def samplers(
     *,
-    bundle: Annotated[str, typer.Option(help="Folder URL of a diffusion model.")],
+    bundle: Annotated[str, typer.Option(help="Bundle of a diffusion model, path or URL.")],
     data: Data,
-    wells: Annotated[int, typer.Option(help="Validation wells.", min=8)] = 48,
-    samples: Annotated[int, typer.Option(help="Latent samples a well.", min=8)] = 48,
-    store: Annotated[bool, typer.Option(help="Keep the recommended sampler in the bundle.")] = True,
+    wells: Annotated[int, typer.Option(help="Validation wells to predict.", min=8)] = 48,
+    samples: Annotated[int, typer.Option(help="Latent samples per well.", min=8)] = 48,
+    store: Annotated[bool, typer.Option(help="Write the recommended sampler into the bundle.")] = True,
     config: ConfigFile = None,
     overrides: Overrides = None,
     seed: Seed = None,
     json: Json = False,
 ) -> None:
-    """Compare fast samplers with the full chain; the cheapest that nothing tells from it becomes the bundle's own."""
+    """Compare fast samplers with the full chain; the cheapest that matches it becomes the bundle's default."""
     asked = settings(config, overrides, seed)
     from ldm_ray.data.dataset import open_dataset
 
@@ -48,7 +48,7 @@ def samplers(
     best = recommended(scores)
     columns = ["sampler", "steps", "spacing", "profiles/s", "energy ratio", "mean RMSE", "spread", "90% coverage"]
     show_table(
-        "samplers, beside the full chain",
+        "samplers compared with the full chain",
         columns,
         [
             [
@@ -63,12 +63,12 @@ def samplers(
             ]
             for score in scores
         ],
-        "ratios to the full chain with learned variance; energy: to that of another run of it",
+        "ratios to the full chain with learned variance; energy: to that of a second run of it",
     )
     if best is None:
-        say("no sampler is within tolerance of the full chain; the bundle's own stays")
+        say("no sampler is within tolerance of the full chain; the bundle keeps its own")
     else:
-        said = "kept in the bundle" if store else "not kept"
+        said = "written into the bundle" if store else "not written"
         say(f"recommended: {_named(best.choice)}, {best.choice.steps} steps, {best.choice.spacing} ({said})")
         if store:
             changes: Metadata = {"recommended_sampler": best.choice.fields(), "samplers": as_rows(scores)}
@@ -78,6 +78,6 @@ def samplers(
 
 
 def _named(choice: "SamplerChoice") -> str:
-    """Name a sampler with what else it takes."""
+    """Name a sampler with its extra parameter."""
     more = f" eta {choice.eta:g}" if choice.eta else f" correction {choice.correction:g}" if choice.correction else ""
     return choice.kind + more

@@ -9,21 +9,22 @@ from ldm_ray.cli.options import ConfigFile, Json, Overrides, Root, settings
 from ldm_ray.console import counting, print_json, say, show_table
 from ldm_ray.errors import DataError
 
-data_app = typer.Typer(no_args_is_help=True, help="Look at a paired dataset, check it, bring it up to date.")
+data_app = typer.Typer(no_args_is_help=True, help="Describe, check, update or resplit a paired dataset.")
 
 
 @data_app.command(
-    epilog="Examples: `ldm-ray data describe runs/data`; `ldm-ray data describe s3://bucket/data --out runs/pictures`"
+    epilog="Examples:\n\n\n\n- `ldm-ray data describe runs/data`\n\n"
+    "- `ldm-ray data describe s3://bucket/data --out runs/pictures`"
 )
 def describe(
     *,
     root: Root,
-    out: Annotated[str | None, typer.Option(help="Folder URL for pictures: cell lines, doses, expression.")] = None,
+    out: Annotated[str | None, typer.Option(help="Also draw pictures, into this folder (path or URL).")] = None,
     config: ConfigFile = None,
     overrides: Overrides = None,
     json: Json = False,
 ) -> None:
-    """Print cells, compounds, doses, times, controls, splits, and what was dropped and why; draw pictures."""
+    """Print cell lines, compounds, doses, times, controls and splits, and what was dropped and why."""
     options = settings(config, overrides, None).storage_options
     from ldm_ray.data.dataset import open_dataset
 
@@ -45,7 +46,7 @@ def describe(
 
 @data_app.command(epilog="Example: `ldm-ray data validate runs/data`")
 def validate(*, root: Root, config: ConfigFile = None, overrides: Overrides = None, json: Json = False) -> None:
-    """Check a dataset from its files: schema, ids, ranges, NaN, split leakage, checksums. Exit code 2 if one fails."""
+    """Check a dataset's files: schema, ids, ranges, NaN, split leakage, checksums. Exit code 2 if a check fails."""
     options = settings(config, overrides, None).storage_options
     from ldm_ray.data.dataset import open_dataset
 
@@ -61,12 +62,12 @@ def validate(*, root: Root, config: ConfigFile = None, overrides: Overrides = No
     show_table(root, ["check", "result"], rows)
     if failed:
         raise DataError(f"{root} fails {len(failed)} of {len(findings)} checks: {failed[0].problems[0]}")
-    say(f"{root}: {dataset.manifest['n_profiles']:,} treated wells, every check passed")
+    say(f"{root}: {dataset.manifest['n_profiles']:,} treated wells, all checks passed")
 
 
 @data_app.command(epilog="Example: `ldm-ray data migrate runs/data`")
 def migrate(*, root: Root, config: ConfigFile = None, overrides: Overrides = None, json: Json = False) -> None:
-    """Bring a dataset that an older version wrote to the present schema, in place."""
+    """Update a dataset written by an older version to the current schema, in place."""
     options = settings(config, overrides, None).storage_options
     from ldm_ray.data.migrate import migrate as bring
     from ldm_ray.schema import SCHEMA_VERSION
@@ -82,13 +83,15 @@ def migrate(*, root: Root, config: ConfigFile = None, overrides: Overrides = Non
 def resplit(
     *,
     root: Root,
-    unseen: Annotated[str, typer.Option(help="What the test side has that training has not: cell, plate or both.")],
-    out: Annotated[str, typer.Option(help="Folder URL of the new dataset.")],
+    unseen: Annotated[
+        str, typer.Option(help="What to hold out of training: cell, plate or both (compounds and cell lines).")
+    ],
+    out: Annotated[str, typer.Option(help="Folder for the new dataset, path or URL.")],
     config: ConfigFile = None,
     overrides: Overrides = None,
     json: Json = False,
 ) -> None:
-    """Write the same wells with cell lines, batches of plates, or compounds and cell lines held out."""
+    """Split the same wells again: hold out cell lines, batches of plates, or compounds and cell lines."""
     options = settings(config, overrides, None).storage_options
     from ldm_ray.data.dataset import open_dataset
     from ldm_ray.data.resplit import UNSEEN
@@ -110,12 +113,12 @@ def resplit(
 def gdsc(
     *,
     root: Root,
-    table: Annotated[str, typer.Option(help="GDSC2's fitted dose-response table: .csv, .csv.gz or .xlsx.")],
+    table: Annotated[str, typer.Option(help="GDSC2's table of fitted dose responses: .csv, .csv.gz or .xlsx.")],
     config: ConfigFile = None,
     overrides: Overrides = None,
     json: Json = False,
 ) -> None:
-    """Join GDSC2's drug sensitivities to a dataset's cell lines and compounds, as a table beside it."""
+    """Match GDSC2's drug sensitivities to a dataset's cell lines and compounds; write them as a table beside it."""
     options = settings(config, overrides, None).storage_options
     from ldm_ray.data.dataset import open_dataset
 
@@ -129,6 +132,6 @@ def gdsc(
     url = dataset.store.path(GDSC)
     if json:
         print_json({"table": url} | asdict(counts))
-    say(f"{counts.rows:,} values in {url}, {counts.rows_joined:,} of them of a cell line and a compound of the dataset")
+    say(f"{counts.rows:,} values in {url}; {counts.rows_joined:,} match a cell line and a compound of the dataset")
     cells, drugs = (counts.cell_lines_joined, counts.cell_lines), (counts.drugs_joined, counts.drugs)
     say(f"cell lines: {cells[0]:,} of {cells[1]:,}; drugs: {drugs[0]:,} of {drugs[1]:,}")

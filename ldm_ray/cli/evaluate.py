@@ -10,27 +10,30 @@ from ldm_ray.console import print_json, say, show_table, spinning, staged
 from ldm_ray.errors import SettingsError
 
 EPILOG = (
-    "Examples: `ldm-ray evaluate --data runs/data --bundle runs/ldm --bundle runs/prnet --out runs/report`;"
-    " `ldm-ray evaluate --table1 --data runs/data --out runs/table1 --set 'table1.seeds=[0,1,2]'`;"
-    " `ldm-ray evaluate --ic50 --bundle runs/ldm --gdsc GDSC2.csv.gz --basal-profiles basal.csv.gz --out runs/ic50`"
+    "Examples:\n\n\n\n"
+    "- `ldm-ray evaluate --data runs/data --bundle runs/ldm --bundle runs/prnet --out runs/report`\n\n"
+    "- `ldm-ray evaluate --table1 --data runs/data --out runs/table1 --set 'table1.seeds=[0,1,2]'`\n\n"
+    "- `ldm-ray evaluate --ic50 --bundle runs/ldm --gdsc GDSC2.csv.gz --basal-profiles basal.csv.gz --out runs/ic50`"
 )
 
 
 def evaluate(
     *,
-    out: Annotated[str, typer.Option(help="Folder URL of the report.")],
-    data: Annotated[str | None, typer.Option("--data", help="Folder URL of a paired dataset.")] = None,
-    bundle: Annotated[list[str] | None, typer.Option(help="Bundle of a trained model or rival; repeatable.")] = None,
+    out: Annotated[str, typer.Option(help="Folder for the report, path or URL.")],
+    data: Annotated[str | None, typer.Option("--data", help="Folder of a paired dataset, path or URL.")] = None,
+    bundle: Annotated[
+        list[str] | None, typer.Option(help="Bundle of a trained model or rival, path or URL; repeatable.")
+    ] = None,
     table1: Annotated[
         bool,
         typer.Option(
             "--table1",
-            help="Train and judge the model and its rivals, for every side and seed of the setting `table1`.",
+            help="Table 1: train and judge the model and its rivals, as settings `table1.*` say.",
         ),
     ] = False,
-    fig3: Annotated[bool, typer.Option("--fig3", help="Only Fig. 3: gene-gene correlations.")] = False,
+    fig3: Annotated[bool, typer.Option("--fig3", help="Fig. 3 alone: gene-gene correlations.")] = False,
     ic50: Annotated[bool, typer.Option("--ic50", help="Table 2: drug sensitivity from predicted profiles.")] = False,
-    gdsc: Annotated[str | None, typer.Option(help="With --ic50: GDSC2 table, .csv or .csv.gz, with SMILES.")] = None,
+    gdsc: Annotated[str | None, typer.Option(help="With --ic50: GDSC2 table with SMILES, .csv or .csv.gz.")] = None,
     basal_profiles: Annotated[
         str | None, typer.Option(help="With --ic50: untreated profiles of cell lines by Entrez id, .csv or .csv.gz.")
     ] = None,
@@ -39,14 +42,14 @@ def evaluate(
     seed: Seed = None,
     json: Json = False,
 ) -> None:
-    """Judge models beside baselines, ablations and ceilings, with intervals, pictures and a page to read."""
+    """Judge models against baselines, ablations and ceilings, and write a report with intervals and pictures."""
     resolved = settings(config, overrides, seed)
     bundles = bundle or []
     if sum((table1, fig3, ic50)) > 1:
         raise SettingsError("give one of --table1, --fig3 and --ic50")
     if ic50:
         if not (bundles and gdsc and basal_profiles):
-            raise SettingsError("--ic50 wants --bundle, --gdsc and --basal-profiles")
+            raise SettingsError("--ic50 needs --bundle, --gdsc and --basal-profiles")
         _ic50(urls=bundles, gdsc=gdsc, basal=basal_profiles, out=out, config=resolved, json=json)
         return
     if data is None or not (bundles or table1):
@@ -107,7 +110,7 @@ def _ic50(*, urls: list[str], gdsc: str, basal: str, out: str, config: Config, j
     written = write_ic50_report(out, metrics, config)
     if json:
         print_json(metrics)
-    narrow = ("PCC", "rows")  # they stand in the files; the terminal has no room for them
+    narrow = ("PCC", "rows")  # in the files only; the terminal has no room for them
     for table in ic50_tables(metrics):
         kept = [i for i, head in enumerate(table.head) if head not in narrow]
         show_table(

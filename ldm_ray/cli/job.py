@@ -1,4 +1,4 @@
-"""Runs a command of the command line as a Ray job: same arguments, and a last line for machines."""
+"""Runs an `ldm-ray` command as a Ray job: same arguments, and a last line for machines."""
 
 import io
 import json
@@ -13,18 +13,18 @@ from ldm_ray.cli.app import main
 from ldm_ray.console import say_error
 
 SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"
-"""Ray sets it where it runs the command of `ray job submit`."""
+"""Set by Ray for processes that `ray job submit` starts."""
 
 
 def run_job(*command: str) -> None:
-    """Run a command with this process's arguments and exit as it does.
+    """Run a command with this process's arguments, and exit with its code.
 
-    The last line on standard output is one JSON object: `job`, `exit_code`, `seconds`, `out` where `--out` was given,
-    and the plain values of what the command prints with `--json`. Exit codes are those of the command line, 1 where a
-    traceback stands above.
+    The last line on standard output is one JSON object: `job`, `exit_code`, `seconds`, `out` if `--out` was given,
+    and the plain values that the command prints with `--json`. Exit codes are those of the command line, or 1 after a
+    traceback.
 
     Args:
-        command: For instance `train`, `vae`.
+        command: Words of the command, for instance `train`, `vae`.
     """
     arguments = sys.argv[1:]
     asked_for_help = "--help" in arguments
@@ -37,7 +37,7 @@ def run_job(*command: str) -> None:
             main()
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(bool(end.code))
-    except Exception:  # a mistake of ours, or of the cluster; whoever waits for the last line gets it all the same
+    except Exception:  # our bug or the cluster's; print the last line anyway
         traceback.print_exc()
         code = 1
     if asked_for_help:
@@ -51,10 +51,10 @@ def run_job(*command: str) -> None:
 
 
 def _check_out(out: dict[str, str]) -> None:
-    """Refuse a result in a job's own copy of the working directory, which goes with the job."""
+    """Refuse to write results into the job's own copy of the working directory, which is deleted with the job."""
     url = out.get("out", "/")
     if SUBMITTED in os.environ and "://" not in url and not os.path.isabs(url):
-        say_error(f"--out {url!r} would go with the job's working directory; wanted a URL or an absolute path")
+        say_error(f"--out {url!r} would be deleted with the job's working directory; wanted a URL or an absolute path")
         sys.exit(2)
 
 
@@ -68,7 +68,7 @@ def _out(arguments: list[str]) -> dict[str, str]:
 
 
 def _plain(printed: str) -> dict[str, Any]:
-    """Return the numbers and texts of a command's JSON object; tables in it would make no line."""
+    """Return the numbers and texts of a command's JSON object; tables and lists would not fit in a line."""
     lines = printed.strip().splitlines()
     try:
         values = json.loads(lines[-1]) if lines else {}

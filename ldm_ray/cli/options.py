@@ -1,4 +1,4 @@
-"""Options that several commands share, and how their settings are resolved."""
+"""Options that several commands share, and how a command's settings are resolved."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,29 +13,35 @@ if TYPE_CHECKING:
 ConfigFile = Annotated[
     str | None,
     typer.Option(
-        "--config", help="Shipped settings (demo, paper, ...), or a YAML file, path or URL.", rich_help_panel="Settings"
+        "--config",
+        help="Shipped settings (demo, paper, ...), or the path or URL of a YAML file.",
+        rich_help_panel="Settings",
     ),
 ]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", help="One setting, key.path=value; repeatable.", rich_help_panel="Settings"),
+    typer.Option("--set", help="Change one setting: key.path=value; repeatable.", rich_help_panel="Settings"),
 ]
-Seed = Annotated[int | None, typer.Option("--seed", help="Same seed, same numbers.", rich_help_panel="Settings")]
-Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output, the rest on standard error.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is already there.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")]
-Root = Annotated[str, typer.Argument(help="Folder URL of a dataset.")]
-Data = Annotated[str, typer.Option("--data", help="Folder URL of a paired dataset.")]
-Gctx = Annotated[str | None, typer.Option(help="Level 3 matrix, path or URL.")]
-InstInfo = Annotated[str | None, typer.Option(help="Table of wells.")]
-PertInfo = Annotated[str | None, typer.Option(help="Table of perturbagens, with SMILES.")]
-GeneInfo = Annotated[str | None, typer.Option(help="Table of genes, 978 of them landmarks.")]
-H5ad = Annotated[str | None, typer.Option(help="PRnet-style h5ad, instead of the four files.")]
-AllowMissingGenes = Annotated[bool, typer.Option(help="Go on with the landmarks that are there.")]
+Seed = Annotated[
+    int | None, typer.Option("--seed", help="Random seed: same seed, same numbers.", rich_help_panel="Settings")
+]
+Json = Annotated[
+    bool, typer.Option("--json", help="Print one JSON object on standard output, all else on standard error.")
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing results.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Resume an interrupted run.")]
+Root = Annotated[str, typer.Argument(help="Folder of a paired dataset, path or URL.")]
+Data = Annotated[str, typer.Option("--data", help="Folder of a paired dataset, path or URL.")]
+Gctx = Annotated[str | None, typer.Option(help="Level 3 expression matrix, path or URL.")]
+InstInfo = Annotated[str | None, typer.Option(help="Table of wells, path or URL.")]
+PertInfo = Annotated[str | None, typer.Option(help="Table of perturbagens with SMILES, path or URL.")]
+GeneInfo = Annotated[str | None, typer.Option(help="Table of genes with the 978 landmarks, path or URL.")]
+H5ad = Annotated[str | None, typer.Option(help="PRnet-style h5ad instead of the four files.")]
+AllowMissingGenes = Annotated[bool, typer.Option(help="Accept a release that lacks some landmark genes.")]
 
 
 def settings(config: str | None, overrides: list[str] | None, seed: int | None, *more: str) -> Config:
-    """Resolve the settings of a command: file, `--set`, then its own options."""
+    """Resolve a command's settings: file, then `--set`, then its own options."""
     own = list(more) if seed is None else [f"seed={seed}", *more]
     return load_config(config, [*(overrides or []), *own])
 

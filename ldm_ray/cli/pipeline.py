@@ -1,4 +1,4 @@
-"""The command `ldm-ray pipeline`: from a release to predictions, in one folder on any URL."""
+"""The command `ldm-ray pipeline`: from a release to predictions, in one folder at any URL."""
 
 from typing import Annotated
 
@@ -21,15 +21,16 @@ from ldm_ray.cli.options import (
 from ldm_ray.console import print_json, say, show_table
 
 EPILOG = (
-    "Examples: `ldm-ray pipeline --out s3://bucket/run --config demo` (simulated data);"
-    " `ldm-ray pipeline --h5ad s3://bucket/Lincs_L1000.h5ad --out s3://bucket/run`. Interrupted, the same command goes"
-    " on; how far it is: `ldm-ray status s3://bucket/run`"
+    "Examples:\n\n\n\n"
+    "- simulated data: `ldm-ray pipeline --out s3://bucket/run --config demo`\n\n"
+    "- PRnet's h5ad: `ldm-ray pipeline --h5ad s3://bucket/Lincs_L1000.h5ad --out s3://bucket/run`\n\n"
+    "- progress: `ldm-ray status s3://bucket/run`"
 )
 
 
 def pipeline(
     *,
-    out: Annotated[str, typer.Option(help="Folder URL for everything.")],
+    out: Annotated[str, typer.Option(help="Folder for all results, path or URL.")],
     gctx: Gctx = None,
     inst_info: InstInfo = None,
     pert_info: PertInfo = None,
@@ -37,7 +38,7 @@ def pipeline(
     h5ad: H5ad = None,
     allow_missing_genes: AllowMissingGenes = False,
     conditions: Annotated[
-        str | None, typer.Option(help="Table to predict: smiles, cell, dose_um, time_h; default: what is held out.")
+        str | None, typer.Option(help="Table to predict: smiles, cell, dose_um, time_h; default: the held-out wells.")
     ] = None,
     overwrite: Overwrite = False,
     config: ConfigFile = None,
@@ -45,9 +46,9 @@ def pipeline(
     seed: Seed = None,
     json: Json = False,
 ) -> None:
-    """Prepare, embed, train, evaluate and predict; without files of a release on a simulated one.
+    """Prepare, embed, train, evaluate and predict; without release files, on simulated data.
 
-    Steps that are done are not repeated, and one that was interrupted goes on where it was.
+    To resume after an interruption, run the same command again: finished steps are not repeated.
     """
     resolved = settings(config, overrides, seed)
     from ldm_ray.data.releases import ReleasePaths
@@ -59,4 +60,4 @@ def pipeline(
         print_json(done)
     rows = [[step["name"], step["state"], f"{step['seconds']:.0f}", step["out"]] for step in done["steps"]]
     show_table(f"pipeline in {out}", ["step", "state", "seconds", "result"], rows)
-    say(f"look at {out.rstrip('/')}/report/report.html")
+    say(f"report: {out.rstrip('/')}/report/report.html")

@@ -1,4 +1,4 @@
-"""`ldm-ray predict`: one condition, a table of them, or very many."""
+"""`ldm-ray predict`: one condition, a table, or a table or grid too large for one file."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -20,37 +20,44 @@ if TYPE_CHECKING:
     from ldm_ray.prediction.queries import Query
 
 EPILOG = (
-    "Examples: `ldm-ray predict --bundle runs/ldm --smiles 'CC(=O)Oc1ccccc1C(=O)O' --cell A375 --dose-um 10 --time-h"
-    " 24`; a table: `ldm-ray predict --bundle runs/ldm --conditions queries.csv --out predictions.h5ad`; many, in parts"
-    " on Ray, going on where it was: `ldm-ray predict --bundle runs/ldm --conditions s3://b/many.parquet --out s3://b/p`;"
-    " a grid: `ldm-ray predict --bundle runs/ldm --compounds smiles.txt --cells A375,MCF7 --doses-um 1,10 --times-h 24"
+    "Examples:\n\n\n\n"
+    "- one condition: `ldm-ray predict --bundle runs/ldm --smiles 'CC(=O)Oc1ccccc1C(=O)O' --cell A375 --dose-um 10"
+    " --time-h 24`\n\n"
+    "- a table: `ldm-ray predict --bundle runs/ldm --conditions queries.csv --out predictions.h5ad`\n\n"
+    "- a large table, in parts on Ray; the same command resumes it: `ldm-ray predict --bundle runs/ldm --conditions"
+    " s3://b/many.parquet --out s3://b/p`\n\n"
+    "- a grid: `ldm-ray predict --bundle runs/ldm --compounds smiles.txt --cells A375,MCF7 --doses-um 1,10 --times-h 24"
     " --out runs/grid`"
 )
 
 
 def predict(
     *,
-    bundle: Annotated[str, typer.Option(help="Bundle of a trained model.")],
-    smiles: Annotated[str | None, typer.Option(help="The compound.")] = None,
-    cell: Annotated[str | None, typer.Option(help="A cell line of the bundle.")] = None,
-    dose_um: Annotated[float | None, typer.Option(help="Micromolar.")] = None,
-    time_h: Annotated[float | None, typer.Option(help="Hours.")] = None,
-    conditions: Annotated[str | None, typer.Option(help="Table of queries: smiles, cell, dose_um, time_h.")] = None,
-    compounds: Annotated[str | None, typer.Option(help="Of a grid: file with a SMILES a line.")] = None,
-    cells: Annotated[str | None, typer.Option(help="Of a grid: cell lines, comma-separated.")] = None,
-    doses_um: Annotated[str | None, typer.Option(help="Of a grid: micromolar, comma-separated.")] = None,
-    times_h: Annotated[str | None, typer.Option(help="Of a grid: hours, comma-separated.")] = None,
-    out: Annotated[str | None, typer.Option(help="File (.parquet, .h5ad), or folder for many, in parts.")] = None,
-    n_samples: Annotated[int | None, typer.Option(help="Latent samples a query.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Sampling steps.")] = None,
-    top: Annotated[int, typer.Option(help="Genes shown up and down.", min=1)] = 10,
+    bundle: Annotated[str, typer.Option(help="Bundle of a trained model, path or URL.")],
+    smiles: Annotated[str | None, typer.Option(help="The compound, as SMILES.")] = None,
+    cell: Annotated[str | None, typer.Option(help="A cell line that the bundle knows.")] = None,
+    dose_um: Annotated[float | None, typer.Option(help="Dose in micromolar.")] = None,
+    time_h: Annotated[float | None, typer.Option(help="Exposure in hours.")] = None,
+    conditions: Annotated[
+        str | None, typer.Option(help="Table with columns smiles, cell, dose_um, time_h: .csv, .tsv or .parquet.")
+    ] = None,
+    compounds: Annotated[str | None, typer.Option(help="Grid: file with one SMILES per line.")] = None,
+    cells: Annotated[str | None, typer.Option(help="Grid: cell lines, comma-separated.")] = None,
+    doses_um: Annotated[str | None, typer.Option(help="Grid: doses in micromolar, comma-separated.")] = None,
+    times_h: Annotated[str | None, typer.Option(help="Grid: exposures in hours, comma-separated.")] = None,
+    out: Annotated[
+        str | None, typer.Option(help="File (.parquet, .h5ad), or a folder for predictions in parts.")
+    ] = None,
+    n_samples: Annotated[int | None, typer.Option(help="Latent samples per condition; default: the bundle's.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Sampling steps; default: the bundle's.")] = None,
+    top: Annotated[int, typer.Option(help="How many genes to show in each direction.", min=1)] = 10,
     overwrite: Overwrite = False,
     config: ConfigFile = None,
     overrides: Overrides = None,
     seed: Seed = None,
     json: Json = False,
 ) -> None:
-    """Predict one condition, a table of them, or very many in parts."""
+    """Predict one condition, a table of conditions, or a grid."""
     asked = settings(config, overrides, seed)
     given = asked.predict.model_fields_set
     how = _How(
@@ -78,7 +85,7 @@ def predict(
 
 @dataclass(frozen=True, kw_only=True)
 class _How:
-    """By which model, and how; None: as the bundle has it."""
+    """Which model to use, and how to sample it; None takes the bundle's own value."""
 
     bundle: str
     config: Config
@@ -99,7 +106,7 @@ class _One:
 
 @dataclass(frozen=True)
 class _Table:
-    """A table of conditions; `out` is a file, or a folder for results in parts."""
+    """A table of conditions; `out` is a file, or a folder for predictions in parts."""
 
     conditions: str
     out: str
@@ -107,7 +114,7 @@ class _Table:
 
 @dataclass(frozen=True)
 class _Product:
-    """A grid, as it was typed."""
+    """A grid, as typed."""
 
     compounds: str
     cells: str
@@ -122,10 +129,10 @@ def _question(
     grid: tuple[str | None, str | None, str | None, str | None],
     out: str | None,
 ) -> _One | _Table | _Product:
-    """Tell what is asked from which options are given.
+    """Work out what is asked from the options that are given.
 
     Raises:
-        QueryError: If they make no one question.
+        QueryError: If they do not make up exactly one question.
     """
     smiles, cell, dose_um, time_h = single
     if conditions is None and not any(grid):
@@ -133,12 +140,12 @@ def _question(
             return _One(smiles, cell, dose_um, time_h)
     elif all(value is None for value in single) and (conditions is None) != (grid[0] is None):
         if out is None:
-            raise QueryError(f"{'--conditions' if conditions else '--compounds'} wants --out")
+            raise QueryError(f"{'--conditions' if conditions else '--compounds'} needs --out")
         if conditions is not None:
             return _Table(conditions, out)
         compounds, cells, doses_um, times_h = grid
         if not compounds or not cells or not doses_um or not times_h:
-            raise QueryError("a grid wants --compounds, --cells, --doses-um and --times-h")
+            raise QueryError("a grid needs --compounds, --cells, --doses-um and --times-h")
         return _Product(compounds, cells, doses_um, times_h, out)
     raise QueryError(
         "give --smiles, --cell, --dose-um and --time-h, or --conditions and --out, or --compounds, --cells,"
@@ -194,7 +201,7 @@ def _predict_parts(
         manifest = predict_many(asked, progress)
     say(f"{manifest['n_predicted']:,} predictions in {out}")
     if manifest["n_errors"]:
-        say(f"{manifest['n_errors']:,} conditions were refused; why: {out}/errors/")
+        say(f"{manifest['n_errors']:,} conditions were refused; see {out}/errors/")
     if how.json:
         print_json(manifest)
 
@@ -227,7 +234,7 @@ def _numbers(option: str, text: str) -> list[float]:
 
 
 def _as_json(query: "Query", predictions: "Predictions") -> dict[str, object]:
-    """Return everything that is known of one prediction as plain values."""
+    """Return everything known about one prediction, as plain values."""
     genes = {
         gene: {"mean": float(mean), "delta": float(delta), "std": float(std)}
         for gene, mean, delta, std in zip(
@@ -247,7 +254,7 @@ def _as_json(query: "Query", predictions: "Predictions") -> dict[str, object]:
 
 
 def _show_prediction(query: "Query", predictions: "Predictions", top: int) -> None:
-    """Print the genes that change most."""
+    """Print the genes that change most, up and down."""
     delta, std, mean = predictions.delta[0], predictions.std[0], predictions.mean[0]
     order = delta.argsort()
     rows = [

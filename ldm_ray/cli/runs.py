@@ -11,17 +11,17 @@ from ldm_ray.console import print_json, say
 if TYPE_CHECKING:
     from ldm_ray.tracking.record import RunRecord
 
-EPILOG = "Examples: `ldm-ray runs runs`; `ldm-ray runs s3://bucket/models --json`"
+EPILOG = "Examples:\n\n\n\n- `ldm-ray runs runs`\n\n- `ldm-ray runs s3://bucket/models --json`"
 HEAD = ["run", "started (UTC)", "kind", "status", "epochs", "best valid", "git", "dataset", "settings"]
 NOT_OF_THE_MODEL = ("simulate.", "prepare.", "evaluate.", "table1.", "ic50.", "track.")
-"""Settings that say nothing of what was trained; `--json` has them."""
+"""Settings that did not affect training; only `--json` shows them."""
 
 SETTINGS_WIDTH = 60
 
 
 def runs(
     *,
-    root: Annotated[str, typer.Argument(help="Folder URL; runs in it and below it are listed.")],
+    root: Annotated[str, typer.Argument(help="Folder to search, with all folders below it; path or URL.")],
     config: ConfigFile = None,
     overrides: Overrides = None,
     json: Json = False,
@@ -37,7 +37,7 @@ def runs(
         return
     rows = [HEAD, *(_row(run, root, changed_settings(run)) for run in found)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:  # one line a run, however long: folders are there to be copied
+    for row in rows:  # one line per run, however long: folders are there to be copied
         say("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
 
 
@@ -47,7 +47,7 @@ def _row(run: "RunRecord", root: str, changed: dict[str, object]) -> list[str]:
     Args:
         run: The run.
         root: The folder that was searched.
-        changed: The settings that are not the default ones.
+        changed: Settings that differ from the defaults.
     """
     revision, dirty = run.git_revision[:8], "+" if run.git_revision.endswith("-dirty") else ""
     return [
@@ -64,7 +64,7 @@ def _row(run: "RunRecord", root: str, changed: dict[str, object]) -> list[str]:
 
 
 def _short(texts: list[str]) -> str:
-    """Join as many texts as fit, and count the rest."""
+    """Join as many texts as fit, then the number of the rest."""
     shown = 0
     while shown < len(texts) and len(" ".join(texts[: shown + 1])) <= SETTINGS_WIDTH:
         shown += 1

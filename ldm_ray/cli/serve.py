@@ -11,15 +11,19 @@ from ldm_ray.console import say, spinning
 from ldm_ray.errors import SettingsError
 
 EPILOG = (
-    "Examples: `ldm-ray serve --bundle demo/ldm`; `ldm-ray serve --bundle new=runs/a --bundle old=runs/b --port 9000`."
-    " With LDM_RAY_TOKEN set, requests must carry it. For a cluster: `serve deploy serve_config.yaml`"
+    "Examples:\n\n\n\n- `ldm-ray serve --bundle demo/ldm`\n\n"
+    "- `ldm-ray serve --bundle new=runs/a --bundle old=runs/b --port 9000`\n\n"
+    "- on a cluster: `serve deploy serve_config.yaml`\n\n\n\n"
+    "If LDM_RAY_TOKEN is set, requests must carry it as a bearer token."
 )
 
 
 def serve(
-    bundle: Annotated[list[str], typer.Option(help="Folder URL of a diffusion model, or name=URL; repeatable.")],
-    host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0: all.")] = "",
-    port: Annotated[int, typer.Option(help="Port to listen at.")] = 0,
+    bundle: Annotated[
+        list[str], typer.Option(help="Bundle of a diffusion model: path or URL, or name=URL; repeatable.")
+    ],
+    host: Annotated[str, typer.Option(help="Address to listen on; default: 127.0.0.1; 0.0.0.0: all.")] = "",
+    port: Annotated[int, typer.Option(help="Port to listen on; default: 8000.", show_default=False)] = 0,
     config: ConfigFile = None,
     overrides: Overrides = None,
 ) -> None:
@@ -37,11 +41,11 @@ def serve(
         with spinning("starting"):
             stack.enter_context(serving(bundles, resolved))
         where = f"http://{resolved.serve.host}:{resolved.serve.port}/"
-        say(f"serving {', '.join(bundles)} at {where} (API: {where}docs); Ctrl-C ends")
+        say(f"serving {', '.join(bundles)} at {where} (API: {where}docs); Ctrl-C stops")
         threading.Event().wait()
 
 
 def _named(text: str) -> tuple[str, str]:
-    """Split name=URL; a URL alone is called by its last part."""
+    """Split name=URL; a URL alone takes its last part as its name."""
     name, equals, url = text.partition("=")
     return (name, url) if equals and "/" not in name else (text.rstrip("/").rsplit("/", 1)[-1], text)

@@ -14,19 +14,21 @@ if TYPE_CHECKING:
     from ldm_ray.bundle.metadata import Metadata
     from ldm_ray.data.dataset import PairedDataset
 
-train_app = typer.Typer(no_args_is_help=True, help="Train the autoencoder, then the diffusion model.")
+train_app = typer.Typer(no_args_is_help=True, help="Train the autoencoder, then the diffusion model; or a rival model.")
 
 
 @train_app.command(
     "vae",
-    epilog="Examples: `ldm-ray train vae --data runs/data --out runs/vae`;"
-    " `ldm-ray train vae --data runs/data --out runs/folds --folds all`",
+    epilog="Examples:\n\n\n\n- `ldm-ray train vae --data runs/data --out runs/vae`\n\n"
+    "- `ldm-ray train vae --data runs/data --out runs/folds --folds all`",
 )
 def train_vae(
     *,
     data: Data,
-    out: Annotated[str, typer.Option(help="Folder URL of the bundle; with --folds, of one a fold.")],
-    cross_validate: Annotated[str | None, typer.Option("--folds", help="all: train and score one a fold.")] = None,
+    out: Annotated[str, typer.Option(help="Folder for the bundle, path or URL; with --folds, for all bundles.")],
+    cross_validate: Annotated[
+        str | None, typer.Option("--folds", help="all: cross-validate, one model per fold.")
+    ] = None,
     resume: Resume = False,
     overwrite: Overwrite = False,
     config: ConfigFile = None,
@@ -52,8 +54,8 @@ def train_vae(
 def train_ldm(
     *,
     data: Data,
-    vae: Annotated[str, typer.Option(help="Bundle of a trained autoencoder.")],
-    out: Annotated[str, typer.Option(help="Folder URL of the bundle.")],
+    vae: Annotated[str, typer.Option(help="Bundle of a trained autoencoder, path or URL.")],
+    out: Annotated[str, typer.Option(help="Folder for the bundle, path or URL.")],
     resume: Resume = False,
     overwrite: Overwrite = False,
     config: ConfigFile = None,
@@ -61,7 +63,7 @@ def train_ldm(
     seed: Seed = None,
     json: Json = False,
 ) -> None:
-    """Train the diffusion model on an autoencoder's latents; encodes compounds first if need be."""
+    """Train the diffusion model on an autoencoder's latents; missing compound embeddings are computed first."""
     resolved = settings(config, overrides, seed)
     begin = begin_of(resume=resume, overwrite=overwrite)
     dataset = _opened(data, resolved)
@@ -81,7 +83,7 @@ def train_baseline(
     *,
     kind: Annotated[str, typer.Option(help="prnet, pertdit-cross, pertdit-catcross or pertdit-ada.")],
     data: Data,
-    out: Annotated[str, typer.Option(help="Folder URL of the bundle.")],
+    out: Annotated[str, typer.Option(help="Folder for the bundle, path or URL.")],
     resume: Resume = False,
     overwrite: Overwrite = False,
     config: ConfigFile = None,
@@ -89,7 +91,7 @@ def train_baseline(
     seed: Seed = None,
     json: Json = False,
 ) -> None:
-    """Train a published rival on the same wells; its bundle works wherever a model's does."""
+    """Train a published rival model on the same wells; its bundle can be evaluated and queried too."""
     resolved = settings(config, overrides, seed)
     begin = begin_of(resume=resume, overwrite=overwrite)
     rival = next((name for name in RIVAL_KINDS if name == kind), None)

@@ -13,9 +13,10 @@ if TYPE_CHECKING:
     from ldm_ray.tuning.trials import Search
 
 tune_app = typer.Typer(
-    help="Search settings with Ray Tune and Optuna; a killed search goes on when the same command is started again.",
-    epilog="Examples: `ldm-ray tune --data demo/data --vae demo/vae --out runs/search --config tune_demo`;"
-    " `ldm-ray tune report runs/search`; `ldm-ray tune export runs/search --out runs/best`",
+    help="Search settings with Ray Tune and Optuna; to resume a search, run the same command again.",
+    epilog="Examples:\n\n\n\n"
+    "- `ldm-ray tune --data demo/data --vae demo/vae --out runs/search --config tune_demo`\n\n"
+    "- `ldm-ray tune report runs/search`\n\n- `ldm-ray tune export runs/search --out runs/best`",
 )
 
 
@@ -23,19 +24,21 @@ tune_app = typer.Typer(
 def tune(
     *,
     context: typer.Context,
-    data: Annotated[str, typer.Option(help="Folder URL of the dataset.")] = "",
-    out: Annotated[str, typer.Option(help="Folder URL of the search.")] = "",
-    vae: Annotated[str, typer.Option(help="Autoencoder under all trials, unless the space varies it.")] = "",
+    data: Annotated[str, typer.Option(help="Folder of a paired dataset, path or URL.")] = "",
+    out: Annotated[str, typer.Option(help="Folder for the search, path or URL.")] = "",
+    vae: Annotated[
+        str, typer.Option(help="Bundle of the autoencoder that all trials use; leave out if trials train their own.")
+    ] = "",
     config: ConfigFile = None,
     overrides: Overrides = None,
     seed: Seed = None,
     json: Json = False,
 ) -> None:
-    """Search settings with Ray Tune and Optuna; a killed search goes on when the same command is started again."""
+    """Search settings with Ray Tune and Optuna; to resume a search, run the same command again."""
     if context.invoked_subcommand:
         return
     if not data or not out:
-        raise SettingsError("tune wants --data and --out; see ldm-ray tune --help")
+        raise SettingsError("tune needs --data and --out; see ldm-ray tune --help")
     resolved = settings(config, overrides, seed)
     from ldm_ray.data.dataset import open_dataset
 
@@ -60,11 +63,11 @@ def tune(
 @tune_app.command(epilog="Example: `ldm-ray tune report runs/search`")
 def report(
     *,
-    search: Annotated[str, typer.Argument(help="Folder URL of a search, running or ended.")],
+    search: Annotated[str, typer.Argument(help="Folder of a search, running or ended; path or URL.")],
     overrides: Overrides = None,
     json: Json = False,
 ) -> None:
-    """Write the page of a search: trials, which settings matter, curves, Pareto front."""
+    """Write a search's report: trials, which settings mattered, learning curves, Pareto front."""
     options = settings(None, overrides, None).storage_options
     from ldm_ray.storage.store import Store
     from ldm_ray.tuning.report import write_tune_report
@@ -81,20 +84,22 @@ def report(
 
 
 @tune_app.command(
-    epilog="Examples: `ldm-ray tune export runs/search --out best`; `ldm-ray tune export runs/search --out best"
-    " --retrain 101 --retrain 102 --retrain 103`"
+    epilog="Examples:\n\n\n\n- `ldm-ray tune export runs/search --out best`\n\n"
+    "- `ldm-ray tune export runs/search --out best --retrain 101 --retrain 102 --retrain 103`"
 )
 def export(
     *,
-    search: Annotated[str, typer.Argument(help="Folder URL of a search.")],
-    out: Annotated[str, typer.Option(help="Folder URL of the bundle; with --retrain, of one a seed.")],
-    trial: Annotated[int | None, typer.Option(help="Another trial than the best.", min=0)] = None,
-    retrain: Annotated[list[int] | None, typer.Option(help="Seed to train anew with; repeatable.")] = None,
+    search: Annotated[str, typer.Argument(help="Folder of a search, path or URL.")],
+    out: Annotated[
+        str, typer.Option(help="Folder for the bundle, path or URL; with --retrain, for one bundle per seed.")
+    ],
+    trial: Annotated[int | None, typer.Option(help="Trial to export; default: the best.", min=0)] = None,
+    retrain: Annotated[list[int] | None, typer.Option(help="Retrain with this seed; repeatable.")] = None,
     overwrite: Overwrite = False,
     overrides: Overrides = None,
     json: Json = False,
 ) -> None:
-    """Turn a search's best trial into a bundle: the trial's own model, or models trained anew with other seeds."""
+    """Turn a search's best trial into a bundle: the trial's own model, or models retrained with other seeds."""
     options = settings(None, overrides, None).storage_options
     from ldm_ray.workflows.export_trial import export_trial
 

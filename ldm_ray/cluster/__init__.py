@@ -1,1 +1,1 @@
-"""The Ray edge, and all of it: nothing outside this folder imports Ray."""
+"""The whole Ray edge: nothing outside this folder imports Ray."""

@@ -1,4 +1,4 @@
-"""Joins the Ray cluster that is there, or starts one on this machine."""
+"""Joins the running Ray cluster, or starts one on this machine."""
 
 import logging
 import os
@@ -16,19 +16,19 @@ KNOCK_S = 10.0
 
 
 def connect(settings: RaySettings, *, dashboard: bool = False) -> None:
-    """Connect to Ray, quietly: the cluster of `RAY_ADDRESS`, of this job or of this machine, else one of its own.
+    """Connect to Ray without log output: the cluster of `RAY_ADDRESS`, of this job or this machine, else a new one.
 
     Args:
         settings: Memory of a local cluster.
-        dashboard: Start a local cluster with its dashboard; see `check_cleaning`.
+        dashboard: Whether a local cluster gets a dashboard; see `check_cleaning`.
 
     Raises:
-        LdmRayError: If there is none, or it does not start.
+        LdmRayError: If the cluster cannot be reached, or does not start.
     """
     if ray.is_initialized():
         return
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
-    # A worker's report() waits until the controller polls it; at Ray's 2 s an epoch could not be shorter.
+    # A worker's report() waits until the controller polls it: with Ray's 2 s no epoch could be shorter.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     logging.getLogger("ray.train").setLevel(logging.ERROR)
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # its errors are raised too; a lost actor is made good
@@ -40,11 +40,11 @@ def connect(settings: RaySettings, *, dashboard: bool = False) -> None:
         _knock(address)
         try:
             ray.init(**local, logging_level=logging.ERROR, log_to_driver=False)
-        except ValueError:  # there is a cluster on this machine (`ray start --head`), whose memory is not ours to set
-            if address:  # never another cluster than the one that was named
+        except ValueError:  # this machine runs a cluster (`ray start --head`), whose memory is not ours to set
+            if address:  # never fall back to a cluster that was not named
                 raise
             ray.init("auto", logging_level=logging.ERROR, log_to_driver=False)
-    except Exception as error:  # of many kinds, bare Exception among them
+    except Exception as error:  # of many kinds, bare Exception included
         reason = " ".join(str(error).split()).partition(". ")[0]
         if not address:
             raise LdmRayError(f"Ray does not start here: {reason}") from error
@@ -53,7 +53,7 @@ def connect(settings: RaySettings, *, dashboard: bool = False) -> None:
 
 
 def _knock(address: str) -> None:
-    """Raise an OSError if nobody listens at HOST:PORT; Ray itself would try for minutes."""
+    """Raise an OSError if nothing listens at HOST:PORT; Ray itself would try for minutes."""
     host, _, port = address.rpartition(":")
     if host and port.isdigit() and "/" not in host:
         socket.create_connection((host.strip("[]"), int(port)), KNOCK_S).close()
@@ -62,12 +62,12 @@ def _knock(address: str) -> None:
 def check_cleaning(wait_s: float = 60.0) -> None:
     """Refuse a cluster on which a killed run would keep its CPUs.
 
-    When Tune ends a trial, the Ray Train run inside it is killed. Train leaves a cleaner behind that gives the CPUs of
-    its workers back, but the cleaner learns of the death from Ray's state API, which the dashboard serves. Without a
-    dashboard every trial stopped early keeps its CPUs, until those that go on wait for Ray Data for ever.
+    When Tune ends a trial, it kills the Ray Train run inside. Train leaves a cleaner behind that returns the workers'
+    CPUs, but the cleaner learns of the death from Ray's state API, which the dashboard serves. Without a dashboard
+    every trial stopped early keeps its CPUs, until the remaining trials wait for Ray Data forever.
 
     Args:
-        wait_s: A dashboard takes a while to start.
+        wait_s: Seconds that the dashboard may take to start.
 
     Raises:
         SettingsError: If the state API does not answer.
@@ -75,20 +75,20 @@ def check_cleaning(wait_s: float = 60.0) -> None:
     until = time.monotonic() + wait_s
     while True:
         try:
-            # Without an address it would ask whichever cluster of this machine was started last.
+            # Without an address it would ask the cluster that was started last on this machine.
             list_actors(address=ray.get_runtime_context().gcs_address, limit=1)
             return
         except Exception as error:  # of many kinds while a dashboard is starting
             if time.monotonic() > until:
-                raise SettingsError("a search wants a Ray cluster with its dashboard; this one has none") from error
+                raise SettingsError("a search needs a Ray cluster with a dashboard; this one has none") from error
         time.sleep(1.0)
 
 
 def wait_for_train_runs(at_most_s: float = 60.0) -> None:
-    """Wait until the Ray Train runs of this job have ended; those of a trial that Tune ends outlive it for a moment.
+    """Wait until the Ray Train runs of this job have ended; they outlive the trials that Tune ends for a moment.
 
     Args:
-        at_most_s: On a cluster that is too busy to end them sooner they are not waited for.
+        at_most_s: Seconds after which to stop waiting, on a busy cluster.
     """
     runtime, until = ray.get_runtime_context(), time.monotonic() + at_most_s
     while time.monotonic() < until:
@@ -99,6 +99,6 @@ def wait_for_train_runs(at_most_s: float = 60.0) -> None:
 
 
 def cpus_and_gpus() -> tuple[int, int]:
-    """Return how many the cluster has now; one that grows may have more later."""
+    """Return the cluster's CPUs and GPUs; with an autoscaler there may be more later."""
     resources = ray.cluster_resources()
     return int(resources.get("CPU", 0)), int(resources.get("GPU", 0))

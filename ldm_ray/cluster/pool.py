@@ -1,4 +1,4 @@
-"""Pools of actors for Ray Data: as many as the cluster has room for, each with a worker that is built once."""
+"""Pools of actors for Ray Data: as many as the cluster has room for; each builds its worker once."""
 
 import logging
 import warnings
@@ -19,17 +19,17 @@ from ldm_ray.settings import RaySettings
 log = logging.getLogger(__name__)
 
 POOLS = 4
-"""Pools that may lose an actor before the loss counts as an error."""
+"""How many pools may lose an actor before the loss is an error."""
 
 
 @dataclass(frozen=True)
 class ActorPool:
-    """How many actors work side by side, and what each has of the cluster.
+    """How many actors work side by side, and the resources of each.
 
     Attributes:
-        actors: How many.
-        cpus: Share of CPUs of each.
-        gpus: GPUs of each, 0 or 1.
+        actors: Number of actors.
+        cpus: CPUs per actor, may be a fraction.
+        gpus: GPUs per actor, 0 or 1.
     """
 
     actors: int
@@ -38,37 +38,37 @@ class ActorPool:
 
     @property
     def options(self) -> dict[str, Any]:
-        """As `ray.data.Dataset.map_batches` takes them."""
+        """Arguments of `ray.data.Dataset.map_batches`."""
         return {"concurrency": self.actors, "num_cpus": self.cpus, "num_gpus": self.gpus}
 
 
 class PoolWorker(Protocol):
-    """What an actor of a pool works with."""
+    """What an actor of a pool runs."""
 
     def work(self, item: int) -> pa.Table | None:
-        """Work on one item; return at least one row, or None where there is nothing to return."""
+        """Process one item; return at least one row, or None if there is nothing to return."""
 
 
 def map_in_pool(
     build: Callable[..., PoolWorker], arguments: tuple[Any, ...], items: Sequence[int], pool: ActorPool
 ) -> Iterator[pa.Table]:
-    """Work on numbered items in a pool of actors; results come as they are done.
+    """Process numbered items in a pool of actors; yield results as they are ready.
 
-    An actor that dies is not restarted by Ray: the items that it leaves undone are given to a new pool. Ray's own
-    restarts want their arguments to be there for good, and print an error about it where a user looks.
+    Ray does not restart an actor that dies: a new pool takes the items that are left. Ray's own restarts need the
+    actor's arguments to outlive it, and print an error about that on the user's terminal.
 
     Args:
-        build: Makes an actor's worker from the arguments; called once an actor.
-        arguments: Small values, or references to what lies in the object store.
-        items: What to work on, each once.
-        pool: How many actors, and what each has of the cluster.
+        build: Builds an actor's worker from the arguments; called once per actor.
+        arguments: Small values, or references to the object store.
+        items: Items to process; duplicates are processed once.
+        pool: Number of actors and their resources.
 
     Yields:
-        Results, of one item or of several one after the other: the rows that `work` returned, and their `item`.
+        Results of one or more items: the rows that `work` returned, with their `item`.
 
     Raises:
         LdmRayError: The first error of ours that a worker raised.
-        ray.exceptions.RayError: If actors died in `POOLS` pools one after the other.
+        ray.exceptions.RayError: If actors died in `POOLS` pools in a row.
     """
     left = list(dict.fromkeys(items))
     for attempt in range(POOLS):
@@ -94,20 +94,20 @@ def map_in_pool(
         except ray.exceptions.RayError as error:
             if not left or attempt + 1 == POOLS or not _actor_died(error):
                 raise
-            log.warning("an actor died; a new pool works on the %d items that are left", len(left))
+            log.warning("an actor died; a new pool takes the %d items that are left", len(left))
 
 
 def pool_of(settings: RaySettings, at_most: int, cpus: float, *, can_use_gpus: bool = True) -> ActorPool:
-    """Return a pool with an actor a GPU, or else one a CPU, of the nodes that run.
+    """Return a pool with one actor per GPU of the running nodes, or else one per CPU.
 
-    How many nodes an autoscaler may yet start, Ray does not tell. Where `ray.actors` asks for more actors than there is
-    room for, those that wait are what makes it start some.
+    Ray does not say how many nodes an autoscaler could still start. If `ray.actors` asks for more actors than fit, the
+    waiting ones make it start some.
 
     Args:
-        settings: How many actors are asked for, and whether GPUs are used.
-        at_most: As many actors as there is work for.
-        cpus: Share of CPUs of an actor that has no GPU.
-        can_use_gpus: Whether the work is any faster there.
+        settings: Actors asked for, and whether to use GPUs.
+        at_most: Most actors that there is work for.
+        cpus: CPUs of an actor without a GPU, may be a fraction.
+        can_use_gpus: Whether a GPU makes the work faster.
     """
     cpus_now, gpus_now = cpus_and_gpus()
     use_gpus = gpus_now > 0 if settings.use_gpu is None else settings.use_gpu
@@ -117,25 +117,25 @@ def pool_of(settings: RaySettings, at_most: int, cpus: float, *, can_use_gpus: b
 
 
 def placed_pool(settings: RaySettings, at_most: int, cpus: float, *, can_use_gpus: bool = True) -> ActorPool:
-    """Return a pool once there is room for one of its actors; Ray Data itself would wait for it for ever.
+    """Return a pool once one of its actors can be placed; Ray Data itself would wait forever.
 
     Args:
-        settings: As `pool_of`, and how long to wait.
-        at_most: As `pool_of`.
-        cpus: As `pool_of`.
-        can_use_gpus: As `pool_of`.
+        settings: As in `pool_of`, and how long to wait.
+        at_most: As in `pool_of`.
+        cpus: As in `pool_of`.
+        can_use_gpus: As in `pool_of`.
 
     Raises:
-        SettingsError: If there is none in time.
+        SettingsError: If it cannot be placed in time.
     """
     one = pool_of(settings, 1, cpus, can_use_gpus=can_use_gpus)
     what = f"an actor of {one.gpus} GPU" if one.gpus else f"an actor of {one.cpus:g} CPU"
     wait_for_room([{"CPU": one.cpus, "GPU": one.gpus}], what, settings.placement_timeout_s)
-    return pool_of(settings, at_most, cpus, can_use_gpus=can_use_gpus)  # of the nodes that were started for it, too
+    return pool_of(settings, at_most, cpus, can_use_gpus=can_use_gpus)  # again, since nodes may have started for it
 
 
 class _PoolActor:
-    """Builds its worker once and works on one item a call."""
+    """Builds its worker once; each call processes one item."""
 
     def __init__(self, build: Callable[..., PoolWorker], arguments: tuple[Any, ...]) -> None:
         self._worker = build(*arguments)
@@ -152,7 +152,7 @@ class _PoolActor:
 
 
 def _actor_died(error: BaseException | None) -> bool:
-    """Tell whether an error comes from the loss of an actor or of its node, and not from its work."""
+    """Tell whether an error comes from losing an actor or its node, and not from its work."""
     while error is not None:
         if isinstance(error, (ray.exceptions.ActorDiedError, ray.exceptions.ActorUnavailableError)):
             return True

@@ -1,4 +1,4 @@
-"""News of a run from its workers to the driver, which is waiting for it."""
+"""News from a run's workers to the waiting driver."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -11,12 +11,12 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 REPORT_EVERY_S = 0.5
 
 Look = Callable[[Any], None]
-"""Called with the latest status: of one run, or of several by name."""
+"""Called with the latest status of one run, or of several by name."""
 
 
 @ray.remote
 class Board:
-    """Holds the latest status of a run for the driver to look at."""
+    """Holds the latest status of a run for the driver."""
 
     def __init__(self) -> None:
         self._status: dict[str, Any] = {}
@@ -31,21 +31,21 @@ class Board:
 
 
 def start_board() -> Any:
-    """Start a board on the driver's own node: it ends with the driver, and with no other node."""
+    """Start a board on the driver's own node, so that the loss of another node does not end it."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     return Board.options(num_cpus=0, scheduling_strategy=here).remote()  # type: ignore[attr-defined]
 
 
 @contextmanager
 def watching(board: Any, on_look: Look) -> Iterator[None]:
-    """Look at the board from a thread while the block runs, and once more at its end."""
+    """Read the board in a thread while the block runs, and once more at its end."""
     done = threading.Event()
 
     def look() -> None:
         try:
             on_look(ray.get(board.get.remote(), timeout=5))
         except ray.exceptions.RayError:
-            return  # the board is gone with the cluster; the run itself will say why
+            return  # the board went with the cluster; the run itself will say why
 
     def poll() -> None:
         while not done.wait(REPORT_EVERY_S):

@@ -1,8 +1,8 @@
-"""Machines for Ray's cluster launcher: spot ones, and on-demand ones where no spot machine is to be had.
+"""Machines for Ray's cluster launcher: spot machines, or on-demand machines if no spot machine is available.
 
-`cluster.yaml` names `AwsSpotFirst`, `deploy/gcp.yaml` `GcpSpotFirst`, as provider of type `external`. By itself Ray
-2.60 asks for a spot machine that is refused again and again, whatever other type of node there is: its autoscaler
-prefers another type only after a machine that was given did not start.
+`cluster.yaml` names `AwsSpotFirst` and `deploy/gcp.yaml` `GcpSpotFirst` as their provider of type `external`. Without
+them Ray 2.60 asks for a refused spot machine again and again, whatever other node types there are: its autoscaler
+tries another type only after a machine was granted but did not start.
 """
 
 import logging
@@ -17,11 +17,11 @@ NOT_TO_BE_HAD = re.compile(
     r"|MaxSpotInstanceCountExceeded|SpotMaxPriceTooLow"
     r"|ZONE_RESOURCE_POOL_EXHAUSTED(_WITH_DETAILS)?|STOCKOUT|QUOTA_EXCEEDED|quotaExceeded)\b"
 )
-"""What EC2 and Google say where capacity, quota or price stand against a spot machine; other errors are mistakes."""
+"""What EC2 and Google answer if capacity, quota or price rule out a spot machine; other errors are mistakes."""
 
 
 def on_demand(node_config: dict[str, Any]) -> dict[str, Any]:
-    """Return a machine's configuration without what makes it a spot machine, on AWS or Google Cloud."""
+    """Return a machine's configuration without its spot options, on AWS or Google Cloud."""
     config = {key: value for key, value in node_config.items() if key != "InstanceMarketOptions"}
     if "scheduling" in config:
         spot_only = ("provisioningModel", "instanceTerminationAction")
@@ -30,18 +30,18 @@ def on_demand(node_config: dict[str, Any]) -> dict[str, Any]:
 
 
 class SpotFirst:
-    """Asks a node provider of Ray, which is named after it among a class's bases, for spot machines first."""
+    """Asks one of Ray's node providers, the next base class, for spot machines first."""
 
     def create_node(self, node_config: dict[str, Any], tags: dict[str, str], count: int) -> dict[str, Any]:
-        """Start machines, one by one: where there are some spot machines but not enough, the rest is on-demand.
+        """Start machines one by one, so that on-demand machines make up for missing spot machines.
 
         Args:
-            node_config: What `cluster.yaml` says of the type of node.
-            tags: Ray's own; they name the type of node, which stays the same.
-            count: How many.
+            node_config: Configuration of the node type in `cluster.yaml`.
+            tags: Ray's tags; they name the node type, which stays the same.
+            count: Number of machines.
 
         Returns:
-            What the cloud says of each, by its id.
+            The cloud's description of each machine, by id.
         """
         created: dict[str, Any] = {}
         for _ in range(count):
@@ -49,20 +49,20 @@ class SpotFirst:
         return created
 
     def _create_one(self, node_config: dict[str, Any], tags: dict[str, str]) -> dict[str, Any]:
-        create = super().create_node  # type: ignore[misc]  # of the provider after this class
+        create = super().create_node  # type: ignore[misc]  # the provider's, next in the bases
         try:
             return create(node_config, tags, 1) or {}
         except Exception as error:
             instead = on_demand(node_config)
             if instead == node_config or not NOT_TO_BE_HAD.search(str(error)):
                 raise
-            logger.warning("No spot machine is to be had, so an on-demand one is asked for: %s", error)
+            logger.warning("No spot machine is available, asking for an on-demand machine: %s", error)
         return create(instead, tags, 1) or {}
 
 
 @cache
 def _provider(name: str) -> type:
-    # Each needs a package of its cloud, which is there where clusters are started and nowhere else.
+    # Each needs its cloud's package, which is installed only where clusters are started.
     provider: type
     if name == "AwsSpotFirst":
         from ray.autoscaler._private.aws.node_provider import AWSNodeProvider as provider
@@ -72,7 +72,7 @@ def _provider(name: str) -> type:
 
 
 def __getattr__(name: str) -> type:
-    """Build a provider when Ray asks for it by its name."""
+    """Build a provider when Ray asks for it by name."""
     if name in {"AwsSpotFirst", "GcpSpotFirst"}:
         return _provider(name)
     raise AttributeError(f"{__name__} has AwsSpotFirst and GcpSpotFirst; got {name}")

@@ -1,1 +1,1 @@
-"""Records of training runs, and the trackers that follow them. No Ray here."""
+"""Records of training runs, and trackers that follow them. No Ray here."""

@@ -16,23 +16,23 @@ if TYPE_CHECKING:
 
 SQLITE = "sqlite:///"
 PARAMS_PER_REQUEST = 100
-"""The most that MLflow takes at once."""
+"""MLflow accepts no more at once."""
 
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
-    # Train's controller waits: MLflow's own 7 tries of 120 s would hold a run up for minutes.
+    # Train's controller waits, so MLflow's default of 7 attempts of 120 s would hold up a run for minutes.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
 }
-"""Ours unless the user has set them."""
+"""Defaults for variables that the user has not set."""
 
 
 def check_mlflow(uri: str) -> None:
     """Refuse a tracking URI that cannot work, and a missing extra.
 
     Raises:
-        SettingsError: Naming what is wanted.
+        SettingsError: If it cannot work; says what is needed.
     """
     parts = urlsplit(uri)
     is_file = uri.startswith(SQLITE) and len(uri) > len(SQLITE)
@@ -49,13 +49,13 @@ def check_mlflow(uri: str) -> None:
             importlib.import_module(package)
     except ImportError:
         raise SettingsError(
-            "track.mlflow wants the extra 'mlflow', from the top of the repository:"
+            "track.mlflow needs the extra 'mlflow', from the top of the repository:"
             " pip install --constraint constraints.txt --editable '.[mlflow]'"
         ) from None
 
 
 def absolute_uri(uri: str) -> str:
-    """Return the URI as another process of this machine can use it, whatever folder it runs in."""
+    """Return a URI that processes in other folders of this machine can use."""
     return f"{SQLITE}{Path(uri.removeprefix(SQLITE)).absolute()}" if uri.startswith(SQLITE) else uri
 
 
@@ -68,7 +68,7 @@ class MlflowTracker:
         self._uri, self._experiment, self._run_id = absolute_uri(uri), experiment, ""
 
     def start(self, run: RunRecord) -> str:
-        """Begin an MLflow run, or set the one that the record names running again."""
+        """Start an MLflow run, or mark the one in the record as running again."""
         client = self._client()
         self._run_id = run.trackers.get(self.name, "")
         if self._run_id:
@@ -85,7 +85,7 @@ class MlflowTracker:
         self._client().log_batch(self._run_id, [Metric(name, value, at_ms, epoch) for name, value in metrics.items()])
 
     def finish(self, status: RunStatus) -> None:
-        """Set MLflow's status; what a failure was stands in the tag `status`."""
+        """Set MLflow's status; the tag `status` holds ours, with the kind of failure."""
         if self._run_id:
             client = self._client()
             client.set_tag(self._run_id, "status", status)

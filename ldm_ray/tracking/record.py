@@ -1,4 +1,4 @@
-"""The record of a training run, `run.json` in its folder, and the table of all runs below a folder."""
+"""The record of a training run (`run.json` in its folder), and the table of all runs below a folder."""
 
 import os
 import socket
@@ -29,23 +29,23 @@ class RunRecord:
         name: Last part of its folder.
         kind: `vae`, `ldm` or a rival's name.
         folder: URL of its bundle.
-        status: `running` too after a kill that left no time to say so.
-        started: Of its first attempt, UTC, ISO 8601.
-        finished: Of its last attempt; empty while it runs.
-        seconds: All attempts together.
-        epochs: Trained so far, over all attempts.
+        status: Status of the run; a kill leaves it `running`.
+        started: Start of the first attempt, UTC, ISO 8601.
+        finished: End of the last attempt; empty while it runs.
+        seconds: Duration of all attempts together.
+        epochs: Epochs trained so far, over all attempts.
         last: Metrics of the last epoch.
         best: Metrics of the epoch with the lowest validation loss.
-        failures: How often workers have failed; Ray Train starts them again `ray.max_failures` times.
-        warnings: What trackers could not do, a line each.
-        settings: Resolved; storage options are never among them.
+        failures: How often workers have failed; Ray Train restarts them up to `ray.max_failures` times.
+        warnings: Failures of trackers, one line each.
+        settings: Resolved settings, without storage options.
         git_revision: See `source_revision`.
-        version: Of the package.
-        dataset: URL.
-        dataset_sha256: Of its manifest, which holds the checksums of its files.
-        num_workers: Of Ray Train.
-        host: Of the driver.
-        trackers: Tracker's name to its own id of this run.
+        version: Version of the package.
+        dataset: URL of the dataset.
+        dataset_sha256: Checksum of its manifest, which holds the checksums of its files.
+        num_workers: Number of Ray Train workers.
+        host: Host name of the driver.
+        trackers: Name of each tracker to its own id of this run.
     """
 
     name: str
@@ -71,7 +71,7 @@ class RunRecord:
 
 
 def begin_record(folder: str, kind: str, dataset: PairedDataset, config: Config, num_workers: int) -> RunRecord:
-    """Return the record of a run that begins now."""
+    """Return the record of a run that starts now."""
     return RunRecord(
         name=run_name(folder),
         kind=kind,
@@ -88,12 +88,12 @@ def begin_record(folder: str, kind: str, dataset: PairedDataset, config: Config,
 
 
 def run_name(folder: str) -> str:
-    """Return what a run with this folder is called."""
+    """Return the name of a run with this folder."""
     return folder.rstrip("/").rsplit("/", 1)[-1]
 
 
 def resumed_record(old: RunRecord, begun: RunRecord) -> RunRecord:
-    """Return the record of a run that goes on: whose code, workers and host are now others."""
+    """Return the record of a resumed run, with the code, workers and host of this attempt."""
     kept = ("started", "seconds", "epochs", "last", "best", "failures", "trackers")
     return replace(begun, **{name: getattr(old, name) for name in kept})
 
@@ -103,8 +103,8 @@ def with_epoch(run: RunRecord, epochs: int, metrics: dict[str, float]) -> RunRec
 
     Args:
         run: The record before it.
-        epochs: Trained so far, this one included.
-        metrics: Of this one.
+        epochs: Epochs trained so far, including this one.
+        metrics: Metrics of this epoch.
     """
     better = not run.best or metrics["valid_loss"] < run.best["valid_loss"]
     return replace(run, epochs=epochs, last=metrics, best=metrics if better else run.best)
@@ -124,7 +124,7 @@ def read_record(store: Store, name: str = RUN_RECORD) -> RunRecord:
     """Read a record.
 
     Raises:
-        DataError: If the file is none.
+        DataError: If the file is not a record.
     """
     values = store.read_json(name)
     names = {own.name for own in fields(RunRecord)}
@@ -135,10 +135,10 @@ def read_record(store: Store, name: str = RUN_RECORD) -> RunRecord:
 
 
 def runs_table(root: Store) -> list[RunRecord]:
-    """Return the runs in a folder and below it, newest first; each says where it was found.
+    """Return the runs in a folder and below it, newest first, each with the folder where it was found.
 
     Raises:
-        DataError: If the folder does not exist, or holds none.
+        DataError: If the folder does not exist, or holds no run.
     """
     if not root.exists():
         raise DataError(f"{root.url} does not exist")
@@ -170,6 +170,6 @@ def flat(values: Mapping[str, object], prefix: str = "") -> dict[str, object]:
 
 
 def changed_settings(run: RunRecord) -> dict[str, object]:
-    """Return a run's settings that are not its preset's, by dotted key."""
+    """Return a run's settings that differ from its preset, by dotted key."""
     usual = flat(config_from_dict(PRESETS.get(str(run.settings["preset"]), {})).model_dump(mode="json"))
     return {key: value for key, value in flat(run.settings).items() if usual.get(key) != value}

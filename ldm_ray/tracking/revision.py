@@ -8,17 +8,17 @@ TIMEOUT_S = 5.0
 
 
 def source_revision(source: Path = Path(__file__).parents[1]) -> str:
-    """Return the git revision that a source file or folder is of, with `-dirty` if tracked files have changed.
+    """Return the git revision of a source file or folder, with `-dirty` if tracked files have changed.
 
     Args:
         source: The installed package.
 
     Returns:
-        40 hexadecimal digits and maybe `-dirty`; empty where the source is not in a git checkout, as an installed
-        wheel is not, even if its environment lies inside one.
+        40 hexadecimal digits, with `-dirty` if changed; empty if git does not track the source, as for an installed
+        wheel, even if its environment lies inside a checkout.
     """
     folder = source if source.is_dir() else source.parent
-    # A git hook sets these; they would name another checkout.
+    # Git hooks set these, and they may name another checkout.
     env = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
 
     def git(*command: str) -> str:

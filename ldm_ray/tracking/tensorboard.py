@@ -16,8 +16,8 @@ from ldm_ray.tracking.record import RunRecord, RunStatus
 class TensorBoardTracker:
     """Writes events to a local file and copies it to the run's folder after each epoch.
 
-    A run that is resumed adds a file, which TensorBoard shows as the same curve. The events are written in this
-    thread: tensorboardX's own SummaryWriter hands them to another, whose end `flush` does not await.
+    A resumed run adds a file, which TensorBoard shows as the same curve. Events are written in this thread, since
+    tensorboardX's SummaryWriter uses another, for which `flush` does not wait.
     """
 
     name = "tensorboard"
@@ -29,7 +29,7 @@ class TensorBoardTracker:
         self._events: Any = None
 
     def start(self, run: RunRecord) -> str:
-        """Remember the run; the file is opened with the first epoch."""
+        """Remember the run; the first epoch opens the file."""
         self._run = run
         return TENSORBOARD
 

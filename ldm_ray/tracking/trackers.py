@@ -1,4 +1,4 @@
-"""What follows a run: TensorBoard, MLflow, W&B. A tracker that fails is said once and never stops a run."""
+"""Trackers that follow a run: TensorBoard, MLflow, W&B. A failing tracker is reported once and never stops a run."""
 
 import logging
 import time
@@ -13,7 +13,7 @@ from ldm_ray.tracking.tensorboard import TensorBoardTracker
 from ldm_ray.tracking.wandb import WandbTracker, check_wandb
 
 RETRY_AFTER_S = 60.0
-"""How long a tracker that failed is left alone; longer where it took long to fail."""
+"""Seconds before a failed tracker is tried again; longer if failing took long."""
 
 log = logging.getLogger(__name__)
 
@@ -24,38 +24,38 @@ class Tracker(Protocol):
     name: str
 
     def start(self, run: RunRecord) -> str:
-        """Begin the run, or take up the one that `run.trackers` names; return its id."""
+        """Start the run, or resume the one that `run.trackers` names; return its id."""
 
     def log(self, epoch: int, metrics: Mapping[str, float]) -> None:
-        """Take the metrics of an epoch, counted from 1."""
+        """Log the metrics of an epoch, counted from 1."""
 
     def finish(self, status: RunStatus) -> None:
-        """Say how the run ended; may be called in both processes."""
+        """Record how the run ended; may be called in both processes."""
 
 
 class Guarded:
-    """A tracker whose failures are kept from the run; rows that it could not take it gets again with later ones."""
+    """Shields a run from a tracker's failures; rows that could not be logged are sent again with later ones."""
 
     def __init__(self, tracker: Tracker, run: RunRecord) -> None:
         self.name = tracker.name
         self.run_id = run.trackers.get(tracker.name, "")
-        self._complaint = f"tracking by {tracker.name} fails, the run goes on: "
+        self._complaint = f"tracking by {tracker.name} fails, the run continues: "
         self.warning = next((said for said in run.warnings if said.startswith(self._complaint)), "")
         self._tracker, self._run, self._started = tracker, run, False
         self._waiting: list[tuple[int, Mapping[str, float]]] = []
         self._again_at = 0.0
 
     def start(self) -> None:
-        """Begin the run with this tracker."""
+        """Start the run with this tracker."""
         self._attempt(self._send)
 
     def log(self, epoch: int, metrics: Mapping[str, float]) -> None:
-        """Pass the metrics of an epoch on."""
+        """Log the metrics of an epoch."""
         self._waiting.append((epoch, metrics))
         self._attempt(self._send)
 
     def finish(self, status: RunStatus) -> None:
-        """Pass on what waits, and how the run ended."""
+        """Log what is waiting, and how the run ended."""
         self._again_at = 0.0
         self._attempt(self._send)
         self._attempt(lambda: self._tracker.finish(status))
@@ -69,13 +69,13 @@ class Guarded:
             del self._waiting[0]
 
     def _attempt(self, act: Callable[[], None]) -> None:
-        """Try, but spend at most a tenth of the time on a server that does not answer."""
+        """Try an action, but spend at most a tenth of the time on a server that does not answer."""
         began = time.monotonic()
         if began < self._again_at:
             return
         try:
             act()
-        except Exception as error:  # each tracker's client has errors of its own
+        except Exception as error:  # each client has its own errors
             took = time.monotonic() - began
             self._again_at = time.monotonic() + max(RETRY_AFTER_S, 10 * took)
             if not self.warning:
@@ -84,10 +84,10 @@ class Guarded:
 
 
 def check_trackers(track: TrackSettings) -> None:
-    """Refuse what cannot work, before anything is trained.
+    """Refuse trackers that cannot work, before any training.
 
     Raises:
-        SettingsError: For a URI of another form, or an extra that is not installed.
+        SettingsError: If a URI has another form, or an extra is not installed.
     """
     if track.mlflow:
         check_mlflow(track.mlflow)
@@ -96,12 +96,12 @@ def check_trackers(track: TrackSettings) -> None:
 
 
 def build_trackers(track: TrackSettings, store: Store, run: RunRecord) -> list[Guarded]:
-    """Return the trackers that the settings name; nothing is opened yet, so they can be sent to another process.
+    """Return the trackers of the settings; nothing is opened yet, so they can be sent to another process.
 
     Args:
-        track: Settings.
+        track: Settings of the trackers.
         store: The run's folder.
-        run: Its record.
+        run: The run's record.
     """
     trackers: list[Tracker] = []
     if track.tensorboard:

@@ -14,13 +14,13 @@ def check_wandb() -> None:
     """Refuse a missing extra.
 
     Raises:
-        SettingsError: Naming it.
+        SettingsError: If it is missing.
     """
     try:
         importlib.import_module("wandb")
     except ImportError:
         raise SettingsError(
-            "track.wandb wants the extra 'wandb', from the top of the repository:"
+            "track.wandb needs the extra 'wandb', from the top of the repository:"
             " pip install --constraint constraints.txt --editable '.[wandb]'"
         ) from None
 
@@ -28,8 +28,7 @@ def check_wandb() -> None:
 class WandbTracker:
     """Writes a run's settings as its config, and its metrics by epoch.
 
-    One process at a time may write a W&B run: Train's controller does, and the driver only where training did not
-    end by itself.
+    Only one process at a time may write a W&B run: Train's controller, or the driver if training failed.
     """
 
     name = "wandb"
@@ -42,7 +41,7 @@ class WandbTracker:
         self._open: Any = None
 
     def start(self, run: RunRecord) -> str:
-        """Choose the id of the run, or take the record's; W&B hears of it with the first epoch."""
+        """Choose the id of the run, or take the record's; W&B is contacted at the first epoch."""
         self._run, self._id = run, run.trackers.get(self.name) or uuid.uuid4().hex[:12]
         return self._id
 
@@ -51,7 +50,7 @@ class WandbTracker:
         self._opened().log(dict(metrics), step=epoch)
 
     def finish(self, status: RunStatus) -> None:
-        """End the run; the driver's side has nothing to add to one that finished, or that cannot be reached."""
+        """End the run; on the driver, nothing is to be added to a run that finished or is offline."""
         if self._open is None and (status == "finished" or self._mode == "offline"):
             return
         opened = self._opened()

@@ -1,1 +1,1 @@
-"""Chains of steps: the demo, the pipeline, Table 1, the export of a trial, and what a run's folder says of itself."""
+"""Chains of steps: the demo, the pipeline, Table 1 and the export of a trial; and the status of a folder."""

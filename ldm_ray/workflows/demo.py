@@ -1,4 +1,4 @@
-"""The demo: the whole chain on a simulated release, then a table, pictures and what to try next."""
+"""The demo: all steps on simulated data, then a table, pictures and what to try next."""
 
 import shutil
 import sys
@@ -16,12 +16,12 @@ from ldm_ray.workflows.pipeline import Pipeline
 
 
 def run_demo(out: Path, config: Config, *, overwrite: bool = False) -> Metrics:
-    """Simulate, prepare, embed, train, evaluate and predict; steps that are done already are not repeated.
+    """Simulate, prepare, embed, train, evaluate and predict; finished steps are not repeated.
 
     Args:
-        out: Local folder for everything.
+        out: Local folder for all results.
         config: Settings of all steps.
-        overwrite: Start anew.
+        overwrite: Start over.
 
     Raises:
         DataError: If the folder holds a demo with other settings and `overwrite` is false.
@@ -42,7 +42,7 @@ def run_demo(out: Path, config: Config, *, overwrite: bool = False) -> Metrics:
 def _next_commands(out: Path, dataset: PairedDataset, predictor: Predictor) -> None:
     held_out = dataset.profiles(["compound_id"], "test")["compound_id"][0].as_py()
     smiles, cell = dataset.parent_smiles[held_out], predictor.cell_lines[0]
-    # After `make demo` the command is in .venv and not on the path.
+    # After `make demo` the command is in .venv but not on the path.
     command = "ldm-ray" if shutil.which("ldm-ray") else sys.argv[0]
     say("\ntry next:")
     say(f"  {command} predict --bundle {out / 'ldm'} --smiles '{smiles}' --cell {cell} --dose-um 10 --time-h 24")

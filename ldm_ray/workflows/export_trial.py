@@ -1,4 +1,4 @@
-"""From a search to bundles: the best trial's own model, or its settings trained anew with other seeds."""
+"""From a search to bundles: the best trial's own model, or models retrained with other seeds."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -30,24 +30,24 @@ def export_trial(
     storage_options: StorageOptions,
     on_status: OnStatus,
 ) -> list[str]:
-    """Write a trial's bundle, or bundles of its settings trained anew.
+    """Write a trial's bundle, or bundles retrained with its settings.
 
     Args:
         search: URL of the search.
-        out: URL of the bundle; with seeds `out/seedN`, whose autoencoder, trained with that seed too, lies in
-            `out/seedN-vae`.
-        number: Which trial; None for the best.
-        seeds: To train with; none copies the trial's own model. What is there already is not trained again.
-        overwrite: Replace what is there.
+        out: URL of the bundle; with seeds, bundles go to `out/seedN`, and their autoencoders, trained with the same
+            seed, to `out/seedN-vae`.
+        number: Number of the trial; None for the best.
+        seeds: Seeds to retrain with; if empty, the trial's own model is copied. Existing bundles are not retrained.
+        overwrite: Replace existing bundles.
         storage_options: fsspec's arguments by protocol.
-        on_status: Told of training.
+        on_status: Called with the status of training.
 
     Returns:
         URLs of the bundles.
 
     Raises:
-        DataError: If there is no such trial, or it did not run to its end.
-        BundleError: If a bundle is there and `overwrite` is false.
+        DataError: If there is no such trial, or it is not complete.
+        BundleError: If a bundle exists and `overwrite` is false.
     """
     loaded, store = load_search(search, storage_options), Store(search, storage_options)
     data, _, config = read_record(store)
@@ -82,11 +82,11 @@ def _trial(trials: Sequence[Trial], number: int) -> Trial:
         if trial.number == number and trial.state == "complete":
             return trial
     complete = ", ".join(str(trial.number) for trial in trials if trial.state == "complete")
-    raise DataError(f"--trial must be one that ran to its end ({complete or 'there is none'}); got {number}")
+    raise DataError(f"--trial must be a complete trial ({complete or 'there is none'}); got {number}")
 
 
 def _trained(data: str, out: str, config: Config, origin: TrialOrigin, *, overwrite: bool, on_status: OnStatus) -> str:
-    """Train autoencoder and diffusion model with the config's seed, going on with what is there."""
+    """Train autoencoder and diffusion model with the config's seed, resuming an interrupted run."""
     options, dataset = config.storage_options, open_dataset(data, config.storage_options)
     vae = f"{out}-vae"
     if overwrite:
@@ -94,8 +94,8 @@ def _trained(data: str, out: str, config: Config, origin: TrialOrigin, *, overwr
             for name in (METADATA, RUN):
                 Store(url, options).remove(name)
     if bundle_exists(out, options):
-        there = load_bundle(out, "ldm", options).metadata.get("search")
-        if there != origin:
+        existing = load_bundle(out, "ldm", options).metadata.get("search")
+        if existing != origin:
             raise BundleError(f"{out} holds a bundle of another trial; --overwrite replaces it")
         return out
     autoencoder = ensure_bundle(Run(kind="vae", dataset=dataset, out=vae, config=config, on_status=on_status))

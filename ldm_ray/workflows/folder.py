@@ -1,4 +1,4 @@
-"""What the folder of a run says of it, and the folder itself as `ldm_ray.workflows.status` looks at it."""
+"""The status of a run's folder, and the folder as `ldm_ray.workflows.status` reads it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,8 +9,8 @@ from ldm_ray.storage.store import Store
 from ldm_ray.workflows.pipeline_state import StepRecord
 
 SILENT_S = 600.0
-"""A run that says it runs is taken for interrupted after so many seconds of silence."""
-SILENCE = "it says that it runs, but nothing was written for long"
+"""Seconds of silence after which a run that is marked running is taken for interrupted."""
+SILENCE = "marked running, but nothing written recently"
 
 FolderKind = Literal["training", "search", "bulk prediction", "pipeline", "dataset"]
 FolderState = Literal["running", "finished", "failed", "interrupted"]
@@ -19,25 +19,25 @@ Files = Mapping[str, datetime | None]
 
 @dataclass(frozen=True)
 class FolderStatus:
-    """What a run's folder says of it.
+    """What a run's folder says about the run.
 
     Attributes:
         url: The folder.
-        kind: Of run.
-        what: What it makes, in a few words.
-        state: `interrupted`: nobody works on it any more, and it has not ended.
-        unit: What progress is counted in.
-        done: So many are done.
-        total: Of so many; None if that is not known.
-        rows_per_s: Wells trained or conditions predicted; None if that is not known.
-        seen: When it last wrote something, UTC, ISO 8601; empty if the store does not say.
-        age_s: How long ago that was.
+        kind: Kind of run.
+        what: What the run makes, in a few words.
+        state: State of the run; `interrupted` if it has not ended and no process works on it.
+        unit: Unit of progress.
+        done: Units done.
+        total: Units in all; None if unknown.
+        rows_per_s: Wells trained or conditions predicted per second; None if unknown.
+        seen: Time of the last write, UTC, ISO 8601; empty if the store does not say.
+        age_s: Seconds since then.
         figures: Losses and counts by name.
         said: What went wrong; empty if nothing did.
-        go_on: How to go on; empty if there is no need.
+        go_on: How to resume; empty if there is no need.
         look: Where to look next.
-        steps: Of a pipeline, as `pipeline.json` has them.
-        within: Of a pipeline, the step that is running, failed or interrupted.
+        steps: Steps of a pipeline, as in `pipeline.json`.
+        within: Status of a pipeline's step that is running, failed or interrupted.
     """
 
     url: str
@@ -59,7 +59,7 @@ class FolderStatus:
 
 
 class Seen(TypedDict, total=False):
-    """The last sign of life, as fields of `FolderStatus`; empty if the store does not say when files were written."""
+    """The last activity, as fields of `FolderStatus`; empty if the store does not say when files were written."""
 
     seen: str
     age_s: float
@@ -75,7 +75,7 @@ class Ending(TypedDict):
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder, its files, and the time it is looked at."""
+    """A folder, its files, and the current time."""
 
     store: Store
     files: Files
@@ -83,11 +83,11 @@ class Folder:
 
     @property
     def url(self) -> str:
-        """Where it is."""
+        """The folder's URL."""
         return self.store.url
 
     def last(self, *prefixes: str) -> datetime | None:
-        """Return when the newest file was written of those whose path begins so; of all without a prefix."""
+        """Return when the newest file was written, of those with one of the prefixes, or of all without a prefix."""
         times = [at for path, at in self.files.items() if at and path.startswith(prefixes or "")]
         return max(times, default=None)
 
@@ -100,12 +100,12 @@ class Folder:
         return {"seen": at.astimezone(UTC).isoformat(timespec="seconds"), "age_s": round(age_s, 1)}
 
     def unended(self, go_on: str, after_s: float = SILENT_S, among: tuple[str, ...] = ()) -> Ending:
-        """Tell of a run that has not said how it ended: a kill leaves no time to.
+        """Tell whether a run without a recorded end is running or interrupted; a kill leaves no time to record it.
 
         Args:
-            go_on: How to go on if nobody works on it any more.
-            after_s: Silence that tells so.
-            among: Prefixes of the files that count.
+            go_on: How to resume if it is interrupted.
+            after_s: Seconds of silence after which it is.
+            among: Prefixes of the files that count as activity.
         """
         if self.seen(*among).get("age_s", 0.0) <= after_s:
             return {"state": "running"}

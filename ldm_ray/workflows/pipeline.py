@@ -1,4 +1,4 @@
-"""The whole chain, from a release to predictions, in one folder on any URL; steps that are done are not repeated."""
+"""All steps from a release to predictions, in one folder at any URL; finished steps are not repeated."""
 
 import tempfile
 from collections.abc import Callable, Iterator
@@ -45,19 +45,19 @@ from ldm_ray.workflows.pipeline_state import PipelineRecord, PipelineState
 from ldm_ray.workflows.steps import encode_compounds, trained
 
 FOLDERS = (RELEASE, DATA, VAE, LDM, REPORT, PREDICTIONS)
-FREE_GROUPS = {*FREE_TO_CHANGE} - {"simulate", "prepare", "evaluate"}  # which decide what other steps leave
+FREE_GROUPS = {*FREE_TO_CHANGE} - {"simulate", "prepare", "evaluate"}  # these decide results of other steps
 FREE_KEYS = {"prepare": {"workers": True}, "evaluate": {"workers": True}}
-"""Settings that nothing depends on which a step leaves; how an epoch is dealt out is checked by training itself."""
+"""Settings that do not affect results; training itself checks how wells are dealt to workers."""
 
 
 class Pipeline:
-    """The steps of one run and what they leave, `<out>/data`, `vae`, `ldm`, `report` and `predictions`.
+    """The steps of one pipeline, with results in `<out>/data`, `vae`, `ldm`, `report` and `predictions`.
 
     Args:
-        out: Folder URL for everything.
+        out: Folder URL for all results.
         config: Settings of all steps.
-        paths: The release; none: a simulated one, kept in `<out>/release`.
-        conditions: URL of a table to predict; none: the held-out conditions of the dataset.
+        paths: Files of the release; by default one is simulated, in `<out>/release`.
+        conditions: URL of a table to predict; by default the held-out conditions of the dataset.
     """
 
     def __init__(
@@ -77,10 +77,10 @@ class Pipeline:
         ]
 
     def run(self, *, overwrite: bool = False) -> PipelineRecord:
-        """Run the steps that are not done, or all of them anew; return what `pipeline.json` holds.
+        """Run the unfinished steps, or all steps with `overwrite`; return the contents of `pipeline.json`.
 
         Raises:
-            DataError: If the folder holds another run, and `overwrite` is false; if the release is not complete.
+            DataError: If the folder holds another run and `overwrite` is false, or the release lacks a file.
         """
         if self._paths.given:
             self._paths.check()
@@ -90,7 +90,7 @@ class Pipeline:
         state = PipelineState(self.store, [(name, self.url(folder)) for name, folder, *_ in self._steps])
         for name, folder, marker, step in self._steps:
             if self._is_done(folder, marker):
-                say(f"{name}: {self.url(folder)} is there already")
+                say(f"{name}: {self.url(folder)} already exists")
                 state.skip(name)
                 continue
             with state.running(name):
@@ -98,7 +98,7 @@ class Pipeline:
         return state.record
 
     def url(self, folder: str) -> str:
-        """Return the URL of what a step leaves."""
+        """Return the URL of a step's result."""
         return self.store.path(folder)
 
     @property
@@ -107,7 +107,7 @@ class Pipeline:
         return open_dataset(self.url(DATA), self.config.storage_options)
 
     def _remove(self) -> None:
-        """Remove what all steps have left: first what tells that they are done, last what tells whose folder it is."""
+        """Remove all results: first the marks of finished steps, last the settings, which mark the folder as ours."""
         for _, folder, marker, _ in self._steps:
             if marker:
                 self.store.remove(f"{folder}/{marker}")
@@ -118,19 +118,17 @@ class Pipeline:
             self.store.remove(name)
 
     def _check_folder(self) -> None:
-        """Keep settings and release beside the run; another run's folder is not mixed with this one.
+        """Record settings and release, or refuse a folder that was made with others.
 
         Raises:
-            DataError: If what is there was made otherwise, or by other commands.
+            DataError: If the folder was made with another release or settings, or by other commands.
         """
         made = [folder for folder in FOLDERS if self.store.exists(folder)]
         release = asdict(self._paths)
         if made:
-            otherwise = "--overwrite replaces it, --out takes another folder"
+            otherwise = "--overwrite replaces it, or choose another --out"
             if not self.store.exists(SETTINGS):
-                raise DataError(
-                    f"{self.store.url} holds {', '.join(made)} of other commands; --out takes another folder"
-                )
+                raise DataError(f"{self.store.url} holds {', '.join(made)} of other commands; choose another --out")
             if self._fixed(read_settings(self.store.read_bytes(SETTINGS))) != self._fixed(self.config):
                 raise DataError(f"{self.store.url} holds a run with other settings; {otherwise}")
             if self.store.exists(SOURCE) and self.store.read_json(SOURCE) != release:
@@ -139,12 +137,12 @@ class Pipeline:
         self.store.write_bytes(SETTINGS, dump_config(self.config).encode())
 
     def _fixed(self, config: Config) -> dict[str, Any]:
-        """Return settings without those that this run may go on with other values of."""
+        """Return the settings that must not change when this pipeline is resumed."""
         free = FREE_GROUPS if self._is_done(REPORT, METRICS) else FREE_GROUPS | {"evaluate"}
         return config.model_dump(mode="json", exclude={**FREE_KEYS, **dict.fromkeys(free, True)})
 
     def _is_done(self, folder: str, marker: str) -> bool:
-        """Tell whether a step has written what it writes last; one without a marker knows by itself."""
+        """Tell whether a step has written its last file; a step without such a marker checks that itself."""
         return bool(marker) and self.store.exists(f"{folder}/{marker}")
 
     def _simulate(self) -> None:
@@ -218,7 +216,7 @@ class Pipeline:
 
 
 def held_out_conditions(dataset: PairedDataset) -> pa.Table:
-    """Return each condition of the test wells once, as `predict --conditions` takes them."""
+    """Return the unique conditions of the test wells, in the form of `predict --conditions`."""
     columns = ["condition_id", "compound_id", "cell_id", "dose_um", "time_h"]
     wells = dataset.profiles(columns, "test").to_pandas().drop_duplicates("condition_id")
     values = {

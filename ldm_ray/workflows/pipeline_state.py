@@ -1,4 +1,4 @@
-"""What a run of the whole chain says of itself: `pipeline.json` in its folder, a state for each step."""
+"""The state of a pipeline's steps: `pipeline.json` in its folder."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -16,12 +16,12 @@ class StepRecord(TypedDict):
     """One step.
 
     Attributes:
-        name: Of the step.
-        state: As the step itself last said; a kill leaves it `running`.
-        seconds: All attempts that could say how long they took.
-        out: URL of what it makes.
-        started: Of its last attempt, seconds since 1970.
-        error: One line, of a failed step.
+        name: Name of the step.
+        state: State that the step last recorded; a kill leaves it `running`.
+        seconds: Duration of all attempts that could record it.
+        out: URL of its result.
+        started: Start of its last attempt, seconds since 1970.
+        error: Error of a failed step, in one line.
     """
 
     name: str
@@ -39,7 +39,7 @@ class PipelineRecord(TypedDict):
 
 
 class StepChange(TypedDict, total=False):
-    """What may change with a step's state."""
+    """Fields that change with a step's state."""
 
     started: float
     seconds: float
@@ -47,13 +47,13 @@ class StepChange(TypedDict, total=False):
 
 
 class PipelineState:
-    """The states of the steps, written whenever one changes; a process that is killed leaves `running` behind.
+    """The states of the steps, written at every change; a killed process leaves `running` behind.
 
-    What is done is told by what the steps have left, never by this file.
+    Whether a step is done depends on its results, never on this file.
 
     Args:
-        store: The run's folder.
-        steps: Names of the steps and URLs of what they make, in order.
+        store: The pipeline's folder.
+        steps: Names of the steps and URLs of their results, in order.
     """
 
     def __init__(self, store: Store, steps: Sequence[tuple[str, str]]) -> None:
@@ -66,16 +66,16 @@ class PipelineState:
 
     @property
     def record(self) -> PipelineRecord:
-        """What the file holds."""
+        """The steps in the file."""
         return {"steps": list(self._steps.values())}
 
     def skip(self, name: str) -> None:
-        """Note that a step was done before."""
+        """Record that a step was done before."""
         self._set(name, "done")
 
     @contextmanager
     def running(self, name: str) -> Iterator[None]:
-        """Note that a step runs, and how it ends; its seconds are those of all attempts that could say so."""
+        """Record that a step runs, and how it ends; its seconds add up over attempts."""
         self._set(name, "running", started=time.time())
         began, before = time.monotonic(), self._steps[name]["seconds"]
 
@@ -100,7 +100,7 @@ class PipelineState:
 
 
 def read_steps(store: Store) -> list[StepRecord]:
-    """Return the steps of a run; none if it has not begun, or its file is not one."""
+    """Return the steps of a pipeline; an empty list if there is no valid file."""
     try:
         steps = store.read_json(PIPELINE)["steps"] if store.exists(PIPELINE) else []
     except (LdmRayError, KeyError):

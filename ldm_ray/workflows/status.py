@@ -1,4 +1,4 @@
-"""One look at the folder of a run, whatever kind it is: only what the run itself has written is read."""
+"""Reads the status of a run of any kind from its folder, using only what the run itself has written."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -27,25 +27,25 @@ from ldm_ray.workflows.folder import SILENT_S, Ending, Folder, FolderStatus
 from ldm_ray.workflows.pipeline_state import StepRecord, read_steps
 
 SILENT_UNITS = 3
-"""So many epochs or parts of silence are waited for, if that is longer than `SILENT_S`."""
+"""Silence is tolerated for this many epochs or parts, if that is longer than `SILENT_S`."""
 SILENT_STEP_S = 3600.0
-"""`SILENT_S` for a pipeline's steps that write only at their end."""
+"""`SILENT_S` for pipeline steps that write only at their end."""
 PACE_S = 600.0
-"""How far back the pace of a bulk prediction is measured."""
-SAME_COMMAND = "the same command goes on"
-RESUME = "the same command with --resume goes on"
+"""Seconds over which the pace of a bulk prediction is measured."""
+SAME_COMMAND = "run the same command again"
+RESUME = "run the same command with --resume"
 
 
 def read_status(url: str, storage_options: StorageOptions | None = None, now: datetime | None = None) -> FolderStatus:
-    """Look at a folder.
+    """Read the status of a folder.
 
     Args:
-        url: Of a run of any kind, or of a dataset.
+        url: Folder of a run of any kind, or of a dataset.
         storage_options: fsspec's arguments by protocol.
-        now: The time that ages are measured to.
+        now: The current time.
 
     Raises:
-        DataError: If there is no folder, or nothing of ours in it.
+        DataError: If the folder does not exist, or holds nothing of ours.
         StoreError: If it cannot be read.
     """
     store = Store(url, storage_options or {})
@@ -65,7 +65,7 @@ def read_status(url: str, storage_options: StorageOptions | None = None, now: da
         if name in folder.files and (found := read(folder)):
             return found
     runs = sum(path.endswith(f"/{RUN_RECORD}") for path in folder.files)
-    hint = f"; of {runs} training runs below it tells: ldm-ray runs {url}" if runs else ""
+    hint = f"; for the {runs} training runs below it: ldm-ray runs {url}" if runs else ""
     raise DataError(f"{url} holds no training run, search, bulk prediction, pipeline or dataset{hint}")
 
 
@@ -77,8 +77,8 @@ def _training(folder: Folder) -> FolderStatus | None:
     epoch_s = run.seconds / run.epochs if run.epochs else 0.0
     ended: dict[str, Ending] = {
         "finished": {"state": "finished"},
-        "stopped": {"state": "finished", "said": "its search stopped it early"},
-        "failed": {"state": "failed", "said": "it ended with an error, or by Ctrl-C", "go_on": RESUME},
+        "stopped": {"state": "finished", "said": "stopped early by its search"},
+        "failed": {"state": "failed", "said": "ended with an error or Ctrl-C", "go_on": RESUME},
         "diverged": {"state": "failed", "said": "the loss became NaN or infinite: lower the learning rate"},
     }
     how = ended.get(run.status) or folder.unended(RESUME, max(SILENT_S, SILENT_UNITS * epoch_s))
@@ -100,7 +100,7 @@ def _training(folder: Folder) -> FolderStatus | None:
 
 
 def _losses(run: RunRecord) -> dict[str, float | int | str]:
-    """Return step, losses and waiting of the last epoch, and the best validation loss."""
+    """Return the last epoch's step, losses and share of time spent waiting, and the best validation loss."""
     names = ("step", "train_loss", "valid_loss", "data_wait")
     figures: dict[str, float | int | str] = {name: run.last[name] for name in names if name in run.last}
     if run.best:
@@ -121,17 +121,17 @@ def _bundle(folder: Folder) -> FolderStatus | None:
 
 
 def _search(folder: Folder) -> FolderStatus:
-    # Optuna and what the tables need take a second to import, and only a search wants them.
+    # Optuna and the tables take a second to import, and only a search needs them.
     from ldm_ray.tuning.journal import driver_of
     from ldm_ray.tuning.state import load_search
     from ldm_ray.tuning.tables import summary
 
     search = load_search(folder.url, folder.store.storage_options)
     ended, wanted, best = summary(search)
-    written = (JOURNAL, "trials/", "vaes/")  # not the report, which anybody may write
+    written = (JOURNAL, "trials/", "vaes/")  # not the report, which anyone may write
     pid, lives = driver_of(folder.store)
     how: Ending = {"state": "finished" if ended >= wanted else "running"}
-    if ended < wanted and lives is None:  # it is on another machine
+    if ended < wanted and lives is None:  # its driver is on another machine
         how = folder.unended(SAME_COMMAND, among=written)
     elif ended < wanted and not lives:
         how = {"state": "interrupted", "go_on": SAME_COMMAND, "said": f"its process, {pid}, is gone"}
@@ -206,15 +206,15 @@ def _bulk(folder: Folder, manifest: BulkManifest) -> FolderStatus:
 
 
 def _staging(folder: Folder) -> FolderStatus:
-    """A bulk prediction that still collects its conditions: its manifest comes after them."""
+    """A bulk prediction that is still staging its conditions, which come before its manifest."""
     how = folder.unended(SAME_COMMAND)
     return FolderStatus(
-        folder.url, "bulk prediction", "collecting conditions", unit="parts", done=0, **how, **folder.seen()
+        folder.url, "bulk prediction", "staging conditions", unit="parts", done=0, **how, **folder.seen()
     )
 
 
 def _unfinished(folder: Folder) -> FolderStatus:
-    """A prepare that has not ended; how many parts it will have only its command knows."""
+    """An unfinished prepare; only its command knows how many parts it will have."""
     done = sum(path.startswith(f"{UNFINISHED}/part-") for path in folder.files)
     how = folder.unended(RESUME)
     return FolderStatus(folder.url, "dataset", "treated wells", unit="parts", done=done, **how, **folder.seen())
@@ -256,7 +256,7 @@ def _pipeline(folder: Folder) -> FolderStatus:
 
 
 def _within(folder: Folder, step: StepRecord) -> FolderStatus | None:
-    """Look at what a step makes; None before there is anything, or where it makes no run."""
+    """Read the status of a step's result; None if there is nothing yet, or nothing with a status."""
     out = step.get("out", "")
     if not out or out.rstrip("/") == folder.url.rstrip("/"):
         return None

@@ -1,4 +1,4 @@
-"""Single steps of a workflow, with the progress that people see."""
+"""Single steps of a workflow, with their progress bars."""
 
 from dataclasses import replace
 
@@ -11,13 +11,13 @@ from ldm_ray.data.dataset import PairedDataset
 
 
 def encode_compounds(dataset: PairedDataset, config: Config) -> None:
-    """Encode the compounds that the dataset has no embeddings of yet."""
+    """Encode the compounds whose embeddings the dataset lacks."""
     with counting("encoding compounds") as progress:
         embed(dataset, config, on_progress=progress)
 
 
 def trained(run: Run, title: str) -> Bundle:
-    """Load the run's bundle, or encode what it needs and resume or start it; see `ensure_bundle`."""
+    """Load the run's bundle, or encode the compounds that it needs and resume or start it; see `ensure_bundle`."""
     if not bundle_exists(run.out, run.config.storage_options):
         _encode_for(run)
     with training(title) as on_status:
@@ -25,7 +25,7 @@ def trained(run: Run, title: str) -> Bundle:
 
 
 def train_now(run: Run, title: str) -> Bundle:
-    """Encode what the run needs and train, as `run.begin` says; see `train`."""
+    """Encode the compounds that the run needs, and train it; see `train`."""
     _encode_for(run)
     with training(title) as on_status:
         return train(replace(run, on_status=on_status))

@@ -1,6 +1,6 @@
-"""Trains everything that Table 1 compares, for each kind of unseen test side and each seed, and judges it.
+"""Trains and judges everything that Table 1 compares, for each kind of unseen test side and each seed.
 
-What is there already is not done again, so an interrupted campaign goes on when it is started anew.
+Existing results are kept, so an interrupted campaign resumes when the same command is run again.
 """
 
 from ldm_ray.bundle.bundle import Bundle
@@ -25,21 +25,21 @@ def run_table1(data: str, out: str, config: Config) -> Campaign:
     """Train, judge and tabulate every side and seed of `config.table1`.
 
     Args:
-        data: Folder URL of a dataset as `prepare` wrote it.
-        out: Folder URL; bundles go to `models/`, datasets held out otherwise to `data/`, reports beside them.
+        data: Folder URL of a dataset written by `prepare`.
+        out: Folder URL; bundles go to `models/`, resplit datasets to `data/`, reports beside them.
         config: All settings.
 
     Returns:
-        What `table1.json` holds.
+        The contents of `table1.json`.
 
     Raises:
         DataError: If `out` holds a campaign with other settings.
     """
     dataset, store = open_dataset(data, config.storage_options), Store(out, config.storage_options)
-    # Sides, seeds and rivals may be added to a campaign; what was trained stays comparable.
+    # Sides, seeds and rivals may be added to a campaign; its models stay comparable.
     same = config.model_copy(update={"table1": Table1Settings(), "seed": 0})
     if store.exists(SETTINGS) and read_settings(store.read_bytes(SETTINGS)) != same:
-        raise DataError(f"{out} holds a campaign with other settings; take another --out")
+        raise DataError(f"{out} holds a campaign with other settings; choose another --out")
     store.write_bytes(SETTINGS, dump_config(same).encode())
     runs = [
         _one(held, unseen, store, config.model_copy(update={"seed": seed}))
@@ -54,13 +54,13 @@ def run_table1(data: str, out: str, config: Config) -> Campaign:
 
 
 def _held_out(dataset: PairedDataset, store: Store, config: Config) -> dict[str, PairedDataset]:
-    """Return the dataset of each side; one that would be empty is said and left out before anything is trained."""
+    """Return the dataset of each side; a side that would be empty is reported and skipped before any training."""
     sides: dict[str, PairedDataset] = {}
     for unseen in config.table1.unseen:
         if unseen == by_of(dataset):
             sides[unseen] = dataset
         elif side := empty_side(dataset, unseen):
-            say(f"unseen {unseen} is left out: its {side} side would be empty")
+            say(f"unseen {unseen} is skipped: its {side} side would be empty")
         else:
             with counting(f"holding out by {unseen}") as progress:
                 folder = Store(store.path(f"data/{unseen}"), config.storage_options)

@@ -283,6 +283,6 @@ def finish(job: Job, driver: "subprocess.Popen[str]", victim: str) -> None:
     again = job.start()
     _, said = again.communicate(timeout=WAIT_S)
     assert again.returncode == 2
-    assert "is served on this cluster already" in said
+    assert "this cluster already serves" in said
     stop = [str(Path(sys.executable).parent / "serve"), "shutdown", "--yes", "--address", job.head.address]
     assert subprocess.run(stop, env=job.head.environment, capture_output=True).returncode == 0

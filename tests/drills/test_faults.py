@@ -172,7 +172,7 @@ def test_or_it_fails_with_one_clear_line(dataset: PairedDataset, server: S3Serve
     outage.over()
     message = str(caught.value)
     assert "could not be read for 0 s (ingest.wait_for_storage_s)" in message
-    assert "--resume goes on from the last checkpoint" in message
+    assert "--resume continues from the last checkpoint" in message
     assert "\n" not in message
     bundle = train(Run(kind="vae", dataset=dataset, out=str(tmp_path / "vae"), config=config, begin="resume"))
     assert len(bundle.metadata["history"]) == 12

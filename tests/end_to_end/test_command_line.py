@@ -129,7 +129,7 @@ def test_evaluate_refuses_a_bundle_of_other_genes(demo: Path, world: World, tmp_
         (["predict", "--bundle", "nowhere", "--smiles", "C", "--cell", "A", "--dose-um", "1", "--time-h", "1"],
          "nowhere is not a model bundle"),
         (["predict", "--bundle", "b", "--smiles", "C"], "give --smiles, --cell, --dose-um and --time-h, or"),
-        (["predict", "--bundle", "b", "--conditions", "q.csv"], "--conditions wants --out"),
+        (["predict", "--bundle", "b", "--conditions", "q.csv"], "--conditions needs --out"),
         (["predict", "--bundle", "b", "--conditions", "q.csv", "--out", "x.txt"], "--out must end in .parquet or"),
         (["prepare", "--out", "x"], "give --h5ad, or all of --gctx"),
         (["prepare", "--out", "x", "--h5ad", "none.h5ad"], "h5ad file none.h5ad does not exist"),
@@ -191,7 +191,7 @@ def test_table_1_trains_what_it_compares_once(demo: Path, tmp_path: Path, comman
     ("arguments", "message"),
     [
         (["evaluate", "--out", "x"], "give --data, and --bundle or --table1"),
-        (["evaluate", "--out", "x", "--ic50"], "--ic50 wants --bundle, --gdsc and --basal-profiles"),
+        (["evaluate", "--out", "x", "--ic50"], "--ic50 needs --bundle, --gdsc and --basal-profiles"),
         (["evaluate", "--out", "x", "--ic50", "--fig3"], "give one of --table1, --fig3 and --ic50"),
         (["data", "resplit", "nowhere", "--unseen", "moon", "--out", "x"], "--unseen must be one of cell, both, plate"),
         (["train", "baseline", "--kind", "x", "--data", "nowhere", "--out", "x"], "nowhere is not a paired dataset"),

@@ -56,7 +56,7 @@ def test_what_is_set_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_one_line_says_what_a_run_does_with_the_cluster() -> None:
     line = Placement(2, False, 0.5, 1.0, 1, "the cluster has 2 CPUs and 0 GPUs").described(256, resident=True)
     assert line == (
-        "2 worker(s), each 0.5 CPU, 1 thread(s) and 128 of 256 rows a batch (the cluster has 2 CPUs and 0 GPUs);"
+        "2 worker(s), each 0.5 CPU, 1 thread(s) and 128 of 256 rows per batch (the cluster has 2 CPUs and 0 GPUs);"
         " wells are kept in memory"
     )
 
@@ -65,7 +65,9 @@ def test_one_line_says_what_a_run_does_with_the_cluster() -> None:
 def test_workers_that_never_find_a_place_are_an_error_that_says_so() -> None:
     settings = load_config(None, ["ray.num_workers=3", "ray.use_gpu=true", "ray.placement_timeout_s=2"]).ray
     began = time.monotonic()
-    with pytest.raises(SettingsError, match=r"3 workers of .* CPU and 1 GPU .* found no place in 2 s .* and 0 GPUs"):
+    with pytest.raises(
+        SettingsError, match=r"3 workers of .* CPU and 1 GPU .* could not be placed in 2 s .* and 0 GPUs"
+    ):
         place(settings, 256)
     assert time.monotonic() - began < 30
     assert place(RaySettings(), 256).num_workers == 2
@@ -129,5 +131,7 @@ def test_pools_follow_the_cluster_and_what_is_set(
 @pytest.mark.usefixtures("cluster")
 def test_a_pool_whose_cluster_is_taken_is_an_error_that_says_so() -> None:
     assert placed_pool(RaySettings(), 8, 0.5).actors == 2
-    with pytest.raises(SettingsError, match=r"an actor of 64 CPU found no place in 1 s \(ray.placement_timeout_s\)"):
+    with pytest.raises(
+        SettingsError, match=r"an actor of 64 CPU could not be placed in 1 s \(ray.placement_timeout_s\)"
+    ):
         placed_pool(RaySettings(placement_timeout_s=1), 8, 64.0)

@@ -102,7 +102,7 @@ def test_a_grid_and_what_may_not_be_mixed(bundle: str, tmp_path: Path, command: 
         (["--seed", "4"], "holds predictions with seed 0; this run has 4"),
         (["--doses-um", "1,10,300"], "holds predictions with source 'grid of 24"),
         (["--doses-um", "1,x"], "--doses-um must be numbers"),
-        (["--cells", ""], "a grid wants --compounds, --cells, --doses-um and --times-h"),
+        (["--cells", ""], "a grid needs --compounds, --cells, --doses-um and --times-h"),
     ):
         folder = str(out) if "holds" in said else str(tmp_path / "other")
         arguments = ["--bundle", bundle, *grid, "--times-h", "6,24", "--out", folder, *ONE_ACTOR, *more]

@@ -107,4 +107,4 @@ def test_a_port_that_is_taken_is_one_line(bundle: str, command: Command) -> None
         said = command("serve", "--bundle", bundle, "--port", str(port), code=2)
     signal.signal(signal.SIGTERM, before)
     (line,) = said.stderr.strip().splitlines()
-    assert f"error: cannot listen at 127.0.0.1:{port} (Address already in use)" in line
+    assert f"error: cannot listen on 127.0.0.1:{port} (Address already in use)" in line

@@ -230,7 +230,7 @@ def test_a_stream_is_resumed_by_as_many_workers_only(world: World, tmp_path: Pat
     """A step of a streamed epoch means other wells with another number of workers."""
     config = small_config("ingest.mode=stream", "ray.num_workers=2")
     store = interrupted(tmp_path, config, {"num_workers": 1, "mode": "stream"})
-    with pytest.raises(SettingsError, match="begun with ray.num_workers=1 and ingest.mode=stream; got 2, stream"):
+    with pytest.raises(SettingsError, match="started with ray.num_workers=1 and ingest.mode=stream; got 2, stream"):
         train(Run(kind="vae", dataset=world.dataset, out=str(tmp_path), config=config, begin="resume"))
     # Where no number is asked for, it is that of the run and not the cluster's.
     derived = config.model_copy(update={"ray": config.ray.model_copy(update={"num_workers": 0})})
@@ -242,7 +242,7 @@ def test_wells_in_memory_are_resumed_in_the_same_lanes(world: World, tmp_path: P
     """Lanes, not workers, decide which wells meet in a batch."""
     config = small_config("ingest.mode=resident", "ray.lanes=4")
     interrupted(tmp_path, config, {"num_workers": 1, "mode": "resident", "lanes": 8})
-    with pytest.raises(SettingsError, match="was begun with ray.lanes=8; got 4"):
+    with pytest.raises(SettingsError, match="was started with ray.lanes=8; got 4"):
         train(Run(kind="vae", dataset=world.dataset, out=str(tmp_path), config=config, begin="resume"))
 
 
@@ -250,7 +250,7 @@ def test_a_dataset_without_validation_wells_is_said(world: World, tmp_path: Path
     files = world.files
     config = small_config("splits.valid_fraction=0", "ingest.mode=stream")
     prepare(read_l1000(files.gctx, files.inst_info, files.pert_info, files.gene_info), str(tmp_path / "data"), config)
-    with pytest.raises(DataError, match="validation split must have a profile for each of 2 workers; it has 0"):
+    with pytest.raises(DataError, match="validation split must have a profile for each of 2 workers; got 0"):
         train(Run(kind="vae", dataset=open_dataset(str(tmp_path / "data")), out=str(tmp_path / "vae"), config=config))
 
 
@@ -278,7 +278,7 @@ def test_a_run_that_diverges_says_so_and_a_server_that_is_away_does_not_stop_it(
         train(Run(kind="vae", dataset=world.dataset, out=str(tmp_path / "vae"), config=config))
     assert json.loads((tmp_path / "vae" / "run.json").read_text())["status"] == "diverged"
     (said,) = (record.message for record in caplog.records if "tracking by" in record.message)
-    assert "tracking by mlflow fails, the run goes on" in said
+    assert "tracking by mlflow fails, the run continues" in said
     assert not (tmp_path / "vae" / "tensorboard").exists()
 
 

@@ -51,7 +51,7 @@ def test_without_its_dashboard_ray_keeps_the_cpus_of_a_killed_run(world: World) 
     This is why a search stalled after an early stop. When this fails because no error is raised, Ray answers without a
     dashboard and `check_cleaning` can go.
     """
-    with pytest.raises(SettingsError, match="wants a Ray cluster with its dashboard"):
+    with pytest.raises(SettingsError, match="needs a Ray cluster with a dashboard"):
         check_cleaning(wait_s=0.0)
 
 

@@ -16,7 +16,7 @@ def test_a_bundle_has_a_card(world: World, tmp_path: Path) -> None:
     assert "SIMC001, SIMC002, SIMC003" in card
     assert "It is no evidence of\nefficacy or safety" in card
     update_metadata(str(tmp_path), {"recommended_sampler": bundle.metadata["recommended_sampler"] | {"steps": 7}})
-    assert "| sampled by | ancestral, 7 steps |" in (tmp_path / "README.md").read_text()
+    assert "| sampler | ancestral, 7 steps |" in (tmp_path / "README.md").read_text()
 
 
 def test_a_card_of_real_data_does_not_speak_of_simulation(world: World, tmp_path: Path) -> None:

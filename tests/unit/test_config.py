@@ -34,7 +34,7 @@ def test_saved_settings_load_to_the_same(tmp_path: Path) -> None:
         ("vae.kl_weight=.nan", "settings key 'vae.kl_weight'"),
         ("denoiser.head=eps", "settings key 'denoiser.head'"),
         ("preset=papers", "preset must be one of default, paper; got 'papers'"),
-        ("vae", "--set wants key.path=value; got 'vae'"),
+        ("vae", "--set must be key.path=value; got 'vae'"),
         ("vae=3", "settings key 'vae'"),
     ],
 )
@@ -74,7 +74,9 @@ def test_a_name_means_the_shipped_file_wherever_one_stands(tmp_path: Path, monke
         (tmp_path / name).write_text("seed: 7\n")
     assert load_config("demo").seed == 0
     assert [load_config(path).seed for path in ("./demo", "mine.yaml", "./mine", tmp_path / "mine")] == [7] * 4
-    with pytest.raises(SettingsError, match=r"--config 'mine' is none of demo, .*, tune_two_stage, nor .* \./mine$"):
+    with pytest.raises(
+        SettingsError, match=r"--config must be one of demo, .*, tune_two_stage, or .* \./mine; got 'mine'$"
+    ):
         load_config("mine")
 
 

@@ -60,5 +60,5 @@ def test_a_result_that_would_go_with_the_job_is_refused(
     monkeypatch.setenv(job.SUBMITTED, "{}")
     code, last, log = run("--data", "d", *arguments)
     assert (code, last["exit_code"]) == (2, 2)
-    assert "--out 'runs/vae' would go with the job's working directory; wanted a URL or an absolute path" in log
+    assert "--out 'runs/vae' would be deleted with the job's working directory; wanted a URL or an absolute path" in log
     assert run("--data", "d", "--out", "s3://bucket/vae")[0] == 1

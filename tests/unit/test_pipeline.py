@@ -86,7 +86,7 @@ def test_what_other_commands_left_is_neither_adopted_nor_removed(tmp_path: Path)
     bundle.parent.mkdir()
     bundle.write_text("{}")
     for overwrite in (False, True):
-        with pytest.raises(DataError, match="holds vae of other commands; --out takes another folder"):
+        with pytest.raises(DataError, match="holds vae of other commands; choose another --out"):
             Pipeline(str(tmp_path), small_config()).run(overwrite=overwrite)
     assert bundle.exists()
 

@@ -284,7 +284,7 @@ def test_queries_far_from_training_are_flagged(world: World, predictor: Predicto
     assert answer.out_of_domain.tolist() == [False, True, True, True]
     assert answer.similarity[0] == 1.0
     assert answer.similarity[1] < 0.3
-    expected = ("", "nearest training compound has", "dose_um 5000 outside of training's", "cell line unknown")
+    expected = ("", "nearest training compound has", "dose_um 5000 outside the training range", "cell line unknown")
     for note, text in zip(answer.notes, expected, strict=True):
         assert text in note
     assert "time_h 300 outside" in answer.notes[2]

@@ -48,9 +48,9 @@ def later(url: str, seconds: float = SILENT_S + 60) -> FolderStatus:
     [
         ("running", "running", "", False),
         ("finished", "finished", "", False),
-        ("failed", "failed", "it ended with an error, or by Ctrl-C", True),
+        ("failed", "failed", "ended with an error or Ctrl-C", True),
         ("diverged", "failed", "the loss became NaN or infinite: lower the learning rate", False),
-        ("stopped", "finished", "its search stopped it early", False),
+        ("stopped", "finished", "stopped early by its search", False),
     ],
 )
 def test_a_training_run(recorded: str, state: str, said: str, goes_on: bool, tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ def test_a_killed_run_is_told_by_its_silence(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
     write_record(store, with_epoch(a_run(status="running", seconds=60.0), 1, EPOCH))
     found = later(store.url)
-    assert (found.state, found.go_on) == ("interrupted", "the same command with --resume goes on")
+    assert (found.state, found.go_on) == ("interrupted", "run the same command with --resume")
     assert found.age_s == pytest.approx(SILENT_S + 60, abs=30)
     write_record(store, with_epoch(a_run(status="running", seconds=600.0), 1, EPOCH))
     assert later(store.url).state == "running"
@@ -111,7 +111,7 @@ def test_a_search(tmp_path: Path) -> None:
     store.write_json(DRIVER, written | {"host": socket.gethostname(), "pid": 2**22 + 1})
     killed = read_status(str(tmp_path))
     assert (killed.state, killed.said) == ("interrupted", "its process, 4194305, is gone")
-    assert killed.go_on == "the same command goes on"
+    assert killed.go_on == "run the same command again"
     store.write_json(DRIVER, written)
     driver.search.on_trial_complete("c", {"final": True, "epoch": 1.0, "delta_pcc": 0.3})
     assert read_status(str(tmp_path)).state == "finished"
@@ -123,7 +123,7 @@ def test_a_bulk_prediction(world: World, tmp_path: Path) -> None:
     rows = [("CCO" if i < 10 else "C1CC", "SIMC001", "1", "24") for i in range(25)]
     table = pa.table([pa.array(column, pa.string()) for column in zip(*rows, strict=True)], schema=SCHEMA)
     stage([table], store, CONDITIONS, 10)
-    assert read_status(store.url).what == "collecting conditions"
+    assert read_status(store.url).what == "staging conditions"
     assert later(store.url).state == "interrupted"
     run = BulkRun(bundle, "id", store.url, "many.csv", 25, 10, 2, 3, 0, ("mean",))
     assert described_run(run.described()) == run
@@ -135,7 +135,7 @@ def test_a_bulk_prediction(world: World, tmp_path: Path) -> None:
         assert found.figures == {"rows": 10 * part, "rows_of": 25}
         parts.write(part)
     assert read_status(store.url).figures["rows"] == 25  # parts without a good row are done too
-    assert later(store.url).go_on == "the same command goes on"
+    assert later(store.url).go_on == "run the same command again"
     store.write_json(MANIFEST, run.described() | {"done": True, "n_predicted": 10, "n_errors": 15})
     ended = read_status(store.url)
     assert (ended.state, ended.figures["n_errors"]) == ("finished", 15)
@@ -171,7 +171,7 @@ def test_a_dataset(world: World, tmp_path: Path) -> None:
         prepare(release, out, small_config("prepare.rows_per_file=200"), run=run_two)
     unfinished = read_status(out)
     assert (unfinished.kind, unfinished.state, unfinished.done, unfinished.total) == ("dataset", "running", 2, None)
-    assert later(out).go_on == "the same command with --resume goes on"
+    assert later(out).go_on == "run the same command with --resume"
 
 
 def test_a_pipeline(tmp_path: Path) -> None:
@@ -199,7 +199,7 @@ def test_a_pipeline(tmp_path: Path) -> None:
         fail()
     failed = read_status(store.url)
     assert (failed.state, failed.what, failed.said) == ("failed", "ldm", "no wells")
-    assert failed.go_on == "the same command goes on"
+    assert failed.go_on == "run the same command again"
     steps.skip("ldm")
     assert read_status(store.url).state == "finished"
 
@@ -212,7 +212,7 @@ def test_what_is_no_run_is_said(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"pipeline or dataset$"):
         read_status(str(tmp_path))
     write_record(Store(str(tmp_path / "a" / "vae")), a_run())
-    with pytest.raises(DataError, match=rf"of 1 training runs below it tells: ldm-ray runs {tmp_path}"):
+    with pytest.raises(DataError, match=rf"for the 1 training runs below it: ldm-ray runs {tmp_path}"):
         read_status(str(tmp_path))
     (tmp_path / "manifest.json").write_text('{"rows_per_part": 3}')
     with pytest.raises(DataError, match="must have 'bundle'"):
@@ -263,7 +263,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeyp
         "1 of at most 2 epochs",
         "1,234",
         "s ago",
-        "--resume goes on",
+        "same command with --resume",
         "mlflow fails",
     ):
         assert text in shown

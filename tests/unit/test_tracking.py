@@ -180,7 +180,7 @@ def test_an_installed_package_has_no_revision(checkout: Path, tmp_path_factory: 
 def test_a_missing_extra_is_said(setting: str, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, package, None)
     track = TrackSettings(**{setting: "sqlite:///mlflow.db"})
-    with pytest.raises(SettingsError, match=rf"track.{setting} wants the extra '{setting}'") as error:
+    with pytest.raises(SettingsError, match=rf"track.{setting} needs the extra '{setting}'") as error:
         check_trackers(track)
     assert str(error.value).endswith(f"pip install --constraint constraints.txt --editable '.[{setting}]'")
 
@@ -188,7 +188,7 @@ def test_a_missing_extra_is_said(setting: str, package: str, monkeypatch: pytest
 def test_sqlite_wants_its_packages_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "mlflow.tracking", sys)
     monkeypatch.setitem(sys.modules, "alembic", None)
-    with pytest.raises(SettingsError, match="wants the extra 'mlflow'"):
+    with pytest.raises(SettingsError, match="needs the extra 'mlflow'"):
         check_trackers(TrackSettings(mlflow="sqlite:///mlflow.db"))
     check_trackers(TrackSettings(mlflow="http://localhost:5000"))
 
@@ -283,7 +283,7 @@ def test_a_tracker_that_fails_is_said_once_and_caught_up(
     for epoch in (1, 2):
         guarded.log(epoch, {})
     assert [record.message for record in caplog.records] == [guarded.warning]
-    assert guarded.warning == "tracking by flaky fails, the run goes on: connection refused"
+    assert guarded.warning == "tracking by flaky fails, the run continues: connection refused"
     assert Guarded(flaky, a_run(warnings=(guarded.warning,))).warning == guarded.warning
     flaky.down = False
     guarded.log(3, {})

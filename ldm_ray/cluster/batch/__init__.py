@@ -1,1 +1,1 @@
-"""Pools of tasks and actors for prepare, embed, evaluate and predict."""
+"""Ray tasks and actor pools for prepare, embed, evaluate and predict."""

@@ -1,4 +1,4 @@
-"""Encodes a dataset's compounds in a pool of Ray actors, only those that its table does not have yet."""
+"""Encodes the compounds that a dataset's embedding table lacks, in a pool of Ray actors."""
 
 from collections.abc import Callable
 
@@ -38,13 +38,13 @@ def embed(
 ) -> str:
     """Encode the compounds that the dataset's embedding table lacks; return the table's URL.
 
-    The table is saved every 8,192 compounds, so that a long run that was stopped goes on there.
+    The table is saved every 8,192 compounds, so that an interrupted run resumes there.
 
     Args:
-        dataset: Its parent structures are encoded.
+        dataset: Dataset whose parent structures are encoded.
         config: Settings `encoder` and `ray`.
-        overwrite: Forget what the table holds.
-        on_progress: Called with compounds done and in all.
+        overwrite: Encode all compounds again.
+        on_progress: Called with the number of compounds done and the total.
 
     Raises:
         DataError: If the table was made by another revision of the encoder and `overwrite` is false.
@@ -72,10 +72,10 @@ def embed(
 
 
 def encode_on_ray(smiles: list[str], encoder: CompoundEncoder, config: Config) -> np.ndarray:
-    """Encode molecules in parallel, one actor a GPU or CPU; (len(smiles), dim), float32, in their order.
+    """Encode molecules in parallel, one actor per GPU or CPU; return (len(smiles), dim), float32, in their order.
 
     Raises:
-        DataError: If not every molecule came out.
+        DataError: If embeddings are missing.
     """
     starts = range(0, len(smiles), ROWS_PER_CALL)
     actors = placed_pool(config.ray, len(starts), CPUS_PER_ACTOR, can_use_gpus=config.encoder.kind in PRETRAINED)
@@ -91,13 +91,13 @@ def encode_on_ray(smiles: list[str], encoder: CompoundEncoder, config: Config) -
 
 
 class _EncodeCompounds:
-    """Encodes some compounds at a time; a pretrained encoder is loaded once."""
+    """Encodes a few compounds per call; loads a pretrained encoder once."""
 
     def __init__(self, settings: EncoderSettings, smiles: "ray.ObjectRef[list[str]]") -> None:
         self._encoder = build_encoder(settings)
         self._smiles: list[str] = ray.get(smiles)
 
     def work(self, item: int) -> pa.Table:
-        """Encode the compounds from this number on."""
+        """Encode `ROWS_PER_CALL` compounds, the first of which is `item`."""
         some = self._smiles[item : item + ROWS_PER_CALL]
         return encode_table(pa.table({"smiles": some}), self._encoder)

@@ -15,12 +15,12 @@ from ldm_ray.settings import RaySettings
 
 BLOCKS_WORTH_RAY = 8
 BLOCKS_PER_TASK = 4
-"""Merged where they are scored: a tally is as large as its gene-gene moments, however few its wells."""
+"""Merged where they are scored, since a tally is as large as its gene-gene moments, however few its wells."""
 CPUS_PER_ACTOR = 0.5
 
 
 def block_runner(config: Config) -> BlockRunner:
-    """Return what scores the blocks: Ray Data, or this process where starting Ray would take longer."""
+    """Return a function that scores the blocks: on Ray Data, or in this process if starting Ray would take longer."""
 
     def run(scoring: Scoring, on_progress: Callable[[int, int], None]) -> Iterator[Tally]:
         blocks, workers = scoring.blocks(), config.evaluate.workers
@@ -38,7 +38,7 @@ def block_runner(config: Config) -> BlockRunner:
 
 
 def _on_ray(scoring: Scoring, starts: list[int], workers: int, settings: RaySettings) -> Iterator[Tally]:
-    """Yield tallies in the order of the blocks, so that sums are the same for any number of actors."""
+    """Yield tallies in the order of the blocks, so that sums do not depend on the number of actors."""
     actors = placed_pool(settings, min(workers or len(starts), len(starts)), CPUS_PER_ACTOR)
     early: dict[int, Tally] = {}
     waiting = iter(starts)
@@ -52,14 +52,14 @@ def _on_ray(scoring: Scoring, starts: list[int], workers: int, settings: RaySett
 
 
 class _ScoreBlocks:
-    """Scores some blocks at a time; the networks are built once."""
+    """Scores a few blocks per call; builds the networks once."""
 
     def __init__(self, scoring: "ray.ObjectRef[Scoring]") -> None:
         self._scoring: Scoring = ray.get(scoring)
         self._blocks, self._models = self._scoring.blocks(), self._scoring.open_models()
 
     def work(self, item: int) -> pa.Table:
-        """Score the blocks from this number on, and merge their tallies."""
+        """Score `BLOCKS_PER_TASK` blocks, the first of which is `item`, and merge their tallies."""
         blocks = self._blocks[item : item + BLOCKS_PER_TASK]
         tally = merge(self._scoring.tally(rows, self._models) for rows in blocks)
         return pa.table({"tally": pa.array([tally.to_bytes()], pa.large_binary())})

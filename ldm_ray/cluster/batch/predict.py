@@ -1,4 +1,4 @@
-"""Bulk prediction: a pool of predictors over parts of a table, resumable, to any URL."""
+"""Bulk prediction: a pool of predictors over the parts of a table, resumable, at any URL."""
 
 import itertools
 import time
@@ -26,16 +26,16 @@ CPUS_PER_ACTOR = 0.9
 
 @dataclass(frozen=True, kw_only=True)
 class BulkPrediction:
-    """What is to be predicted, by which model, and where it goes.
+    """What to predict, with which model, and where to write it.
 
     Attributes:
-        tables: Makes the conditions, where they are not staged yet; see `prediction/bulk/conditions.py`.
-        source: What they are, so that a folder of other conditions is not continued.
-        bundle: URL of a diffusion model.
+        tables: Returns the conditions, if they are not staged yet; see `prediction/bulk/conditions.py`.
+        source: Describes the conditions, so that a folder of other conditions is not resumed.
+        bundle: URL of a diffusion model's bundle.
         out: Folder URL of the results.
-        config: Settings; of the bundle only what is asked of it.
-        n_samples: Latent samples a condition; the bundle's by default.
-        steps: Of the sampler; the bundle's by default.
+        config: Settings of this command; the model's own are in its bundle.
+        n_samples: Latent samples per condition; by default the bundle's.
+        steps: Sampling steps; by default the bundle's.
         overwrite: Replace the predictions at `out`; other files there stay.
     """
 
@@ -52,14 +52,14 @@ class BulkPrediction:
 def predict_many(
     asked: BulkPrediction, on_progress: Callable[[int, int], None] = lambda done, total: None
 ) -> BulkManifest:
-    """Predict conditions in parts; parts that are there already are not predicted again.
+    """Predict conditions in parts; existing parts are not predicted again.
 
     Args:
-        asked: What is to be predicted.
-        on_progress: Called with the conditions done, and in all.
+        asked: What to predict.
+        on_progress: Called with the number of conditions done and the total.
 
     Returns:
-        The manifest: what was asked, rows predicted and refused.
+        The manifest: what was asked, and the rows predicted and refused.
 
     Raises:
         QueryError: If `out` holds another prediction, or a number is out of range.
@@ -70,7 +70,7 @@ def predict_many(
     tables = asked.tables
     if asked.overwrite and store.exists(MANIFEST):
         rows = iter(tables())
-        first = list(itertools.islice(rows, 1))  # read now, so that a bad table is refused before anything is removed
+        first = list(itertools.islice(rows, 1))  # read now: a bad table is refused before anything is removed
         remove_predictions(store)
         tables = partial(itertools.chain, first, rows)
     found = read_manifest(store)
@@ -121,12 +121,12 @@ def remove_predictions(store: Store) -> None:
     for name in store.names():
         if name.startswith("part-") and name.endswith(".parquet"):
             store.remove(name)
-    for name in (ERRORS, CONDITIONS, MANIFEST):  # the manifest last: without it what is left would be gone on with
+    for name in (ERRORS, CONDITIONS, MANIFEST):  # manifest last: without it the rest would be resumed
         store.remove(name)
 
 
 class _PredictParts:
-    """Predicts parts and tells Ray's metrics of them."""
+    """Predicts parts and reports them to Ray's metrics."""
 
     def __init__(self, run: BulkRun, storage_options: StorageOptions, threads: int) -> None:
         self._parts = PartPredictor(run, storage_options, threads)
@@ -141,12 +141,12 @@ class _PredictParts:
         written = self._parts.write(item)
         self._per_second.set((written.rows + written.errors) / (time.monotonic() - began))
         for count, n in ((self._predicted, written.rows), (self._refused, written.errors)):
-            if n:  # Ray refuses to add nothing
+            if n:  # Ray refuses to add 0
                 count.inc(n)
 
 
 def _count_refused(store: Store) -> int:
-    """Count refused rows from the tables of errors."""
+    """Count refused rows in the error tables."""
     if not store.exists(ERRORS):
         return 0
     names = [f"{ERRORS}/{name}" for name in store.names(ERRORS) if name.endswith(".parquet")]

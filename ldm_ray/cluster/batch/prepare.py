@@ -1,6 +1,6 @@
 """Writes the parts of a prepare as Ray tasks.
 
-Tasks rather than Ray Data: a part ends in a file, so that blocks of it in the object store would only be copies.
+Tasks rather than Ray Data: each part ends up in a file, so blocks in the object store would only be copies.
 """
 
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ PARTS_WORTH_RAY = 16
 
 
 def part_runner(config: Config) -> PartRunner:
-    """Return what writes the parts: Ray tasks, or this process where starting Ray would take longer."""
+    """Return a function that writes the parts: in Ray tasks, or in this process if starting Ray would take longer."""
 
     def run(writer: PartWriter, parts: list[Part]) -> Iterator[FileEntry]:
         if config.prepare.workers == 1 or (config.prepare.workers == 0 and len(parts) < PARTS_WORTH_RAY):
@@ -32,7 +32,7 @@ def part_runner(config: Config) -> PartRunner:
 
 
 def _at_once(config: Config, n_parts: int) -> int:
-    """Return how many tasks there may be; those of nodes that an autoscaler has yet to start wait for them."""
+    """Return how many tasks to run at once; some may wait for nodes that an autoscaler has yet to start."""
     room = placed_pool(config.ray, n_parts, 1.0, can_use_gpus=False)
     return config.prepare.workers or room.actors
 

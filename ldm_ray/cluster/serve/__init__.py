@@ -1,1 +1,1 @@
-"""Ray Serve: the deployments and how they are started."""
+"""Ray Serve: the deployments, and how they start."""

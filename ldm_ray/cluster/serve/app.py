@@ -1,7 +1,7 @@
-"""The endpoint on Ray Serve: an API in front, compounds encoded beside, samplers behind.
+"""The endpoint on Ray Serve: deployments `api`, `encoder` and `sampler`.
 
-`api` knows which bundles are served, and is the only one that is told (`user_config`); a sampler loads what it is asked
-for. So a new bundle is loaded before the first request sees it, and requests under way end with the old one.
+Only `api` is configured with the bundles (`user_config`); a sampler loads what it is asked for. So a new bundle is
+loaded before the first request sees it, and requests in progress finish with the old one.
 """
 
 import asyncio
@@ -45,11 +45,11 @@ TOKEN_VARIABLE = "LDM_RAY_TOKEN"
 KNOWN_COMPOUNDS = 8192
 RELOADS = 3
 MAX_BUNDLES = 4
-"""Each may be there twice in a replica while new ones are taken."""
+"""A replica may hold twice as many while new bundles replace old ones."""
 REPLACED_S = 10.0
 REPORT_S = 5.0
 GAUGES = ("rows_busy", "passes_waiting", "rows_per_pass", "compound_cache_hits", "compound_cache_misses")
-"""What a sampler tells of each of its models every `REPORT_S`."""
+"""What a sampler reports about each of its models every `REPORT_S`."""
 
 
 class ServeArguments(BaseModel):
@@ -65,13 +65,13 @@ class ServeArguments(BaseModel):
 
 @serve.deployment(name="encoder", max_ongoing_requests=64)
 class Encoder:
-    """Embeds compounds; embeddings are kept."""
+    """Embeds compounds and caches the embeddings."""
 
     def __init__(self) -> None:
         self._encoders: dict[EncoderSettings, tuple[CompoundEncoder, Lru[str, np.ndarray]]] = {}
 
     async def embed(self, settings: EncoderSettings, parents: list[str]) -> np.ndarray | LdmRayError:
-        """Return embeddings of parent structures, (n, dim), float32, or what is wrong with one of them."""
+        """Return embeddings of parent structures, (n, dim), float32, or the error of one of them."""
         if settings not in self._encoders:
             self._encoders[settings] = (build_encoder(settings), Lru[str, np.ndarray](KNOWN_COMPOUNDS))
         encoder, known = self._encoders[settings]
@@ -79,14 +79,14 @@ class Encoder:
             rows = await asyncio.to_thread(
                 known.fetch, parents, lambda new: [row.copy() for row in encoder.encode(new)]
             )
-        except LdmRayError as error:  # returned, since Serve logs what is raised as its own failure
+        except LdmRayError as error:  # returned, since Serve logs raised errors as its own failures
             return error
         return np.stack(rows)
 
 
 @serve.deployment(name="sampler", max_ongoing_requests=64, max_queued_requests=128)
 class Sampler:
-    """Samples with the models that it is asked for; a model's id is its name, its bundle's URL and checksum."""
+    """Samples with the models that requests name; a model's id is its name, and its bundle's URL and checksum."""
 
     def __init__(self, settings: ServeSettings, storage_options: StorageOptions) -> None:
         torch.set_num_threads(settings.threads or max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))
@@ -109,7 +109,7 @@ class Sampler:
     async def predict(
         self, model_id: str, request: PredictRequest, vectors: Mapping[str, np.ndarray]
     ) -> Answer | LdmRayError:
-        """Answer a request; `vectors` are embeddings of its parents. What it is refused for is returned."""
+        """Answer a request; `vectors` are embeddings of its parents. A refusal is returned, not raised."""
         for _ in range(RELOADS):
             served: ServedModel | None = None
             try:
@@ -126,7 +126,7 @@ class Sampler:
     async def describe(
         self, model_id: str
     ) -> tuple[ModelInfo, list[CellLine], list[Gene], EncoderSettings] | LdmRayError:
-        """Return what the API says of a model, its cell lines and genes, and how its compounds are encoded."""
+        """Return a model's description, its cell lines and genes, and how its compounds are encoded."""
         try:
             served = await self._load(model_id)
         except LdmRayError as error:
@@ -134,7 +134,7 @@ class Sampler:
         return served.model(), served.cells(), served.genes, served.predictor.bundle.config.encoder
 
     async def compound(self, model_id: str, smiles: str) -> CompoundInfo | LdmRayError:
-        """Describe a molecule; see `predict` for what is refused."""
+        """Describe a molecule; a refusal is returned, not raised."""
         try:
             served: ServedModel = await self._load(model_id)
             return served.compound(smiles)
@@ -142,16 +142,16 @@ class Sampler:
             return error
 
     def check_health(self) -> None:
-        """Have Serve replace a replica whose sampler has ended by a failure."""
+        """Make Serve replace a replica whose sampler has failed."""
         if broken := [served.name for served in self._served.values() if served.engine.broken]:
             raise RuntimeError(f"the sampler of {', '.join(broken)} has ended")
 
     async def _report(self) -> None:
-        """Tell Ray's metrics how busy the models are, from time to time."""
+        """Report regularly to Ray's metrics how busy the models are."""
         while True:
             await asyncio.sleep(REPORT_S)
             self._served = {
-                model_id: served  # those that are broken stay, for `check_health` to see
+                model_id: served  # keep broken ones for `check_health` to see
                 for model_id, served in self._served.items()
                 if served.engine.broken or not served.closed
             }
@@ -170,7 +170,7 @@ class Sampler:
 
 @dataclass(frozen=True)
 class _Model:
-    """What the API keeps of a model."""
+    """What the API knows about a model."""
 
     model_id: str
     info: ModelInfo
@@ -210,17 +210,17 @@ class Api:
         return app
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
-        """Serve other bundles; those that are new are loaded before the first request sees them.
+        """Serve other bundles; new ones are loaded before the first request sees them.
 
-        If one cannot be loaded, the old ones stay, and the log says so.
+        If one cannot be loaded, the old bundles stay, and the log says so.
         """
         try:
             bundles = ServeArguments(bundles=user_config["bundles"]).bundles
             models = {name: await self._describe(name, url) for name, url in bundles.items()}
-        except Exception as error:  # raised, it would have Serve stop this replica and every one that comes after it
+        except Exception as error:  # if raised, Serve would stop this replica and all its successors
             if not self._models:
                 raise
-            log.error("the new bundles are not taken, the old ones stay: %s", error)
+            log.error("cannot load the new bundles, keeping the old ones: %s", error)
             return
         self._models = models
 
@@ -242,15 +242,15 @@ class Api:
         return self._named(model).info
 
     async def models(self) -> list[str]:
-        """Names of the models."""
+        """Return the names of the models."""
         return list(self._models)
 
     async def cells(self, model: str | None) -> list[CellLine]:
-        """Cell lines that a model knows."""
+        """Return the cell lines that a model knows."""
         return self._named(model).cells
 
     async def genes(self, model: str | None) -> list[Gene]:
-        """Genes of a model."""
+        """Return the genes of a model."""
         return self._named(model).genes
 
     async def compound(self, smiles: str, model: str | None) -> CompoundInfo:
@@ -259,17 +259,17 @@ class Api:
         return info
 
     async def ready(self) -> bool:
-        """Whether the models are loaded."""
+        """Tell whether the models are loaded."""
         return bool(self._models)
 
     async def _embed(self, encoder: EncoderSettings, parents: list[str]) -> dict[str, np.ndarray]:
-        """Embeddings of parents; the encoder is asked for those that are not known here, most often none."""
+        """Return embeddings of parents; the encoder is asked only for those not cached here."""
         known = self._vectors.setdefault(encoder, Lru[str, np.ndarray](KNOWN_COMPOUNDS))
         rows = await known.fetch_async(parents, lambda new: _call(self._encoder.embed, encoder, new))
         return dict(zip(parents, rows, strict=True))
 
     async def _ask(self, model_id: str, method: str, *arguments: object) -> Any:
-        # Told which model it is, Serve prefers replicas that have it: of an only one, new replicas would get nothing.
+        # With an id Serve prefers replicas that have the model; new replicas of an only model would get no requests.
         handle = self._sampler.options(multiplexed_model_id=model_id) if len(self._models) > 1 else self._sampler
         return await _call(getattr(handle, method), model_id, *arguments)
 
@@ -293,13 +293,13 @@ class Api:
 
 
 def _parents(request: PredictRequest) -> list[str]:
-    """Parent structures, each once; what is no molecule is refused where the model is, with the field's name."""
+    """Return unique parent structures; the sampler refuses what is not a molecule, and names the field."""
     compounds = (parse_compound(condition.smiles) for condition in request.conditions)
     return list(dict.fromkeys(compound.parent_smiles for compound in compounds if compound is not None))
 
 
 async def _call(method: Any, *arguments: object) -> Any:
-    """Call a deployment; what it refuses is raised here, and a full queue is `OverloadedError`."""
+    """Call a deployment; raise the refusal that it returns, or `OverloadedError` if its queue is full."""
     try:
         result = await method.remote(*arguments)
     except BackPressureError:
@@ -310,24 +310,24 @@ async def _call(method: Any, *arguments: object) -> Any:
 
 
 def build(arguments: ServeArguments) -> serve.Application:
-    """Build the application of `serve_config.yaml`; Serve wants a function of one argument."""
+    """Build the application of `serve_config.yaml`; Serve needs a function of one argument."""
     return application(arguments, load_config(None, arguments.settings))
 
 
 def application(
     arguments: ServeArguments, config: Config, options: Mapping[str, Mapping[str, Any]] | None = None
 ) -> serve.Application:
-    """Put the deployments together.
+    """Assemble the deployments.
 
     Args:
-        arguments: What is served.
+        arguments: The bundles to serve.
         config: Resolved settings.
-        options: Of each deployment by its name, as Serve takes them.
+        options: Serve's options for each deployment, by name.
     """
     more, storage = options or {}, config.storage_options
     encoder, sampler, api = (
         deployment.options(**more.get(deployment.name, {}))
         for deployment in (cast(serve.Deployment, kind) for kind in (Encoder, Sampler, Api))
     )
-    told = api.options(user_config={"bundles": arguments.bundles})
-    return told.bind(encoder.bind(), sampler.bind(config.serve, storage), config.serve, storage)
+    configured = api.options(user_config={"bundles": arguments.bundles})
+    return configured.bind(encoder.bind(), sampler.bind(config.serve, storage), config.serve, storage)

@@ -22,17 +22,17 @@ from ldm_ray.storage.filesystem import StorageOptions
 
 NAME = "ldm_ray"
 BESIDE = 0.1
-"""CPUs that the API and the encoder are counted as, so that the sampler's fit beside them on any machine."""
+"""CPUs counted for the API and the encoder each, so that the sampler fits beside them on any machine."""
 POLL_S = 0.2
 NO_PLACE = "to be scheduled"
-"""What Serve's message says of replicas that wait for resources; loading a large bundle may take its time."""
+"""Part of Serve's message about replicas that wait for resources; loading a large bundle is not limited."""
 
 
 def check_bundles(bundles: Mapping[str, str], storage_options: StorageOptions) -> None:
     """Refuse bundles that cannot be served, before anything is started.
 
     Raises:
-        BundleError: If one is none, or of another kind.
+        BundleError: If one is no bundle, or of another kind.
     """
     for url in bundles.values():
         load_bundle(url, "ldm", storage_options)
@@ -43,37 +43,37 @@ def serving(bundles: Mapping[str, str], config: Config) -> Iterator[None]:
     """Serve while the block runs; SIGTERM raises KeyboardInterrupt in it, as Ctrl-C does.
 
     Raises:
-        LdmRayError: If the port is taken, or a deployment does not start; says why.
+        LdmRayError: If the port is taken, or a deployment does not start; gives the reason.
     """
     connect(config.ray)
-    # Ray's own handler aborts, which leaves Serve no time to end.
+    # Ray's own handler aborts, which leaves Serve no time to shut down.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     there = serve.status()
     if NAME in there.applications:
-        raise LdmRayError(f"{NAME} is served on this cluster already; use `serve deploy` to change it")
-    if not there.proxies:  # else the port is that of the Serve that runs
+        raise LdmRayError(f"this cluster already serves {NAME}; use `serve deploy` to change it")
+    if not there.proxies:  # else the running Serve has the port
         _check_port(config.serve.host, config.serve.port)
     serve.start(http_options={"host": config.serve.host, "port": config.serve.port})
     try:
         deploy(application(ServeArguments(bundles=dict(bundles)), config, shares()), config.serve.placement_timeout_s)
         yield
     finally:
-        serve.delete(NAME) if there.proxies else serve.shutdown()  # others may have applications there
+        serve.delete(NAME) if there.proxies else serve.shutdown()  # others may have applications on it
         ray.shutdown()
 
 
 def _check_port(host: str, port: int) -> None:
-    """Refuse a port that something listens at already; Serve would say so in a traceback, much later."""
+    """Refuse a port that is in use; Serve would say so much later, in a traceback."""
     try:
         socket.create_server((host, port), reuse_port=False).close()
     except OSError as error:
         why = os.strerror(error.errno or 0)
-        raise LdmRayError(f"cannot listen at {host}:{port} ({why}); --port takes another") from None
+        raise LdmRayError(f"cannot listen on {host}:{port} ({why}); choose another with --port") from None
 
 
 def shares() -> dict[str, dict[str, Any]]:
-    """Share what there is: most of a machine, and a GPU if there is one, to the sampler."""
+    """Divide the resources: the sampler gets most of a machine, and a GPU if there is one."""
     there = ray.cluster_resources()
     cpus = min(1.0, float(there.get("CPU", 1.0)) - 2 * BESIDE)
     sampler = {"num_cpus": cpus} | ({"num_gpus": 1.0} if there.get("GPU", 0) >= 1 else {})
@@ -83,12 +83,12 @@ def shares() -> dict[str, dict[str, Any]]:
 
 
 def deploy(built: serve.Application, placement_timeout_s: float) -> None:
-    """Deploy at / and wait until it answers, or until replicas have had no place for too long.
+    """Deploy at / and wait until it runs, or until replicas could not be placed in time.
 
     Raises:
-        LdmRayError: If a deployment does not start; says why.
+        LdmRayError: If a deployment does not start; gives the reason.
     """
-    # Serve itself would wait for a place for ever.
+    # Serve itself would wait forever.
     serve.run_many([serve.RunTarget(built, NAME, "/")], wait_for_applications_running=False)
     patient_until = time.monotonic() + placement_timeout_s
     while True:
@@ -97,12 +97,12 @@ def deploy(built: serve.Application, placement_timeout_s: float) -> None:
             return
         said = [deployment.message for deployment in status.deployments.values() if deployment.message]
         failed = status.status in (ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.UNHEALTHY)
-        homeless = any(NO_PLACE in message for message in said)
-        if failed or (homeless and time.monotonic() > patient_until):
+        unplaced = any(NO_PLACE in message for message in said)
+        if failed or (unplaced and time.monotonic() > patient_until):
             raise LdmRayError(f"the endpoint does not start: {_last_line(said or [status.message])}")
         time.sleep(POLL_S)
 
 
 def _last_line(messages: list[str]) -> str:
-    """What is wrong stands in the last line of a traceback."""
+    """Return the last line, which names the error of a traceback."""
     return messages[0].strip().splitlines()[-1].strip()

@@ -1,1 +1,1 @@
-"""Ray Train: runs, their workers, and how wells reach them."""
+"""Ray Train: runs, their workers, and how wells reach the workers."""

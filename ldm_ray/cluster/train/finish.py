@@ -1,4 +1,4 @@
-"""From the last checkpoint of a run to its bundle."""
+"""Turns the last checkpoint of a run into its bundle."""
 
 from pathlib import Path
 
@@ -26,7 +26,7 @@ def finished_bundle(
     config: Config,
     checkpoint: Checkpoint,
 ) -> Bundle:
-    """Turn the last checkpoint into a bundle whose spreads are not calibrated yet."""
+    """Turn the last checkpoint into a bundle, whose standard deviations are not calibrated yet."""
     with checkpoint.as_directory() as folder:
         tensors = safetensors.torch.load_file(Path(folder) / CHECKPOINT_TENSORS)
         state = torch.load(Path(folder) / CHECKPOINT_STATE, weights_only=True, map_location="cpu")
@@ -44,7 +44,7 @@ def finished_bundle(
 
 
 def calibrated(bundle: Bundle, dataset: PairedDataset, placement: Placement, on_status: OnStatus) -> Bundle:
-    """Calibrate the bundle where it was trained, since the driver's machine may have no GPU."""
+    """Calibrate the bundle on a worker's GPU if it was trained on one; the driver may have none."""
 
     def tell(done: int, total: int) -> None:
         on_status({"stage": "calibrating", "stage_done": done, "stage_total": total})

@@ -1,4 +1,4 @@
-"""Ray Train's part of a run: start the workers, restart them after a loss, and turn failures into one-line errors."""
+"""Ray Train's part of a run: start workers, restart them after a loss, and turn failures into one-line errors."""
 
 import os
 from collections.abc import Sequence
@@ -28,11 +28,11 @@ def fit_workers(
     callbacks: Sequence[ray.train.UserCallback],
     on_status: OnStatus,
 ) -> Checkpoint:
-    """Run Ray Train's workers to their end and return their last checkpoint.
+    """Run Ray Train's workers to the end and return their last checkpoint.
 
     Raises:
         NonFiniteError: If the loss becomes NaN or infinite.
-        LdmRayError: If training fails more often than the settings allow.
+        LdmRayError: If training fails more often than `ray.max_failures` allows.
     """
     fs, root = store.arrow()
     settings = args.config.ray
@@ -64,9 +64,10 @@ def fit_workers(
             if START_TIMEOUT in reason:
                 waited_s = (PLACE_AGAIN + 1) * settings.replacement_timeout_s
                 reason = (
-                    f"its workers found no place for {waited_s:g} s (2 x ray.replacement_timeout_s); nodes are gone"
+                    f"its workers could not be placed again in {waited_s:g} s (2 x ray.replacement_timeout_s), since"
+                    " nodes were lost"
                 )
-            raise LdmRayError(f"training failed, --resume goes on from the last checkpoint: {reason}") from error
+            raise LdmRayError(f"training failed; --resume continues from the last checkpoint: {reason}") from error
     status = ray.get(args.board.get.remote())
     if "diverged" in status:
         for name in (RUN, SHARE):

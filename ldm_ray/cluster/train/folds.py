@@ -1,4 +1,4 @@
-"""Cross-validates the autoencoder: one run a fold, as many at once as fit, all scored on the same test wells."""
+"""Cross-validates the autoencoder: one run per fold, as many at once as fit, all scored on the same test wells."""
 
 from collections.abc import Callable
 from typing import Any, Literal, TypedDict
@@ -22,11 +22,11 @@ from ldm_ray.training.status import TrainingStatus
 
 SCORES: tuple[Literal["pcc", "r2", "rmse"], ...] = ("pcc", "r2", "rmse")
 CPUS_OF_A_FOLD = 0.01
-"""Its workers have their own; this is its driver."""
+"""CPUs of a fold's driver; its workers have their own."""
 
 
 class FoldRow(ReconstructionScores):
-    """One fold: its scores on the test wells, the epochs trained to the kept one, and that epoch's loss."""
+    """One fold: its scores on the test wells, the number of its kept epoch, and that epoch's loss."""
 
     fold: int
     epochs: int
@@ -54,17 +54,17 @@ def run_folds(
     overwrite: bool = False,
     on_progress: Callable[[FoldsStatus], None] = lambda status: None,
 ) -> FoldsTable:
-    """Train an autoencoder a fold and score each on the fixed test set; folds that are done are not done again.
+    """Train one autoencoder per fold and score each on the fixed test wells; finished folds are not repeated.
 
     Args:
-        dataset: As `prepare` wrote it.
-        out: Folder URL; the bundle of a fold goes to `fold0`, ..., the table to `folds.json`.
-        config: Settings of the autoencoder; `ray.num_workers` is that of one fold.
-        overwrite: Start anew.
-        on_progress: Told of the status of all folds, by `fold0`, ....
+        dataset: Dataset written by `prepare`.
+        out: Folder URL; bundles go to `fold0`, ..., the table to `folds.json`.
+        config: Settings of the autoencoder; `ray.num_workers` is per fold.
+        overwrite: Start over.
+        on_progress: Called with the status of all folds, by `fold0`, ....
 
     Returns:
-        What `folds.json` holds: the scores of each fold, their mean and standard deviation (n - 1).
+        The contents of `folds.json`: the scores of each fold, their mean and standard deviation (n - 1).
 
     Raises:
         DataError: If the dataset has no test wells, or a fold would be empty.
@@ -99,7 +99,7 @@ def run_folds(
 
 @ray.remote
 def _fold(data: str, out: str, fold: int, config: Config, placement: Placement, board: Any) -> FoldRow | str:
-    """Train and score one fold; what went wrong comes back as text, since Ray would wrap it in a traceback."""
+    """Train and score one fold; an error comes back as text, since Ray would wrap it in a traceback."""
     try:
         store, options = Store(out, config.storage_options), config.storage_options
         folder, url = f"data/fold{fold}", store.path(f"fold{fold}")
@@ -115,7 +115,7 @@ def _fold(data: str, out: str, fold: int, config: Config, placement: Placement, 
         bundle = load_bundle(url, "vae", options)
         wanted = (config.target, config.vae, config.train_vae, config.seed)
         if (bundle.config.target, bundle.config.vae, bundle.config.train_vae, bundle.config.seed) != wanted:
-            raise BundleError(f"{url} was trained with other settings; --overwrite trains all folds anew")
+            raise BundleError(f"{url} was trained with other settings; --overwrite retrains all folds")
         scored = score_reconstruction(bundle, open_dataset(data, options))
     except LdmRayError as error:
         return str(error)

@@ -1,4 +1,4 @@
-"""A training worker's wells, from Ray Data: kept on the device, or streamed anew every epoch."""
+"""A training worker's wells, from Ray Data: kept on the device, or streamed every epoch."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -24,10 +24,10 @@ from ldm_ray.training.source import SPLITS, EpochPlan, ResidentSource, WellSourc
 
 @dataclass(frozen=True)
 class StreamSource:
-    """Wells that come through Ray Data every time they are wanted; memory holds one shuffle window.
+    """Wells that are streamed through Ray Data every epoch; memory holds one shuffle window.
 
-    Row groups are shuffled over the whole split by (seed, epoch), rows within windows of `window_rows`. Which rows
-    meet in a batch depends on the number of workers; which rows an epoch has does not.
+    Row groups are shuffled over the whole split by (seed, epoch), rows within windows of `window_rows`. The rows of an
+    epoch do not depend on the number of workers; the rows of a batch do.
     """
 
     files: WellFiles
@@ -40,7 +40,7 @@ class StreamSource:
     device: torch.device
 
     def count(self, split: str) -> int:
-        """Return how many wells of a split this worker sweeps."""
+        """Return how many wells of a split are this worker's."""
         start, stop = share(self.files.count(split), self.rank, self.world_size)
         return stop - start
 
@@ -48,7 +48,7 @@ class StreamSource:
         """Yield this worker's part of each global batch of an epoch, from `first_step` on.
 
         Raises:
-            DataError: If fewer rows came than the plan says.
+            DataError: If fewer rows come than planned.
         """
         per_window = max(1, self.window_rows // self.rows_per_batch) * self.rows_per_batch
         own = self.plan.steps * self.rows_per_batch
@@ -66,10 +66,10 @@ class StreamSource:
                     yield window.take(index).to(self.device)
                 step += 1
         if step != self.plan.steps:
-            raise DataError(f"epoch {epoch} must have {self.plan.steps} batches; {step} came")
+            raise DataError(f"epoch {epoch} must have {self.plan.steps} batches; got {step}")
 
     def sweep(self, split: str) -> Iterator[Rows]:
-        """Yield each well of this worker once, in pieces, in the files' order."""
+        """Yield each of this worker's wells once, in pieces, in the order of the files."""
         start, stop = share(self.files.count(split), self.rank, self.world_size)
         rows = 0
         for table in stream_tables(self.files, stretch(self.files.slices(split), start, stop)):
@@ -77,7 +77,7 @@ class StreamSource:
             yield _rows(self.files, values, _ids(table)).to(self.device)
             rows += len(table)
         if rows != stop - start:
-            raise DataError(f"split {split!r} must have {stop - start} rows for worker {self.rank}; {rows} came")
+            raise DataError(f"split {split!r} must have {stop - start} rows for worker {self.rank}; got {rows}")
 
 
 def open_source(
@@ -89,16 +89,16 @@ def open_source(
     world_size: int,
     device: torch.device,
 ) -> WellSource:
-    """Open a worker's wells as `ingest.mode` says.
+    """Open a worker's wells according to `ingest.mode`.
 
     Args:
         files: Profiles or latents.
-        keys: Sorted keys of each split; used by a resident source.
+        keys: Sorted keys of each split; only a resident source uses them.
         config: Settings `ingest`, `ray.lanes`, `seed`.
-        settings: The global batch size.
-        rank: Of this worker.
+        settings: Settings with the global batch size.
+        rank: Rank of this worker.
         world_size: Number of workers.
-        device: Where rows are wanted.
+        device: Device for the rows.
     """
     batch = settings.global_batch_size
     if is_resident(files, config, batch, world_size):
@@ -111,7 +111,7 @@ def open_source(
 def is_resident(files: WellFiles, config: Config, global_batch_size: int, world_size: int) -> bool:
     """Tell whether a worker's wells are kept on its device.
 
-    `auto` keeps them where they fit into `ingest.resident_mb` and the lanes fit the workers and the batch.
+    `auto` keeps them if they fit into `ingest.resident_mb`, and lanes, workers and batch divide each other.
     """
     if config.ingest.mode != "auto":
         return config.ingest.mode == "resident"
@@ -121,14 +121,14 @@ def is_resident(files: WellFiles, config: Config, global_batch_size: int, world_
 
 
 def plan_of(files: WellFiles, config: Config, global_batch_size: int, world_size: int) -> EpochPlan:
-    """Plan an epoch, or say why the settings do not fit; nothing is read.
+    """Plan an epoch; no wells are read.
 
     Raises:
-        SettingsError: If workers, lanes and batch do not fit each other.
+        SettingsError: If workers, lanes and batch do not fit together.
         DataError: If a split has too few wells.
     """
     if (n_valid := files.count("valid")) < world_size:
-        raise DataError(f"the validation split must have a profile for each of {world_size} workers; it has {n_valid}")
+        raise DataError(f"the validation split must have a profile for each of {world_size} workers; got {n_valid}")
     if is_resident(files, config, global_batch_size, world_size):
         return lane_plan(files.count("train"), config.ray.lanes, global_batch_size, world_size)
     return stream_plan(files.count("train"), global_batch_size, world_size)
@@ -146,14 +146,14 @@ def _joined(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
 
 
 def _rows(files: WellFiles, values: Tensor, ids: dict[str, Tensor]) -> Rows:
-    """Put values and ids together to the kind of rows that the files hold."""
+    """Combine values and ids into the kind of rows that the files hold."""
     if files.value_column == "expression":
         return ProfileRows(expression=values, **ids)
     return LatentRows(moments=values, **ids)
 
 
 def _windows(tables: Iterator[pa.Table], files: WellFiles, per_window: int) -> Iterator[Rows]:
-    """Cut a stream into windows of rows; the last one may be shorter. A window is gone when the next one comes."""
+    """Cut a stream into windows of rows; the last may be shorter. Each window overwrites the one before."""
     values = np.empty((per_window, files.width), dtype=np.float32)
     held: list[dict[str, Tensor]] = []
     rows = 0
@@ -180,10 +180,10 @@ def _resident(
     world_size: int,
     device: torch.device,
 ) -> ResidentSource:
-    """Pull a worker's lanes through Ray Data once.
+    """Read a worker's lanes through Ray Data, once.
 
     Raises:
-        DataError: If not exactly this worker's wells came, each once.
+        DataError: If not exactly this worker's wells come, each once.
     """
     n_lanes = config.ray.lanes
     plan = lane_plan(len(keys["train"]), n_lanes, global_batch_size, world_size)
@@ -197,11 +197,11 @@ def _resident(
 
 
 def collect(tables: Iterator[pa.Table], files: WellFiles, own: np.ndarray, split: str) -> Rows:
-    """Put a stream of a worker's wells into the order of their keys, each value copied once."""
+    """Collect a stream of a worker's wells in the order of their keys; each value is copied once."""
     values = np.empty((len(own), files.width), dtype=np.float32)
     held = []
     for table in tables:
-        # What is not an own well stands in the wrong place until the keys are compared below.
+        # Wells of other workers land in wrong places; the comparison of keys below finds them.
         place = np.searchsorted(own, table["profile_key"].to_numpy()) % max(1, len(own))
         values[place] = matrix(table[files.value_column])
         held.append(_ids(table))
@@ -209,5 +209,5 @@ def collect(tables: Iterator[pa.Table], files: WellFiles, own: np.ndarray, split
     order = torch.argsort(ids["keys"])
     if not np.array_equal(ids["keys"][order].numpy(), own):
         came = len(order)
-        raise DataError(f"a worker wants {len(own)} wells of split {split!r}, each once; Ray Data gave {came}")
+        raise DataError(f"a worker must get {len(own)} wells of split {split!r}, each once; got {came} from Ray Data")
     return _rows(files, torch.from_numpy(values), {name: column[order] for name, column in ids.items()})

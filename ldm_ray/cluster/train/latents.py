@@ -1,8 +1,8 @@
 """Encodes a dataset's profiles to latents in a pool of actors.
 
 Beside the dataset, `latents/<id>/part-*.parquet` holds mean and log-variance of q(z | x) for each training and
-validation well, in files and row groups of the profiles' own layout; the id is a checksum of the autoencoder and of
-the dataset. A file that is there is not written again.
+validation well, in the same files and row groups as the profiles; the id is a checksum of autoencoder and dataset.
+Existing files are not written again.
 """
 
 from typing import cast
@@ -25,11 +25,11 @@ CPUS_PER_ACTOR = 0.5
 
 
 def latent_files(dataset: PairedDataset, vae: Bundle, base: TargetBase, config: Config) -> WellFiles:
-    """Encode the profiles that have not been encoded yet, and return the files of latents.
+    """Encode the profiles that lack latents, and return the files of latents.
 
     Raises:
-        DataError: If a profile file is not what the manifest says.
-        StoreError: If one cannot be read or written.
+        DataError: If a profile file does not match the manifest.
+        StoreError: If a file cannot be read or written.
     """
     folder = f"{LATENTS}/{latents_id(dataset, vae)}"
     profiles = profile_files(dataset, config.ingest)
@@ -48,7 +48,7 @@ def latent_files(dataset: PairedDataset, vae: Bundle, base: TargetBase, config: 
 
 
 class _EncodeFiles:
-    """Encodes profile files; the autoencoder is loaded once."""
+    """Encodes profile files; loads the autoencoder once."""
 
     def __init__(self, encoder: "ray.ObjectRef[FileEncoder]") -> None:
         self._encoder: FileEncoder = ray.get(encoder)

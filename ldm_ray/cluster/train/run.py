@@ -40,18 +40,18 @@ from ldm_ray.training.status import OnStatus, unheard
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """What is trained, on what, and where it goes.
+    """What to train, on what, and where to write it.
 
     Attributes:
         kind: `vae`, `ldm` or a rival's name.
-        dataset: The paired dataset: trained on `split = train`, stopped on `valid`.
+        dataset: The paired dataset; split `train` trains, `valid` decides about stopping early.
         out: Folder URL of the bundle.
         config: All settings.
         vae: The trained autoencoder under a diffusion model; its settings replace those of `config`.
-        begin: `fresh` refuses to touch what is there, `resume` continues the unfinished run under `out`,
-            `overwrite` replaces what is there.
+        begin: `fresh` refuses a folder that is in use, `resume` continues its unfinished run, `overwrite` replaces what
+            it holds.
         placement: Where the workers go; by default the run has the cluster to itself.
-        callbacks: Called with every report, in Ray Train's controller.
+        callbacks: Callbacks for every report, called in Ray Train's controller.
         on_status: Called about twice a second with the run's status.
     """
 
@@ -67,7 +67,7 @@ class Run:
 
     @property
     def store(self) -> Store:
-        """The bundle's folder, on an absolute path: workers have folders of their own."""
+        """The bundle's folder, with an absolute path since workers run in other folders."""
         out = self.out if "://" in self.out else os.path.abspath(self.out)
         return Store(out, self.config.storage_options)
 
@@ -76,12 +76,11 @@ def train(run: Run) -> Bundle:
     """Train a model and write its bundle.
 
     Raises:
-        BundleError: If something is in the way under `run.out`, or the autoencoder was trained on other genes or
-            another target.
-        SettingsError: If the settings do not fit each other, the cluster, or the run to be resumed.
-        DataError: If the dataset lacks the embeddings of the encoder that the settings name, or a split is too small.
+        BundleError: If `run.out` is in use, or the autoencoder was trained on other genes or another target.
+        SettingsError: If the settings do not fit together, the cluster, or the run to resume.
+        DataError: If the dataset lacks the encoder's embeddings, or a split is too small.
         NonFiniteError: If the loss becomes NaN or infinite.
-        LdmRayError: If training fails more often than the settings allow.
+        LdmRayError: If training fails more often than `ray.max_failures` allows.
     """
     run = _as_trained(run)
     store, config = run.store, run.config
@@ -106,13 +105,13 @@ def train(run: Run) -> Bundle:
             bundle = calibrated(bundle, run.dataset, placement, run.on_status)
         save_bundle(bundle, store.url, config.storage_options)
         store.write_json(HISTORY, bundle.metadata["history"])
-        for name in (RUN, SHARE):  # a finished run's checkpoints are of no more use
+        for name in (RUN, SHARE):  # a finished run needs no checkpoints
             store.remove(name)
     return bundle
 
 
 def ensure_bundle(run: Run) -> Bundle:
-    """Load the run's bundle if it is there, else resume its unfinished run, else train it.
+    """Load the run's bundle if it exists, else resume its unfinished run, else train it.
 
     Raises:
         BundleError: As `load_bundle` and `train`; other errors as `train`.
@@ -125,7 +124,7 @@ def ensure_bundle(run: Run) -> Bundle:
 
 
 def _as_trained(run: Run) -> Run:
-    """Put in the settings that the kind of model decides."""
+    """Fill in the settings that the kind of model decides."""
     if run.kind != "ldm":
         return replace(run, config=run.config.encoded_for(run.kind))
     assert run.vae is not None, "a diffusion model is trained on an autoencoder's latents"
@@ -135,7 +134,7 @@ def _as_trained(run: Run) -> Run:
 
 
 def _files(run: Run, base: TargetBase, batch: int, num_workers: int) -> WellFiles:
-    """Return the files that workers read: profiles, or latents where profiles would be encoded anew every epoch."""
+    """Return the files that workers read: latents if profiles would have to be encoded every epoch, else profiles."""
     config, files = run.config, profile_files(run.dataset, run.config.ingest)
     plan_of(files, config, batch, num_workers)
     if run.vae and config.ingest.latents and not is_resident(files, config, batch, num_workers):
@@ -144,7 +143,7 @@ def _files(run: Run, base: TargetBase, batch: int, num_workers: int) -> WellFile
 
 
 def _worker_args(run: Run, files: WellFiles, base: TargetBase, placement: Placement, *, resident: bool) -> WorkerArgs:
-    """Put what workers need into the object store."""
+    """Put the data of all workers into the object store."""
     dataset, config = run.dataset, run.config
     embeddings = np.zeros((1, 1), np.float32)
     if run.kind != "vae":
@@ -169,7 +168,7 @@ def _worker_args(run: Run, files: WellFiles, base: TargetBase, placement: Placem
 
 
 def _begin_folder(run: Run, store: Store, num_workers: int, *, resident: bool) -> None:
-    """Write down how the run is begun, or refuse to resume one that was begun otherwise."""
+    """Record how the run starts, or refuse to resume a run that started differently."""
     share: Share = {
         "num_workers": num_workers,
         "mode": "resident" if resident else "stream",
@@ -178,7 +177,7 @@ def _begin_folder(run: Run, store: Store, num_workers: int, *, resident: bool) -
     if run.begin == "resume":
         check_share(store, share)
         return
-    for name in (METADATA, RUN):  # removed only now, when everything has been checked
+    for name in (METADATA, RUN):  # removed only now that everything has been checked
         store.remove(name)
     store.write_json(SHARE, share)
     store.write_bytes(SETTINGS, dump_config(run.config).encode())

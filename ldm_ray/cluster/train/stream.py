@@ -1,11 +1,11 @@
-"""Ray Data pipelines: treated wells to training workers.
+"""Ray Data pipelines from treated wells to training workers.
 
-A worker does not take what `streaming_split` happens to deal it, but reads exactly the rows that a plan gives it
-(`ldm_ray.data.slices`): the plan is the same whatever the timing, so rows can be counted, batches are equally many on
-all workers, and a run that was interrupted goes on where it was.
+A worker does not take what `streaming_split` happens to deal it, but reads exactly the rows of its plan
+(`ldm_ray.data.slices`). The plan does not depend on timing, so rows can be counted, all workers have equally many
+batches, and an interrupted run resumes where it was.
 
-The functions that run inside Ray Data's tasks live in modules without torch: a task's process imports the module of
-its function first, and importing torch costs it more than the work.
+Functions that run inside Ray Data's tasks live in modules without torch: a task's process first imports the module of
+its function, and importing torch takes longer than the work.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -31,13 +31,13 @@ Filter = Callable[[pa.Table], pa.Table]
 
 
 class WellsDatasource(Datasource):
-    """Reads slices of wells, a few of them a task."""
+    """Reads slices of wells, a few per task."""
 
     def __init__(self, files: WellFiles, slices: Sequence[Slice], columns: Sequence[str], keep: Filter | None) -> None:
         self._files, self._slices, self._columns, self._keep = files, slices, columns, keep
 
     def estimate_inmemory_data_size(self) -> int:
-        """Return the bytes of all values."""
+        """Return the size of all values in bytes."""
         return sum(piece.rows for piece in self._slices) * 4 * self._files.width
 
     def get_read_tasks(
@@ -65,15 +65,15 @@ def _read_part(
 
 
 def stream_tables(files: WellFiles, slices: Sequence[Slice], keep: Filter | None = None) -> Iterator[pa.Table]:
-    """Stream slices through Ray Data, in their order, only the columns that are needed.
+    """Stream the needed columns of slices through Ray Data, in order.
 
     Args:
-        files: Where the slices lie.
-        slices: What to read.
-        keep: Applied to each table where it is read.
+        files: Files that the slices are of.
+        slices: Slices to read.
+        keep: Filter for each table, applied in the task that reads it.
 
     Raises:
-        DataError: If a row group is not what the manifest says.
+        DataError: If a row group does not match the manifest.
         StoreError: If the store does not answer in time.
     """
     if not slices:
@@ -81,7 +81,7 @@ def stream_tables(files: WellFiles, slices: Sequence[Slice], keep: Filter | None
     columns = [*ID_COLUMNS, files.value_column]
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = True
-    # Smaller than a full row group, so that each is passed on as it is and not joined with the next.
+    # Smaller than a full row group, so that Ray Data does not join row groups.
     context.target_max_block_size = max(1, int(0.7 * ROWS_PER_GROUP * 4 * files.width))
     source = WellsDatasource(files, slices, columns, keep)
     data = ray.data.read_datasource(

@@ -1,4 +1,4 @@
-"""Follows a Ray Train run: its record and its trackers, told by callbacks in Train's controller."""
+"""Keeps a run's record and trackers up to date, by callbacks in Ray Train's controller."""
 
 import logging
 import math
@@ -34,15 +34,15 @@ log = logging.getLogger(__name__)
 def start_run(
     store: Store, kind: str, dataset: PairedDataset, config: Config, num_workers: int, *, resume: bool
 ) -> RunRecord:
-    """Write the record of a run that begins or goes on, and begin it with each tracker.
+    """Write the record of a run that starts or resumes, and start each tracker.
 
     Args:
         store: The run's folder.
         kind: What is trained.
         dataset: The paired dataset.
         config: All settings.
-        num_workers: Of Ray Train.
-        resume: Go on with the record that is there, if one is.
+        num_workers: Number of Ray Train workers.
+        resume: Continue the existing record, if there is one.
     """
     run = begin_record(store.url, kind, dataset, config, num_workers)
     if resume and (old := _recorded(store)):
@@ -58,14 +58,14 @@ def start_run(
 
 
 def finish_run(run: RunRecord, store: Store, track: TrackSettings, status: RunStatus, seconds: float) -> None:
-    """Write how a run ended, and tell each tracker; never an error, since the run's own end is what counts.
+    """Record how a run ended, and notify each tracker; never raises, so as not to hide how the run ended.
 
     Args:
-        run: As `start_run` returned it.
+        run: The record that `start_run` returned.
         store: The run's folder.
-        track: Settings.
+        track: Settings of the trackers.
         status: How it ended.
-        seconds: Of this attempt.
+        seconds: Seconds of this attempt.
     """
     latest = _recorded(store) or run
     trackers = build_trackers(track, store, latest)
@@ -74,13 +74,13 @@ def finish_run(run: RunRecord, store: Store, track: TrackSettings, status: RunSt
     done = replace(latest, status=status, finished=now(), seconds=round(run.seconds + seconds, 3))
     _keep(store, _heard(done, trackers))
     for warning in latest.warnings:
-        if warning not in run.warnings:  # those the driver itself has said already
+        if warning not in run.warnings:  # the driver has logged its own already
             log.warning(warning)
 
 
 @contextmanager
 def finishing(run: RunRecord, store: Store, track: TrackSettings) -> Iterator[None]:
-    """Record how the block ended: Ctrl-C too is a failure, a kill leaves the run `running`."""
+    """Record how the block ended: Ctrl-C is a failure too; a kill leaves the run `running`."""
     began = time.monotonic()
     status: RunStatus = "failed"
     try:
@@ -94,10 +94,9 @@ def finishing(run: RunRecord, store: Store, track: TrackSettings) -> Iterator[No
 
 
 class TrackingCallback(ray.train.UserCallback):
-    """Tells the record and the trackers of each epoch; built on the driver, called in Train's controller.
+    """Passes each epoch on to the record and the trackers; built on the driver, called in Train's controller.
 
-    Epochs that have been told already are not told again: after a restart they come a second time, with the same
-    losses.
+    Epochs that are repeated after a restart, with the same losses, are not passed on again.
     """
 
     def __init__(self, run: RunRecord, store: Store, track: TrackSettings) -> None:
@@ -108,7 +107,7 @@ class TrackingCallback(ray.train.UserCallback):
     def after_report(
         self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: ray.train.Checkpoint | None
     ) -> None:
-        """Take what all workers have reported; only the end of an epoch is news."""
+        """Take a report of all workers; only the end of an epoch is passed on."""
         row = metrics[0]
         if "epoch" in row and int(row["epoch"]) >= self._run.epochs:
             values = {name: float(value) for name, value in row.items() if _is_finite(value) and name != "epoch"}
@@ -121,7 +120,7 @@ class TrackingCallback(ray.train.UserCallback):
                 tracker.finish("finished")
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        """Count a failure of workers; whether training goes on is Ray Train's decision."""
+        """Count a failure of workers; Ray Train decides whether to restart them."""
         self._run = replace(self._run, failures=self._run.failures + 1)
         self._record()
 
@@ -136,7 +135,7 @@ def _is_finite(value: object) -> bool:
 
 
 def _heard(run: RunRecord, trackers: list[Guarded]) -> RunRecord:
-    """Return the record with the trackers' ids and warnings."""
+    """Return the record with ids and warnings of the trackers."""
     ids = {tracker.name: tracker.run_id for tracker in trackers if tracker.run_id}
     warnings = [tracker.warning for tracker in trackers if tracker.warning]
     return replace(run, trackers=run.trackers | ids, warnings=tuple(dict.fromkeys([*run.warnings, *warnings])))
@@ -150,8 +149,8 @@ def _recorded(store: Store) -> RunRecord | None:
 
 
 def _keep(store: Store, run: RunRecord) -> None:
-    """Write a record where a failure to do so must not end the run."""
+    """Write a record; a failure to do so must not end the run."""
     try:
         write_record(store, run)
     except LdmRayError as error:
-        log.warning("%s was not written: %s", RUN_RECORD, error)
+        log.warning("cannot write %s: %s", RUN_RECORD, error)

@@ -1,4 +1,4 @@
-"""What each Ray Train worker runs: its wells, its model, the loop, and its reports."""
+"""What each Ray Train worker runs: its wells, its model, the training loop and its reports."""
 
 import tempfile
 import time
@@ -33,22 +33,22 @@ from ldm_ray.training.tasks import TaskInputs, build_task
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerArgs:
-    """What each worker is told; small, or a reference.
+    """Arguments of each worker; small values, or references.
 
     Attributes:
         kind: `vae`, `ldm` or a rival's name.
         config: All settings.
-        files: Where the wells are.
-        keys: Sorted keys of each split; empty where wells are streamed.
+        files: Files of the wells.
+        keys: Sorted keys of each split; empty if wells are streamed.
         basal: See `Tables`.
         basal_input: See `Tables`.
-        monitor: Validation wells on which a diffusion model's mean is measured after each epoch.
+        monitor: Validation wells for measuring a diffusion model's mean after each epoch.
         training_controls: Control profiles that training wells are paired with.
         embeddings: See `Tables`.
         base: See `Tables`.
         vae: Weights of the autoencoder under a diffusion model.
-        threads: Of torch, in each worker.
-        board: For progress and errors.
+        threads: Torch threads in each worker.
+        board: The `Board` for progress and errors.
         run: Name of the run, for metrics.
     """
 
@@ -71,13 +71,13 @@ class WorkerArgs:
 def run_worker(arguments: dict[str, Any]) -> None:
     """Train; the entry point of a Ray Train worker."""
     args: WorkerArgs = arguments["args"]
-    if said := ray.get(args.board.get.remote()).get("error"):
-        raise LdmRayError(said)  # Ray Train starts workers again after any error; this one would only come back
+    if error := ray.get(args.board.get.remote()).get("error"):
+        raise LdmRayError(error)  # Ray Train restarts workers after any error; this one would only recur
     try:
         _train(args)
     except NonFiniteError as error:
-        # All workers see the same loss and end together. Metrics without a checkpoint do not reach the driver's
-        # result; the board does.
+        # All workers see the same loss and end together. Metrics without a checkpoint do not reach the driver, so the
+        # board carries the news.
         ray.get(args.board.put.remote({"diverged": str(error)}))
     except LdmRayError as error:
         ray.get(args.board.put.remote({"error": str(error)}))
@@ -112,12 +112,12 @@ def _train(args: WorkerArgs) -> None:
     pace = Pace()
     hooks = _RayHooks(args, rank, world_size, pace)
     run_fit(fit, built.task, PacedSource(built.source, pace), settings, config.seed, hooks)
-    hooks.tell({"stage": "measuring what is kept"})
+    hooks.tell({"stage": "measuring the kept model"})
     hooks.report({"finished": True}, fit.state_dict(), built.kept())
 
 
 class _RayHooks:
-    """Passes the loop's news on: to the driver's progress bar, to Ray Train, and to Ray's metrics."""
+    """Passes news from the loop on to the driver's progress bar, Ray Train and Ray's metrics."""
 
     def __init__(self, args: WorkerArgs, rank: int, world_size: int, pace: Pace) -> None:
         self._board, self._rank, self._world_size, self._pace, self._last = args.board, rank, world_size, pace, 0.0
@@ -141,7 +141,7 @@ class _RayHooks:
             self._board.put.remote({"step": step, "total": total, "epoch": epoch, "loss": latest})
 
     def tell(self, news: TrainingStatus) -> None:
-        """Pass news on to the driver; all workers know the same, one says it."""
+        """Pass news on to the driver; all workers have the same, so only the first sends it."""
         if self._rank == 0:
             self._board.put.remote(news)
 
@@ -166,7 +166,7 @@ class _RayHooks:
         self._checkpoint_s.set(time.monotonic() - began)
 
     def _tell_pace(self, pace: PaceFigures | None) -> dict[str, float]:
-        """Pass this worker's pace on, and return the run's: all workers take as many wells a step."""
+        """Report this worker's pace and return the run's; all workers take equally many wells per step."""
         if pace is None:
             return {}
         wells_per_s = pace.wells_per_s * self._world_size

@@ -1,9 +1,8 @@
-"""Searches over settings with Ray Tune; killed at any moment, the same command goes on.
+"""Searches over settings with Ray Tune; after an interruption at any moment, the same command resumes.
 
-Optuna's study, kept in the search's folder, is the one state: a trial's number, settings, curve and result. Tune is
-started afresh each time, with the trials that are still wanted; the early stops of its scheduler go on from the
-curves of past trials. A trial that was running is suggested again under its own number, and its Ray Train run goes
-on from its last checkpoint.
+Optuna's study in the search's folder is the only state: each trial's number, settings, curve and result. Tune starts
+afresh each time, with the trials that are left; its scheduler first replays the curves of past trials. A trial that
+was running is suggested again under its own number, and its Ray Train run resumes from its last checkpoint.
 """
 
 import logging
@@ -41,22 +40,22 @@ from ldm_ray.tuning.trials import Search, SearchObjective
 
 ATTEMPTS = 3
 CPUS_OF_A_TRIAL = 0.01
-"""Its workers have their own; this is its driver."""
+"""CPUs of a trial's driver; its workers have their own."""
 OnSearch = Callable[[Search], None]
 
 
 def run_search(data: str, vae: str, out: str, config: Config, on_progress: OnSearch = lambda search: None) -> Search:
-    """Search the settings that `tune.space` names, or go on with the search that is there.
+    """Search the settings that `tune.space` names, or resume the search in `out`.
 
     Args:
         data: URL of the dataset.
         vae: Bundle of the autoencoder under all trials; empty if the space varies the autoencoder too.
         out: Folder URL of the search.
-        config: What every trial starts from, and the search's own settings.
+        config: The settings that every trial starts from, and the search's own.
         on_progress: Called with the search whenever a trial has news.
 
     Raises:
-        SettingsError: If the space or the objectives make no sense.
+        SettingsError: If the space or the objectives are not possible.
         DataError: If `out` holds another search.
     """
     wanted, space = objectives(config), distributions(config)
@@ -80,19 +79,19 @@ def run_search(data: str, vae: str, out: str, config: Config, on_progress: OnSea
         concurrent, placement = share_cluster(config.ray, config.tune.concurrent, config.tune.gpus_per_trial)
         spec = TrialSpec(data, vae, out, config, wanted, placement, Claims.remote())  # type: ignore[attr-defined]
         _run_tune(spec, StoredSearch(study, storage, space, wanted, config, announce), study, left, concurrent)
-        wait_for_train_runs()  # what they still write would stand over what is written here
+        wait_for_train_runs()  # they would overwrite the records written below
     _clear(store, study)
     announce()
     ended = sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False))
     if ended < config.tune.trials:
-        raise LdmRayError(f"interrupted with {ended} of {config.tune.trials} trials ended; the same command goes on")
+        raise LdmRayError(f"interrupted with {ended} of {config.tune.trials} trials ended; the same command resumes")
     return search_of(study.get_trials(deepcopy=False), out, config)
 
 
 def _run_tune(spec: TrialSpec, searcher: "StoredSearch", study: optuna.Study, left: int, concurrent: int) -> None:
-    """Let Tune run the trials that are left."""
+    """Run the remaining trials with Tune."""
     trainable = tune.with_resources(tune.with_parameters(run_trial, spec=spec), {"CPU": CPUS_OF_A_TRIAL})
-    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new one prints a table of its own even at verbose=0
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new one prints a table even at verbose=0
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
@@ -116,9 +115,9 @@ def _run_tune(spec: TrialSpec, searcher: "StoredSearch", study: optuna.Study, le
 
 
 class StoredSearch(OpenOptunaSearch):
-    """OptunaSearch on a study that outlives the driver.
+    """OptunaSearch with a study that outlives the driver.
 
-    Trials that were running when the last driver ended are suggested first. A trial that the scheduler stopped is
+    Trials that were running when the last driver ended are suggested first. A trial that the scheduler stops is
     reported to Optuna as pruned, with its curve; Ray's own class would report it as complete.
     """
 
@@ -134,7 +133,7 @@ class StoredSearch(OpenOptunaSearch):
         trials = study.get_trials(deepcopy=False)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            # A sampler that began anew with the same seed would suggest its first points again.
+            # A new sampler with the same seed would suggest its first points again.
             seed = int(generator(config.seed, Purpose.SUGGESTIONS, len(trials)).integers(2**31))
             sampler = optuna.samplers.TPESampler(
                 seed=seed, multivariate=True, constant_liar=True, n_startup_trials=config.tune.random_trials
@@ -154,11 +153,11 @@ class StoredSearch(OpenOptunaSearch):
         self._since: dict[str, float] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        """Nothing: Tune saves its searcher now and then, and the study is saved already."""
+        """Return nothing: Tune saves its searcher now and then, but the study is saved already."""
         return {}
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing, as `__getstate__`."""
+        """Save nothing; see `__getstate__`."""
 
     def suggest(self, trial_id: str) -> dict[str, Any]:
         """Return a trial's number and settings."""
@@ -172,7 +171,7 @@ class StoredSearch(OpenOptunaSearch):
         return {"number": trial.number, "params": dict(trial.params)}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Keep an epoch's value."""
+        """Record an epoch's value."""
         if self._take(trial_id, result):
             self._keep(trial_id)
             self._announce()
@@ -185,14 +184,14 @@ class StoredSearch(OpenOptunaSearch):
     ) -> None:
         """Tell Optuna how a trial ended, once."""
         result = result or {}
-        # Of the epoch at which the scheduler stops a trial, Tune tells here and nowhere else.
+        # Tune reports the epoch at which the scheduler stops a trial only here.
         self._take(trial_id, result)
         self._keep(trial_id)
         trial = self.optuna_trial(trial_id)
         self.forget_trial(trial_id)
         values: list[Any] = [result.get(name) for name in self._names]
         if error or ERROR in result:
-            trial.set_user_attr("error", str(result.get(ERROR, "its process died, and again when started anew")))
+            trial.set_user_attr("error", str(result.get(ERROR, "its process died, and died again after each restart")))
             self._study.tell(trial.number, state=TrialState.FAIL)
         elif FINAL in result and not all(map(_is_number, values)):
             trial.set_user_attr("error", f"no finite value of {', '.join(self._names)}")
@@ -212,7 +211,7 @@ class StoredSearch(OpenOptunaSearch):
         self._study.tell(trial.number, state=TrialState.PRUNED)
 
     def _take(self, trial_id: str, result: Mapping[str, Any]) -> bool:
-        """Put an epoch's value into the curve; False if the result is not that of an epoch."""
+        """Add an epoch's value to the curve; return False if the result is not an epoch's."""
         if FINAL in result or not _is_number(result.get(self._first)):
             return False
         self._curves[trial_id][int(result["epoch"])] = float(result[self._first])
@@ -232,7 +231,7 @@ class ContinuedAsha(OpenAsha):
 
     def __init__(self, study: optuna.Study, config: Config, objective: SearchObjective) -> None:
         asked = config.tune
-        longest = config.train_ldm.epochs + 1  # a trial ends by itself, and reports its scores after its last epoch
+        longest = config.train_ldm.epochs + 1  # trials end on their own, and report their scores after the last epoch
         super().__init__(
             time_attr="epoch",
             metric=objective.name,
@@ -242,27 +241,27 @@ class ContinuedAsha(OpenAsha):
             reduction_factor=asked.reduction_factor,
             stop_last_trials=False,
         )
-        self.drop_rungs_from(config.train_ldm.epochs)  # a trial that has reached the last epoch has been paid for
+        self.drop_rungs_from(config.train_ldm.epochs)  # stopping a trial at its last epoch would save nothing
         sign = 1.0 if objective.direction == "maximize" else -1.0
         for trial in study.get_trials(deepcopy=False):
             if not trial.state.is_finished():
-                continue  # it comes again, and speaks for itself
+                continue  # it will resume, and report for itself
             curve = [(int(epoch), sign * value) for epoch, value in trial.user_attrs.get("curve", [])]
             self.replay(f"past-{trial.number}", curve)
 
 
 def _check_autoencoder(dataset: PairedDataset, vae: str, config: Config) -> None:
-    """Refuse an autoencoder that does not fit the space or the data: each trial would fail with it."""
+    """Refuse an autoencoder that does not fit the space or the data, since every trial would fail."""
     if vae and searches_autoencoder(config):
-        raise DataError("tune.space varies the autoencoder; leave --vae out, each trial trains its own")
+        raise DataError("tune.space varies the autoencoder, so each trial trains its own; leave --vae out")
     if not vae and not searches_autoencoder(config):
-        raise DataError("--vae is wanted: tune.space varies nothing of the autoencoder")
+        raise DataError("give --vae, since tune.space does not vary the autoencoder")
     if vae:
         check_autoencoder(load_bundle(vae, "vae", config.storage_options), dataset, config)
 
 
 def _clear(store: Store, study: optuna.Study) -> None:
-    """Remove the checkpoints of trials that have ended, and say of those that were stopped that they were."""
+    """Remove the checkpoints of ended trials, and record which trials were stopped early."""
     for trial in study.get_trials(deepcopy=False):
         folder = Store(store.path(trial_folder(trial.number)), store.storage_options)
         if trial.state.is_finished():
@@ -272,12 +271,12 @@ def _clear(store: Store, study: optuna.Study) -> None:
 
 
 def _absolute(url: str) -> str:
-    """Trials run in folders of their own."""
+    """Return an absolute path or URL, since trials run in folders of their own."""
     return os.path.abspath(url) if url and "://" not in url else url
 
 
 def _is_measure(key: str, value: Any) -> bool:
-    """Tell our measures from what Tune adds to a result."""
+    """Tell our measures apart from what Tune adds to a result."""
     own = ("loss", "vlb", "mse", "delta_pcc", "x0_mse", "mean_mse", "energy_distance", "sampling_cost", "epoch")
     return key in own and _is_number(value)
 

@@ -1,4 +1,4 @@
-"""One trial of a search: a Ray Train run inside a Tune trial, which goes on where an earlier attempt stopped."""
+"""One trial of a search: a Ray Train run inside a Tune trial, which resumes where an earlier attempt stopped."""
 
 import hashlib
 import os
@@ -36,10 +36,10 @@ class TrialSpec:
 
     Attributes:
         data: URL of the dataset.
-        vae: URL of the autoencoder; empty where trials train their own.
+        vae: URL of the autoencoder; empty if trials train their own.
         out: URL of the search.
         config: Its settings.
-        objectives: What is searched for.
+        objectives: What the search optimises.
         placement: Where a trial's workers go.
         claims: Keeps two trials from training the same autoencoder at once.
     """
@@ -54,22 +54,22 @@ class TrialSpec:
 
 
 class Point(TypedDict):
-    """What a trial is given: its number in the study, and the settings that it varies."""
+    """The point of a trial: its number in the study, and the settings that vary."""
 
     number: int
     params: dict[str, float | int | str | bool]
 
 
 def trial_folder(number: int) -> str:
-    """Return where a trial's model is, below the search's folder."""
+    """Return the folder of a trial's model, below the search's folder."""
     return f"trials/{number:05d}"
 
 
 def run_trial(point: Point, spec: TrialSpec) -> None:
     """Train and score one point; the entry point of a Tune trial.
 
-    What is wrong with the point itself (it diverged, its settings do not fit) is its result, and is not tried again;
-    anything else ends the attempt, and Tune starts another.
+    An error of the point itself (it diverged, its settings do not fit together) is its result and is not retried. Any
+    other error ends the attempt, and Tune starts another.
     """
     with watched(spec.config.tune.silence_s) as beat:
         try:
@@ -109,7 +109,7 @@ def _trained(point: Point, spec: TrialSpec, beat: Callable[[], None]) -> tuple[B
 
 
 class EpochReport(TuneReportCallback):
-    """Passes on to Tune what an epoch has shown, and nothing of what is reported between epochs."""
+    """Passes the results of each epoch on to Tune, and nothing that is reported between epochs."""
 
     def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
         """Report the epoch, counted from 1, and its validation measures."""
@@ -123,14 +123,14 @@ class EpochReport(TuneReportCallback):
 def _autoencoder(
     dataset: PairedDataset, store: Store, config: Config, spec: TrialSpec, number: int, beat: Callable[[], None]
 ) -> Bundle:
-    """Load the autoencoder of a trial's settings; the first trial that wants it trains it."""
+    """Load the autoencoder of a trial's settings; the first trial that needs it trains it."""
     assert searches_autoencoder(spec.config)
     text = config.vae.model_dump_json() + config.train_vae.model_dump_json() + config.target + str(config.seed)
     name = hashlib.sha256(text.encode()).hexdigest()[:16]
     folder, options = f"vaes/{name}", spec.config.storage_options
     url = store.path(folder)
     while not bundle_exists(url, options):
-        beat()  # who waits is alive; the one who trains is watched
+        beat()  # a waiting trial is alive; the one that trains is watched itself
         if ray.get(spec.claims.claim.remote(name, number)):
             run = Run(
                 kind="vae",
@@ -147,7 +147,7 @@ def _autoencoder(
 
 
 def _of_the_autoencoder(config: Config) -> Config:
-    """Return settings in which nothing differs between trials that share an autoencoder."""
+    """Return settings that are equal for all trials that share an autoencoder."""
     plain = Config()
     return config.model_copy(
         update={name: getattr(plain, name) for name in ("denoiser", "schedule", "train_ldm", "predict")}
@@ -172,7 +172,7 @@ def _holding(claims: Any, name: str, number: int) -> Iterator[None]:
 
 @ray.remote(num_cpus=0)
 class Claims:
-    """Who is training what; a claim that is not renewed for two minutes is free again."""
+    """Which trial trains which autoencoder; a claim lapses if it is not renewed for two minutes."""
 
     def __init__(self) -> None:
         self._held: dict[str, tuple[int, float]] = {}
@@ -188,7 +188,7 @@ class Claims:
 
 @contextmanager
 def watched(silence_s: float) -> Iterator[Callable[[], None]]:
-    """End this process when the yielded function has not been called for a while; Tune then starts the trial again."""
+    """End this process if the yielded function is not called for a while; Tune then restarts the trial."""
     last, done = [time.monotonic()], threading.Event()
 
     def look() -> None:
@@ -207,7 +207,7 @@ def watched(silence_s: float) -> Iterator[Callable[[], None]]:
 
 
 def _beating(beat: Callable[[], None]) -> OnStatus:
-    """Return a listener that takes a status for a sign of life only if it is new."""
+    """Return a listener that calls `beat` only if the status has changed."""
     seen = TrainingStatus()
 
     def hear(status: TrainingStatus) -> None:
