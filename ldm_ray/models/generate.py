@@ -126,7 +126,7 @@ class ProfileGenerator:
 
     @property
     def has_direct_mean(self) -> bool:
-        """False for `mean` and `epsilon` without regression head, whose error grows over 1000-fold and 12-fold at t = T."""
+        """False for heads `mean` and `epsilon` alone, as their error at t = T is multiplied by over 1000 and by 12."""
         return self.model.mean_head is not None or self.model.head in ("x0", "v")
 
     @torch.inference_mode()
