@@ -1,1 +1,1 @@
-"""One script per figure that the README quotes."""
+"""Benchmarks: one script per measured figure in the documentation."""

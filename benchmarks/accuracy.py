@@ -1,10 +1,10 @@
-"""How well the shipped settings predict: runs one on the simulated release, or records an evaluation made before.
+"""Accuracy of the shipped settings: trains and scores on the simulated release, or records an existing evaluation.
 
     python benchmarks/accuracy.py [--size small|full] [--json OUT]
     python benchmarks/accuracy.py --metrics REPORT/metrics.json|IC50/ic50.json --json OUT
 
-`small` has the shipped settings `demo`, `full` has `longer`. The ratio is to the oracle: `explained_share`
-is 0 for the true mean change of cell line and time, and 1 for the planted truth.
+`small` uses the shipped settings `demo`, `full` uses `longer`. `explained_share` is relative to the oracle: 0 for the
+true mean change of cell line and time, 1 for the planted truth.
 """
 
 import argparse
@@ -32,7 +32,7 @@ PLAIN = (
 
 
 def main() -> None:
-    """Run or record, print, and write the JSON."""
+    """Run or record an evaluation, print it, and write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=CONFIGS, default="small")
     parser.add_argument("--metrics", type=Path, help="record this evaluation instead of running one")
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def run(config: str) -> tuple[dict[str, Any], str, float]:
-    """Run the demo with some settings in a temporary folder."""
+    """Run the demo with the given settings in a temporary folder."""
     from ldm_ray.config import load_config
     from ldm_ray.workflows.demo import run_demo
 
@@ -66,7 +66,7 @@ def run(config: str) -> tuple[dict[str, Any], str, float]:
 
 
 def record(metrics: dict[str, Any], settings: str, wall_s: float | None) -> dict[str, Any]:
-    """Keep what is quoted, with the machine and the commit; of an IC50 evaluation everything."""
+    """Keep the figures to quote, or a whole IC50 evaluation, with the machine and the commit."""
     if "splits" in metrics:
         counts = metrics["counts"]
         what = f"LN_IC50: {counts['rows_used']} rows, {counts['cell_lines']} cell lines, {counts['drugs']} drugs"

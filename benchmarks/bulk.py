@@ -1,12 +1,12 @@
-"""How many conditions a second bulk prediction writes to S3, as a share of what the sampler does in one process.
+"""Conditions per second that bulk prediction writes to S3, as a share of the sampler's speed in one process.
 
     python benchmarks/bulk.py [--bundle demo/ldm] [--data demo/data] [--size small|full] [--json OUT]
 
-One latent sample a condition, the bundle's own sampler, means as Parquet on an S3 server of this machine. The
-reference is the sampler in this process with all cores on conditions that are read and checked already, encoding
-included as in `samplers.json`; it neither reads nor writes. `rows_per_s_steady` leaves out the start of Ray, of its
-actors and of the first parts. The S3 server shares the cores with the actors, so the same is done once more into a
-folder of this machine (`*_folder`).
+One latent sample per condition, the bundle's own sampler, means as Parquet on an S3 server on this machine. The
+reference is the sampler in this process with all cores, on conditions that are already read and checked; it includes
+encoding, as in `samplers.json`, but neither reads nor writes. `rows_per_s_steady` leaves out the start of Ray, of its
+actors and of the first parts. The S3 server shares the cores with the actors, so everything is repeated with a local
+folder (`*_folder`).
 """
 
 import argparse
@@ -33,7 +33,7 @@ from tests.s3_server import S3Server, free_port
 ROWS = {"small": 40_000, "full": 200_000}
 ROWS_PER_PART = 4000
 REFERENCE_ROWS, REFERENCE_S = 4096, 5.0
-FIRST_PARTS, POLL_S = 2, 0.4  # a listing costs the cores that are measured
+FIRST_PARTS, POLL_S = 2, 0.4  # listing uses the cores being measured
 
 
 def main() -> None:
@@ -69,7 +69,7 @@ def main() -> None:
 
 
 def conditions(bundle: str, data: str, n: int) -> pd.DataFrame:
-    """Training compounds on known cell lines at random doses."""
+    """Draw training compounds on known cell lines at random doses."""
     reader, rng = Predictor.from_bundle(bundle, "cpu").reader, np.random.default_rng(0)
     smiles = np.array(open_dataset(data).parent_smiles)
     return pd.DataFrame(
@@ -83,7 +83,7 @@ def conditions(bundle: str, data: str, n: int) -> pd.DataFrame:
 
 
 def sampler_rows_per_s(bundle: str, frame: pd.DataFrame) -> float:
-    """Conditions a second of the sampler alone."""
+    """Measure conditions per second of the sampler alone."""
     predictor = Predictor.from_bundle(bundle, "cpu")
     asked = frame[["smiles", "dose_um", "time_h", "cell"]][:REFERENCE_ROWS]
     queries = [Query(*row) for row in asked.itertuples(index=False, name=None)]
@@ -98,7 +98,7 @@ def sampler_rows_per_s(bundle: str, frame: pd.DataFrame) -> float:
 
 
 def bulk(out: str, server: S3Server | None, bundle: str, frame: pd.DataFrame, folder: Path) -> tuple[float, float]:
-    """Return seconds of the whole command, and rows a second from the first parts on."""
+    """Return seconds of the whole command, and rows per second after the first parts."""
     frame.to_parquet(folder / "conditions.parquet")
     environment, options = (server.environment, server.options) if server else ({}, {})
     command = [sys.executable, "-m", "ldm_ray.cli", "predict", "--bundle", bundle, "--out", out, "--n-samples", "1"]

@@ -1,11 +1,11 @@
-"""How fast the evaluation suite is, and how much memory it takes.
+"""Speed and memory of the evaluation suite.
 
     python benchmarks/evaluate.py [--size small|full] [--json OUT]
 
-Judges a simulated dataset's test wells with every baseline, a diffusion model of the default size with random weights
-(speed does not depend on training), its ablations and the oracle, in blocks on Ray. `full` judges 200,000 wells. Two
-samples a well in 5 steps, so that the suite and not the sampler is measured. The reference is the least that any judge
-must do with the same wells: read them once from the same files and take the squared error of one prediction.
+Scores every baseline, a diffusion model of the default size with random weights (speed does not depend on training),
+its ablations and the oracle on a simulated dataset's test wells, in blocks on Ray; `full` scores 200,000 wells. Two
+samples per well in 5 steps, so that the suite and not the sampler is measured. The reference is the least that any
+scoring must do: read the same wells once from the same files and compute the squared error of one prediction.
 """
 
 import argparse
@@ -34,7 +34,7 @@ def main() -> None:
 
 
 def measure(folder: Path, size: str) -> dict[str, Any]:
-    """Simulate, prepare, judge."""
+    """Simulate, prepare and score."""
     import torch
 
     from ldm_ray.bundle.bundle import Bundle, prefixed
@@ -93,7 +93,7 @@ def measure(folder: Path, size: str) -> dict[str, Any]:
 
 
 def read_and_square(dataset: Any, max_profiles: int) -> float:
-    """Read the judged wells once and take the squared error of copying the control; seconds."""
+    """Read the scored wells once and compute the squared error of copying the control; returns seconds."""
     from ldm_ray.data.wells import open_wells
     from ldm_ray.evaluation.scores.metrics import squared_error_per_profile
 

@@ -1,9 +1,9 @@
-"""What encoding every profile once gives diffusion training: steps/s with latents over steps/s with the encoder in it.
+"""Speed-up of diffusion training by cached latents: steps/s with latents over steps/s with the encoder in the loop.
 
     python benchmarks/latents.py [--size small|full] [--json OUT]
 
-Real Ray Train runs of the shipped model with one worker, uncached and cached in turn; steps/s leave out each run's
-first epoch. `loss_difference` is the largest relative difference between the two validation curves.
+Real Ray Train runs of the shipped model with one worker, uncached and cached in turn. steps/s leave out the first epoch
+of each run. `loss_difference` is the largest relative difference between the two validation curves.
 """
 
 import argparse
@@ -27,7 +27,7 @@ MODES = {
 
 
 def main() -> None:
-    """Train uncached and cached, from memory and from a stream, and write the JSON."""
+    """Train uncached and cached, resident and streamed, and write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=PROFILES, default="small")
     parser.add_argument("--json", type=Path)

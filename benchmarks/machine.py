@@ -1,4 +1,4 @@
-"""What every benchmark records and measures beside its own figures."""
+"""What every benchmark records besides its own figures."""
 
 import json
 import os
@@ -28,7 +28,7 @@ def machine() -> dict[str, Any]:
 
 
 def write(result: dict[str, Any], out: Path | None) -> None:
-    """Print a result, and keep it if asked."""
+    """Print a result, and write it if `out` is given."""
     text = json.dumps(result, indent=1) + "\n"
     print(text)
     if out:
@@ -36,7 +36,7 @@ def write(result: dict[str, Any], out: Path | None) -> None:
 
 
 class Peak:
-    """The largest proportional set size of this process and all below it, in MB, but of S3 servers."""
+    """Peak proportional set size of this process and its descendants, in MB, without S3 servers."""
 
     mb = 0.0
 
@@ -60,7 +60,7 @@ def peak_memory(every_s: float = 0.25) -> Iterator[Peak]:
 
 
 def tree_mb(pid: int) -> float:
-    """Sum the proportional set size of a process and all below it."""
+    """Sum the proportional set size of a process and its descendants, without S3 servers."""
     total = 0.0
     for own in tree(pid):
         try:

@@ -1,9 +1,9 @@
-"""How many molecules a second MoLFormer encodes, at its real shape (12 layers x 768), random weights.
+"""Molecules per second that MoLFormer encodes, at its published size (12 layers x 768) with random weights.
 
     python benchmarks/molformer.py [--size small|full] [--json OUT]
 
-`ratio_to_unsorted` is molecules/s over molecules/s of the same module without sorting by length: batches of 256 in
-the given order, each padded to its longest.
+`ratio_to_unsorted` is molecules/s over molecules/s of the same module without sorting by length: batches of 256 in the
+given order, each padded to its longest molecule.
 """
 
 import argparse
@@ -25,7 +25,7 @@ MOLECULES = {"small": 512, "full": 4096}
 
 
 def main() -> None:
-    """Encode the simulator's molecules and some long ones both ways, and write the JSON."""
+    """Encode the simulator's molecules both ways, and write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=MOLECULES, default="small")
     parser.add_argument("--json", type=Path)
@@ -37,7 +37,7 @@ def main() -> None:
 
 
 def run(folder: Path, n: int) -> dict[str, Any]:
-    """Encode `n` molecules."""
+    """Encode `n` molecules, sorted and unsorted by length."""
     from ldm_ray.chem.embedding import build_encoder
     from ldm_ray.chem.molformer_encoder import MolformerEncoder, plain_smiles
     from ldm_ray.data.molecules import choose_molecules

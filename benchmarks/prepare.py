@@ -1,10 +1,10 @@
-"""How fast `prepare` reads a wide GCTX from an S3 server, against a bare h5py read of the same columns.
+"""Speed of `prepare` on a wide GCTX from an S3 server, compared with a bare h5py read of the same columns.
 
     python benchmarks/prepare.py [--size small|full] [--layout auto|rows|contiguous] [--json OUT]
 
 `ratio_to_h5py` is wells/s of the whole prepare (tables, cleaning, pairing, reading, encoding, writing back to S3) over
-rows/s of h5py reading the 978 landmark columns of the same object, block by block, in one process, through fsspec.
-The matrix is random float32 with every chunk written, 12,328 genes wide, landmarks scattered.
+rows/s of h5py reading the 978 landmark columns of the same object, block by block, in one process, through fsspec. The
+matrix is random float32 with every chunk written, 12,328 genes wide, with scattered landmarks.
 """
 
 import argparse
@@ -31,7 +31,7 @@ LAYOUTS: dict[str, Any] = {"auto": True, "rows": (16, N_GENES), "contiguous": No
 
 
 def main() -> None:
-    """Make the release, run both readers in processes of their own, and write the JSON."""
+    """Make the release, run each reader in its own process, and write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=ROWS, default="small")
     parser.add_argument("--layout", choices=LAYOUTS, default="auto", help="chunks of the matrix; auto: h5py's choice")
@@ -70,7 +70,7 @@ def main() -> None:
 
 
 def make_release(folder: Path, server: S3Server, n_rows: int, chunks: Any) -> float:
-    """Put a release into the bucket whose tables are simulated and whose matrix is wide and random; return its GB."""
+    """Put a release with simulated tables and a wide random matrix into the bucket; return its GB."""
     import h5py
     import pandas as pd
     import s3fs
@@ -79,7 +79,7 @@ def make_release(folder: Path, server: S3Server, n_rows: int, chunks: Any) -> fl
     from ldm_ray.data.gctx import COLUMN_IDS, MATRIX, ROW_IDS, open_gctx
     from ldm_ray.data.simulate import simulate_release
 
-    # Some wells of a release are controls or dirt; what is asked for is a little more than what remains.
+    # Some wells of a release are controls or planted errors, so fewer profiles are asked for than rows are needed.
     config = load_config(None, [f"simulate.n_profiles={int(n_rows * 0.93)}", "simulate.n_cell_lines=12"])
     files = simulate_release(config.simulate, folder / "narrow", 0)
     ids = open_gctx(files.gctx).profile_ids[:n_rows]
@@ -107,7 +107,7 @@ def make_release(folder: Path, server: S3Server, n_rows: int, chunks: Any) -> fl
 
 
 def bare(options: dict[str, Any]) -> dict[str, Any]:
-    """Read the landmark columns with h5py and nothing else, block by block."""
+    """Read the landmark columns with h5py alone, block by block."""
     import fsspec
     import h5py
     import pandas as pd
@@ -136,7 +136,7 @@ def prepared(options: dict[str, Any]) -> dict[str, Any]:
     from ldm_ray.data.prepare import prepare
     from ldm_ray.data.source import source_file
 
-    # Small files, so that both cores have parts to do; Ray whatever their number.
+    # Small files, so that both cores have parts to write; with Ray, however few there are.
     config = load_config(None, ["prepare.workers=2", "prepare.rows_per_file=8192", "ray.object_store_mb=256"])
     config = config.model_copy(update={"storage_options": options})
     first: list[float] = []

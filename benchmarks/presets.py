@@ -1,11 +1,11 @@
-"""Compares settings of the model: each trained anew with several seeds and scored once on the test wells.
+"""Compares settings of the model: each is trained with several seeds and scored once on the test wells.
 
     python benchmarks/presets.py --data DATA --out FOLDER [--search SEARCH] [--config FILE] [--unseen plate]
         [--model NAME ...] [--seed N ...] [--json OUT]
 
-`best` is the best trial of a search, `paper` the preset, `default` the preset with the settings file's changes. What
-is there already under --out is not trained or scored again. The JSON holds the mean and standard deviation over seeds
-of each figure; the ratio is of the first model's RMSE to that of the best trivial row.
+`best` is the best trial of a search, `paper` the preset, `default` the preset with the settings file's changes. Existing
+results under --out are kept. The JSON holds mean and standard deviation over seeds of each figure; `ratio` is the first
+model's RMSE over that of the best trivial row.
 """
 
 import argparse
@@ -78,7 +78,7 @@ def main() -> None:
 
 
 def config_of(name: str, arguments: argparse.Namespace) -> Config:
-    """Settings of a model; compounds are encoded and models sampled as the settings file says."""
+    """Return a model's settings; encoder and sampling are those of the settings file."""
     if name == "paper":
         own = load_config(arguments.config, arguments.set)
         paper = load_config(None, ["preset=paper"])
@@ -101,10 +101,10 @@ def run(dataset: PairedDataset, config: Config, seed: int, out: Path, threads: i
     config = config.model_copy(update={"seed": seed})
     settings = dump_config(config)
     if done.exists():
-        there = dict(json.loads(done.read_text()))
-        if there.pop("settings") != settings:
-            sys.exit(f"{out} holds a model of other settings")
-        return there
+        found = dict(json.loads(done.read_text()))
+        if found.pop("settings") != settings:
+            sys.exit(f"{out} holds a model with other settings")
+        return found
     connect(config.ray)
     embed(dataset, config)
     placement = Placement(1, use_gpu=False, cpus=cpus_per_worker(1), gpus=0.0, threads=threads)

@@ -1,11 +1,11 @@
-"""How much faster the default sampler is than a straightforward loop, and whether anything would tell them apart.
+"""Speed-up of the default sampler over a straightforward loop, and how far their samples differ.
 
     python benchmarks/samplers.py [--bundle demo/ldm] [--data demo/data] [--size small|full] [--json OUT]
 
-The reference is the loop as it is usually written: the same network, 50 correctly respaced ancestral steps, the
-condition encoded again at each, nothing cached. Both sample 256 conditions once each. Quality is measured on test
-wells, while the sampler was chosen on validation wells. `matmul_share` counts the multiply-adds of the passes that
-our sampler makes at batch 1024, a second, over those of one large matrix product.
+The reference is the loop as usually written: the same network, 50 correctly respaced ancestral steps, the condition
+encoded again at each step, nothing cached. Both sample 256 conditions once each. Quality is measured on test wells; the
+sampler was chosen on validation wells. `matmul_share` is our sampler's multiply-adds per second at batch 1024 over
+those of one large matrix product.
 """
 
 import argparse
@@ -78,13 +78,13 @@ def main() -> None:
 
 
 def interleaved(*measures: Callable[[], float]) -> list[float]:
-    """Median of some rounds of each measure, taken in turn."""
+    """Return the median of several rounds of each measure, taken in turn."""
     rounds = [[measure() for measure in measures] for _ in range(ROUNDS)]
     return [float(np.median(values)) for values in zip(*rounds, strict=True)]
 
 
 def timed(run: Callable[[], object]) -> float:
-    """Seconds that a call takes."""
+    """Return the seconds that a call takes."""
     began = time.perf_counter()
     run()
     return time.perf_counter() - began
@@ -92,7 +92,7 @@ def timed(run: Callable[[], object]) -> float:
 
 @torch.inference_mode()
 def naive_loop(generator: ProfileGenerator, condition: Condition, keys: Tensor) -> Tensor:
-    """Sample once each, the condition encoded at every step."""
+    """Sample once per condition, encoding the condition at every step."""
     model, own = generator.model, mix(keys, 0, 0)
 
     def denoise(z_t: Tensor, t: int) -> tuple[Tensor, Tensor]:
@@ -110,14 +110,14 @@ def naive_loop(generator: ProfileGenerator, condition: Condition, keys: Tensor) 
 
 
 def multiply_adds(generator: ProfileGenerator, choice: SamplerChoice) -> int:
-    """Multiply-adds a profile, as our sampler makes them: steps, encoding and decoding once."""
-    model, told = generator.model, generator.model.condition_encoder.width
+    """Multiply-adds per profile of our sampler: all steps, and encoding and decoding once."""
+    model, condition_dim = generator.model, generator.model.condition_encoder.width
 
     def weights(module: torch.nn.Module) -> int:
         return sum(m.weight.numel() for m in module.modules() if isinstance(m, torch.nn.Linear))
 
     blocks = [block.linear for block in model.denoiser.blocks]  # type: ignore[union-attr]
-    of_condition = sum(linear.out_features * told for linear in blocks)
+    of_condition = sum(linear.out_features * condition_dim for linear in blocks)
     of_time = weights(model.denoiser.time) + model.denoiser.time.width * blocks[0].out_features  # type: ignore[operator,arg-type,union-attr]
     a_step = weights(model.denoiser) - of_condition - of_time
     head = 0 if model.mean_head is None else weights(model.mean_head)
@@ -126,7 +126,7 @@ def multiply_adds(generator: ProfileGenerator, choice: SamplerChoice) -> int:
 
 
 def matmul_peak() -> float:
-    """Multiply-adds a second of one large matrix product."""
+    """Multiply-adds per second of one large matrix product."""
     a, b = torch.randn(PEAK_SIZE, PEAK_SIZE), torch.randn(PEAK_SIZE, PEAK_SIZE)
     out = a @ b
     return PEAK_SIZE**3 / min(timed(lambda: torch.mm(a, b, out=out)) for _ in range(4))

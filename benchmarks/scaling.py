@@ -1,13 +1,13 @@
-"""Time of a training step with 1, 2 and 4 workers at the same work for each, and what that says of 64 GPUs.
+"""Time of a training step with 1, 2 and 4 workers with equal work each, and a model of up to 64 GPUs.
 
     python benchmarks/scaling.py [--size small|full] [--json OUT]
 
-Each worker takes 128 rows a step of the demo's diffusion model (made-up wells, real arithmetic) in the project's own
-loop, under Ray Train with gloo. Where workers are more than cores they also share those, so the same is done by as
-many processes that do not talk (`step_ms_without_talk`).
+Each worker takes 128 rows per step of the demo's diffusion model (made-up wells, real arithmetic) in the project's own
+loop, under Ray Train with gloo. More workers than cores share the cores, so the same is measured with as many processes
+that do not communicate (`step_ms_without_talk`).
 
-The model (docs/cluster.md): step_ms(n) = compute_ms + 2 (n - 1) / n x gradient_bytes / bandwidth + 2 (n - 1) x latency,
-a ring of n workers whose talk hides behind nothing (Patarasuk & Yuan 2009, doi:10.1016/j.jpdc.2008.09.002).
+The model (docs/scaling.md): step_ms(n) = compute_ms + 2 (n - 1) / n x gradient_bytes / bandwidth + 2 (n - 1) x latency,
+a ring of n workers without overlap of communication (Patarasuk & Yuan 2009, doi:10.1016/j.jpdc.2008.09.002).
 """
 
 import argparse
@@ -47,7 +47,7 @@ LATENCY_US = 20.0
 
 
 class MadeUpWells:
-    """One worker's wells: a batch of its own at each step, and a few to validate on."""
+    """One worker's wells: a new batch at each step, and a few for validation."""
 
     device = torch.device("cpu")
 
@@ -55,7 +55,7 @@ class MadeUpWells:
         self.plan, self._latent_dim = EpochPlan(steps=steps, dropped=0), latent_dim
 
     def count(self, split: str) -> int:
-        """Return how many wells of a split there are."""
+        """Return the number of wells in a split."""
         return ROWS
 
     def batches(self, epoch: int, first_step: int = 0) -> Iterator[Rows]:
@@ -79,17 +79,17 @@ def made_up_rows(seed: int, latent_dim: int) -> Rows:
 
 
 class Clock:
-    """Hooks that note when each step ended."""
+    """Hooks that record when each step ended."""
 
     def __init__(self) -> None:
         self.ended: list[float] = []
 
     def on_step(self, step: int, total: int, epoch: int, loss: Tensor) -> None:
-        """Note the time."""
+        """Record the time."""
         self.ended.append(time.perf_counter())
 
     def report(self, metrics: dict[str, Any], state: dict[str, Any] | None) -> None:
-        """Nothing is kept."""
+        """Keep nothing."""
 
     @property
     def step_ms(self) -> float:
@@ -99,7 +99,7 @@ class Clock:
 
 
 def steps(config: Config, n_steps: int) -> dict[str, float]:
-    """Train for some steps; return their median time and the bytes of a gradient."""
+    """Train for `n_steps` steps; return their median time and the bytes of a gradient."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     tables = Tables(*(torch.randn(64, width) for width in (N_GENES, N_GENES, config.encoder.n_bits, N_GENES)))
@@ -112,7 +112,7 @@ def steps(config: Config, n_steps: int) -> dict[str, float]:
 
 
 def train(arguments: dict[str, Any]) -> None:
-    """Entry point of a Ray Train worker; metrics without a checkpoint do not reach the driver, so a file does."""
+    """Entry point of a Ray Train worker; writes a file, since metrics without a checkpoint do not reach the driver."""
     measured = steps(arguments["config"], arguments["steps"])
     if ray.train.get_context().get_world_rank() == 0:
         Path(arguments["out"]).write_text(json.dumps(measured))
@@ -132,13 +132,13 @@ def talking(workers: int, config: Config, n_steps: int) -> dict[str, float]:
 
 
 def silent(workers: int, config: Config, n_steps: int) -> float:
-    """Measure as many processes that do not talk; return the median over them."""
+    """Measure as many processes that do not communicate; return the median over them."""
     ended = ray.get([ray.remote(steps).remote(config, n_steps) for _ in range(workers)])
     return statistics.median(result["step_ms"] for result in ended)
 
 
 def modelled_step_ms(compute_ms: float, gradient_bytes: float, workers: int, gb_per_s: float) -> float:
-    """Return the time of a step of n workers in a ring; see the head of this file."""
+    """Return the time of a step of n workers in a ring; see the top of this file."""
     moved = 2 * (workers - 1) / workers * gradient_bytes / (gb_per_s * 1e9)
     return compute_ms + 1000 * moved + 2 * (workers - 1) * LATENCY_US / 1000
 

@@ -1,12 +1,12 @@
-"""How soon the endpoint answers, how much of the sampler's speed it keeps, and what it does when too much is asked.
+"""The endpoint's latency, its throughput as a share of the sampler's, and its behaviour under overload.
 
     python benchmarks/serve.py [--bundle demo/ldm] [--data demo/data] [--size small|full] [--json OUT]
 
 `ldm-ray serve`, with all of Ray, is pinned to the first core; the load comes from this process on the second. Every
-query is a known compound on a known cell line, 16 latent samples, the bundle's sampler. Requests are sent at times
-drawn beforehand, whether or not earlier ones are answered, and a latency counts from the time drawn. The reference is
-the sampler alone in a process on the first core, before and after, the same queries at once. Every answer is compared
-with the sampler's own, bit for bit.
+query is a known compound on a known cell line, with 16 latent samples and the bundle's sampler. Requests are sent at
+times drawn beforehand, whether or not earlier ones are answered, and latency counts from the drawn time. The reference
+is the sampler alone in a process on the first core, before and after, with the same queries in one batch. Every answer
+is compared with the sampler's own, bit for bit.
 """
 
 import argparse
@@ -47,13 +47,13 @@ REFUSED = frozenset({429, 503})
 
 @dataclass
 class Tally:
-    """What came back.
+    """Answers to a series of requests.
 
     Attributes:
-        latency_s: Of right answers, from the time at which they were to be sent.
-        statuses: How many answers had which status; 0: none came.
-        wrong: Answers other than the sampler's.
-        seconds: From the first request to the last answer.
+        latency_s: Latencies of answers with status 200, from the time at which their requests were due.
+        statuses: Number of answers by status; 0 means no answer.
+        wrong: Number of answers that differ from the sampler's.
+        seconds: Time from the first request to the last answer.
     """
 
     latency_s: list[float] = field(default_factory=list)
@@ -63,7 +63,7 @@ class Tally:
 
     @property
     def wrong_or_5xx(self) -> int:
-        """Answers that should not have come."""
+        """Number of answers that should not occur."""
         return self.wrong + sum(n for status, n in self.statuses.items() if status not in REFUSED | {200})
 
 
@@ -100,7 +100,7 @@ def main() -> None:
 
 
 def known_conditions(url: str, data: str) -> list[dict[str, Any]]:
-    """Conditions of training compounds, a seeded draw."""
+    """Draw conditions of training compounds by seed."""
     reader, rng = Predictor.from_bundle(url, "cpu").reader, np.random.default_rng(0)
     compounds, cells = open_dataset(data).parent_smiles, reader.cell_lines
     return [
@@ -115,13 +115,13 @@ def known_conditions(url: str, data: str) -> list[dict[str, Any]]:
 
 
 def sampler_alone(url: str, conditions: list[dict[str, Any]], seconds: float) -> tuple[np.ndarray, float]:
-    """Do as `in_process`, in a process on the server's core."""
+    """Run `in_process` in a process on the server's core."""
     with multiprocessing.get_context("spawn").Pool(1, os.sched_setaffinity, (0, {SERVER_CORE})) as alone:
         return alone.apply(in_process, (url, conditions, seconds))
 
 
 def in_process(url: str, conditions: list[dict[str, Any]], seconds: float) -> tuple[np.ndarray, float]:
-    """Return the sampler's means of the conditions, and how many profiles a second it samples, everything cached."""
+    """Return the sampler's means of the conditions, and its profiles per second with everything cached."""
     torch.set_num_threads(1)
     predictor = Predictor.from_bundle(url, "cpu")
     queries = [Query(c["smiles"], c["dose_um"], c["time_h"], c["cell"]) for c in conditions]
@@ -136,7 +136,7 @@ def in_process(url: str, conditions: list[dict[str, Any]], seconds: float) -> tu
 async def campaign(
     url: str, pid: int, conditions: list[dict[str, Any]], means: np.ndarray, seconds: float
 ) -> dict[str, Any]:
-    """Ask at low load, as fast as it goes, too much, and once more."""
+    """Send queries at low load, at full speed, under overload, and under overload again."""
     connector, timeout = aiohttp.TCPConnector(limit=0), aiohttp.ClientTimeout(120)
     async with aiohttp.ClientSession(url, connector=connector, timeout=timeout) as session:
         await ready(session)
@@ -173,7 +173,7 @@ async def campaign(
 
 
 async def ready(session: aiohttp.ClientSession) -> None:
-    """Wait until queries can be answered."""
+    """Wait until the endpoint can answer queries."""
     deadline = time.monotonic() + START_S
     while time.monotonic() < deadline:
         try:
@@ -187,12 +187,12 @@ async def ready(session: aiohttp.ClientSession) -> None:
 
 
 class Asking:
-    """Sends queries and judges answers.
+    """Sends queries and checks answers.
 
     Args:
-        session: To the server.
-        conditions: To ask for.
-        means: What the sampler answers, in the same order.
+        session: Session with the server.
+        conditions: Conditions to query.
+        means: The sampler's means, in the same order.
     """
 
     def __init__(self, session: aiohttp.ClientSession, conditions: list[dict[str, Any]], means: np.ndarray) -> None:
@@ -200,7 +200,7 @@ class Asking:
         self._rng = np.random.default_rng(1)
 
     async def open(self, rate: float, seconds: float) -> Tally:
-        """Ask for single conditions at random times, so many a second on average."""
+        """Query single conditions at random times, `rate` per second on average."""
         tally, began = Tally(), time.monotonic()
         gaps = self._rng.exponential(1 / rate, int(rate * seconds) or 1)
         tasks = []
@@ -212,7 +212,7 @@ class Asking:
         return tally
 
     async def closed(self, at_once: int, seconds: float, n: int) -> Tally:
-        """Keep so many requests under way, of n conditions each."""
+        """Keep `at_once` requests of n conditions each in flight."""
         tally, began = Tally(), time.monotonic()
 
         async def one() -> None:
@@ -224,7 +224,7 @@ class Asking:
         return tally
 
     async def recovered(self, within_s: float) -> float:
-        """Seconds until a query is answered as fast as at low load."""
+        """Return the seconds until a query is answered as fast as at low load."""
         stopped = time.monotonic()
         while time.monotonic() - stopped < RECOVERY_S:
             tally = Tally()

@@ -1,10 +1,10 @@
-"""How fast treated wells stream from an S3 server to training workers, against a bare scan of the same files.
+"""Speed of streaming treated wells from an S3 server to training workers, compared with a bare scan of the same files.
 
     python benchmarks/stream.py [--size small|full] [--folder KEEP] [--json OUT]
 
 `ratio_to_pyarrow_scan` is rows/s through Ray Data, shuffled, over rows/s of one process that scans the same Parquet
-files from the same server with `pyarrow.dataset` into torch batches of the same size and columns, unshuffled; scans
-and streams take turns, medians are compared. The dataset is simulated, all of it in the training split.
+files from the same server with `pyarrow.dataset` into torch batches of the same size and columns, unshuffled. Scans and
+streams alternate, and medians are compared. The dataset is simulated, with all wells in the training split.
 """
 
 import argparse
@@ -31,10 +31,10 @@ ROW_BYTES = 978 * 4
 
 
 def main() -> None:
-    """Make the dataset, run each measurement in a process of its own, and write the JSON."""
+    """Make the dataset, run each measurement in its own process, and write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=ROWS, default="small")
-    parser.add_argument("--folder", type=Path, help="keeps the server's data; used again if it is there")
+    parser.add_argument("--folder", type=Path, help="keep the server's data here, and reuse it")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--measure", nargs="*", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -75,7 +75,7 @@ def summary(
     few_rows: list[dict[str, Any]],
     resident: dict[str, Any],
 ) -> dict[str, Any]:
-    """Return the figures of record."""
+    """Return the figures to record."""
 
     def middle(runs: list[dict[str, Any]], key: str) -> float:
         return round(statistics.median(run[key] for run in runs), 1)
@@ -105,7 +105,7 @@ def summary(
 
 
 def make_dataset(url: str, server: S3Server, n_rows: int, folder: Path) -> dict[str, float]:
-    """Simulate a release and prepare it into the bucket, all wells in the training split."""
+    """Simulate a release and prepare it into the bucket, with all wells in the training split."""
     from ldm_ray.cluster.batch.prepare import part_runner
     from ldm_ray.config import load_config
     from ldm_ray.data.l1000 import read_l1000
@@ -130,7 +130,7 @@ def make_dataset(url: str, server: S3Server, n_rows: int, folder: Path) -> dict[
 
 
 def scan(url: str, options: dict[str, Any], rows: int) -> dict[str, Any]:
-    """Scan in this process, as plainly and as fast as pyarrow does it."""
+    """Scan in this process, with pyarrow at its simplest and fastest."""
     import pyarrow.dataset as pads
     import torch
 
@@ -154,7 +154,7 @@ def scan(url: str, options: dict[str, Any], rows: int) -> dict[str, Any]:
 
 
 def stream(url: str, options: dict[str, Any], rows: int, world_size: int) -> dict[str, Any]:
-    """Stream an epoch to actors that stand where training workers stand: once cold, once more."""
+    """Stream an epoch to actors in the place of training workers, once cold and once warm."""
     import ray
 
     from ldm_ray.cluster.connect import connect
@@ -202,16 +202,16 @@ class Consumer:
         self.source = replace(source, plan=stream_plan(rows, BATCH * world_size, world_size))
 
     def ready(self) -> bool:
-        """Tell that the actor has started."""
+        """Return once the actor has started."""
         return True
 
     def epoch(self, epoch: int) -> int:
-        """Take an epoch's batches; return the rows."""
+        """Take an epoch's batches; return the number of rows."""
         return sum(len(batch) for batch in self.source.batches(epoch))
 
 
 def resident(url: str, options: dict[str, Any], rows: int) -> dict[str, Any]:
-    """Hold all wells in one process; time an epoch against a plain index_select of as many values."""
+    """Hold all wells in one process; compare an epoch with a plain index_select of as many values."""
     import torch
 
     from ldm_ray.cluster.connect import connect

@@ -1,1 +1,1 @@
-"""The diffusion process in closed form. Knows no network."""
+"""The diffusion process in closed form, independent of any network."""

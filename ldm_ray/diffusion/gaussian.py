@@ -1,6 +1,6 @@
 """The Gaussian forward process q and reverse process p, in closed form.
 
-Everywhere t is the zero-based step, shape (batch,), int64, and z has shape (batch, latent_dim), float32.
+Throughout, t is the zero-based step, shape (batch,), int64, and z has shape (batch, latent_dim), float32.
 """
 
 from dataclasses import dataclass, fields
@@ -17,7 +17,7 @@ Head = Literal["mean", "x0", "v", "epsilon"]
 
 @dataclass(frozen=True)
 class ReverseStep:
-    """What a network says of one step.
+    """A network's prediction for one step.
 
     Attributes:
         x0_hat: Estimate of z_0, (batch, latent_dim).
@@ -33,7 +33,7 @@ class ReverseStep:
 
 
 class GaussianDiffusion:
-    """The forward and reverse process of one schedule."""
+    """Forward and reverse process of one schedule."""
 
     def __init__(self, schedule: Schedule, device: torch.device | str = "cpu") -> None:
         values = {field.name: getattr(schedule, field.name).to(device) for field in fields(schedule)}
@@ -68,12 +68,12 @@ class GaussianDiffusion:
         return self.posterior_mean(z_0, z_t, t), self.at(self.schedule.beta_tilde, t, z_t).expand_as(z_t)
 
     def posterior_mean(self, x0_hat: Tensor, z_t: Tensor, t: Tensor) -> Tensor:
-        """Mean of z_prev if z_0 is `x0_hat`: A_t x0_hat + B_t z_t, in float32.
+        """Mean of z_prev given that z_0 is `x0_hat`: A_t x0_hat + B_t z_t, in float32.
 
         Source: Kim & Yoo, Eq. (9).
 
         Note:
-            In bfloat16 the rounding of this mean would add 13 to 51% of beta_1 to the variance.
+            In bfloat16, rounding of this mean would add 13 to 51% of beta_1 to the variance.
         """
         return self.at(self.schedule.coef_x0, t, z_t) * x0_hat + self.at(self.schedule.coef_z, t, z_t) * z_t
 
@@ -109,7 +109,7 @@ class GaussianDiffusion:
         Eq. (11); v from Salimans & Ho 2022 (arXiv:2202.00512), appendix D.
 
         Args:
-            head: What the first half of the output is: the mean itself (the paper), x0_hat, v, or epsilon.
+            head: Meaning of the output's first half: the mean itself (the paper), x0_hat, v, or epsilon.
             output: Shape (batch, 2 latent_dim); the second half is the logit of s.
             z_t: Noised latent, shape (batch, latent_dim).
             t: Zero-based step, shape (batch,).
@@ -122,7 +122,7 @@ class GaussianDiffusion:
         return ReverseStep(x0_hat, mu, self.learned_log_var(s, t), s)
 
     def x0_and_s(self, head: Head, output: Tensor, z_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Read of a network's output what a sampler needs: x0_hat and s, each (batch, latent_dim); see `p_step`."""
+        """Read x0_hat and s from a network's output, each (batch, latent_dim); arguments as in `p_step`."""
         if output.shape != (z_t.shape[0], 2 * z_t.shape[1]):
             raise ShapeError(
                 f"output must be (batch, 2 latent_dim) for z_t {tuple(z_t.shape)}; got {tuple(output.shape)}"
@@ -154,7 +154,7 @@ class GaussianDiffusion:
     def x0_from_epsilon(self, eps: Tensor, z_t: Tensor, t: Tensor) -> Tensor:
         """Invert `q_sample`: (z_t - sqrt(1 - alpha_bar_t) eps) / sqrt(alpha_bar_t), combined in float64.
 
-        Source: Kim & Yoo, Eq. (5), solved for z_0; no answer where alpha_bar is 0.
+        Source: Kim & Yoo, Eq. (5), solved for z_0; undefined where alpha_bar is 0.
         """
         alpha_bar = self.at(self.schedule.alpha_bar, t, z_t, torch.float64)
         return ((z_t.double() - torch.sqrt(1 - alpha_bar) * eps.double()) / torch.sqrt(alpha_bar)).to(z_t.dtype)
@@ -172,7 +172,7 @@ class GaussianDiffusion:
         return self.at(torch.sqrt(alpha_bar), t, like), self.at(torch.sqrt(1 - alpha_bar), t, like)
 
     def at(self, table: Tensor, t: Tensor, like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-        """Pick the table's entry of each row, shape (batch, 1), in the dtype of `like`."""
+        """Look up the table at each row's step, shape (batch, 1), in the dtype of `like`."""
         if t.shape != like.shape[:1]:
-            raise ShapeError(f"t must be ({like.shape[0]},), one step a row; got {tuple(t.shape)}")
+            raise ShapeError(f"t must be ({like.shape[0]},), one step per row; got {tuple(t.shape)}")
         return table[t][:, None].to(dtype or like.dtype)

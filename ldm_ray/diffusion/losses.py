@@ -1,4 +1,4 @@
-"""Losses of one diffusion step, elementwise or a row; a training step averages over batch and dimensions."""
+"""Losses of one diffusion step, elementwise or per row; training averages over batch and dimensions."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -12,7 +12,7 @@ Loss = Literal["nll", "marginal_nll", "hybrid"]
 
 
 def gaussian_nll(z_prev: Tensor, mu: Tensor, log_var: Tensor) -> Tensor:
-    """Negative log-likelihood of the sampled z_prev, without the constant, elementwise.
+    """Negative log-likelihood of a sampled z_prev, without the constant, elementwise.
 
         1/2 [ (z_prev - mu)^2 / Sigma + log Sigma ]
 
@@ -22,7 +22,7 @@ def gaussian_nll(z_prev: Tensor, mu: Tensor, log_var: Tensor) -> Tensor:
 
 
 def marginal_nll(mu_tilde: Tensor, beta_tilde: Tensor, mu: Tensor, log_var: Tensor) -> Tensor:
-    """The same, averaged in closed form over z_prev ~ N(mu_tilde, beta_tilde).
+    """`gaussian_nll` averaged in closed form over z_prev ~ N(mu_tilde, beta_tilde).
 
         1/2 [ ((mu_tilde - mu)^2 + beta_tilde) / Sigma + log Sigma ]
 
@@ -36,9 +36,9 @@ class RowLosses:
     """Losses of each row, averaged over latent dimensions, (batch,).
 
     Attributes:
-        loss: What is minimised.
-        vlb: The row's estimate of the variational bound on -log p(z_0), nats a dimension; comparable between heads,
-            losses, schedules and chain lengths of the same latents.
+        loss: The minimised loss.
+        vlb: The row's estimate of the variational bound on -log p(z_0), nats per dimension; comparable between heads,
+            losses, schedules and chain lengths on the same latents.
         x0_error: Squared error of x0_hat.
     """
 
@@ -49,15 +49,15 @@ class RowLosses:
 
 @dataclass(frozen=True)
 class Objective:
-    """Which loss is minimised.
+    """The minimised loss.
 
     Attributes:
         diffusion: The process.
-        head: What the network gives.
+        head: What the network predicts.
         loss: `nll` is the paper's, on a sampled z_prev; `marginal_nll` its expectation; `hybrid` the head's squared
-            error plus lambda times the variational bound, of which only the variance learns.
-        vlb_weight: lambda, 0.001 in the source; for `hybrid`.
-        min_snr_gamma: For `hybrid`: the squared error of x0_hat is weighed by min(SNR_t, gamma), whatever the head.
+            error plus lambda times the variational bound, whose gradient reaches only the variance.
+        vlb_weight: lambda of `hybrid`, 0.001 in the source.
+        min_snr_gamma: gamma of `hybrid`: the squared error of x0_hat is weighted by min(SNR_t, gamma) for every head.
 
     Source: Kim & Yoo, Eq. (8) and (10); Nichol & Dhariwal 2021 (arXiv:2102.09672), Eq. (16); Hang et al. 2023
     (arXiv:2303.09556), Eq. (9).
@@ -70,14 +70,14 @@ class Objective:
     min_snr_gamma: float | None = None
 
     def rows(self, step: ReverseStep, z_0: Tensor, z_t: Tensor, t: Tensor, eps_prev: Tensor) -> RowLosses:
-        """Losses of each row.
+        """Compute the losses of each row.
 
         Args:
-            step: What the network says of z_t.
+            step: The network's prediction from z_t.
             z_0: Clean latents, (batch, latent_dim).
             z_t: Noised latents, (batch, latent_dim).
             t: Zero-based steps, (batch,).
-            eps_prev: N(0, 1) that samples z_prev, (batch, latent_dim); used by `nll`.
+            eps_prev: N(0, 1) noise for sampling z_prev, (batch, latent_dim); used by `nll`.
         """
         mu_tilde, beta_tilde = self.diffusion.q_posterior(z_0, z_t, t)
         x0_error = (step.x0_hat - z_0) ** 2
@@ -95,7 +95,7 @@ class Objective:
         return RowLosses(loss.mean(dim=1), vlb.mean(dim=1), x0_error.mean(dim=1).detach())
 
     def _weight(self, t: Tensor, like: Tensor) -> Tensor:
-        """Weight of the squared error of x0_hat: the head's own error is linear in it."""
+        """Weight of the squared error of x0_hat: it turns it into the head's own, or is min(SNR_t, gamma)."""
         schedule = self.diffusion.schedule
         if self.min_snr_gamma is not None:
             return self.diffusion.at(schedule.snr.clamp_max(self.min_snr_gamma), t, like)
@@ -103,12 +103,12 @@ class Objective:
         return self.diffusion.at(torch.ones_like(schedule.snr) if table is None else table, t, like)
 
     def _prior(self, z_0: Tensor) -> Tensor:
-        """Divergence of q(z_T | z_0) from N(0, I), where the chain starts; without it, not to diffuse would pay."""
+        """Divergence of q(z_T | z_0) from N(0, I), where sampling starts; without it no noise would be best."""
         last = self.diffusion.schedule.alpha_bar[-1].to(z_0.dtype)
         return 0.5 * (last * z_0**2 - last - torch.log1p(-last))
 
     def _entropy(self, t: Tensor, like: Tensor) -> Tensor:
-        """Entropy of q(z_prev | z_t, z_0) without the constant; at t = 0 the constant is what remains, negated."""
+        """Entropy of q(z_prev | z_t, z_0) without the constant; at t = 0 only the negated constant remains."""
         lower = self.diffusion.at(0.5 * (1 + self.diffusion.schedule.log_beta_tilde_clipped), t, like)
         return torch.where(t[:, None] == 0, torch.full_like(lower, -LOG_ROOT_TWO_PI), lower)
 

@@ -1,10 +1,10 @@
-"""Samplers as tables of coefficients: every one of them is, at each step from t down to p < t,
+"""Samplers as tables of coefficients. At each step from t down to p < t, every sampler is
 
     z_p = coef_z z_t + coef_x0 x0_hat + coef_last x0_hat_before + sqrt(Sigma) noise
     Sigma = var_least + var_gain expm1(s log1p_u)
 
-with x0_hat and the variance fraction s from the network at the original step t, and x0_hat_before from the step
-taken last. The last step goes to the clean latent, where alpha_bar is 1, and adds no noise.
+with x0_hat and the variance fraction s from the network at the original step t, and x0_hat_before from the step taken
+before. The last step goes to the clean latent, where alpha_bar is 1, and adds no noise.
 """
 
 from collections.abc import Callable
@@ -26,7 +26,7 @@ StepNoise = Callable[[int], Tensor]
 
 
 class SamplerFields(TypedDict):
-    """A `SamplerChoice` as JSON has it."""
+    """A `SamplerChoice` as JSON."""
 
     kind: SamplerKind
     steps: int
@@ -37,14 +37,14 @@ class SamplerFields(TypedDict):
 
 @dataclass(frozen=True)
 class SamplerChoice:
-    """Which sampler, and its numbers.
+    """A sampler and its parameters.
 
     Attributes:
-        kind: Which one.
-        steps: Steps of its subset, between 2 and the chain's length.
-        spacing: How they are chosen.
-        eta: Share of the ancestral noise (kind `ddim`).
-        correction: Share of the second-order term (kind `ancestral`).
+        kind: Kind of sampler.
+        steps: Number of steps, from 2 to the chain's length.
+        spacing: How the steps are spaced.
+        eta: Share of the ancestral noise (`ddim`).
+        correction: Share of the second-order term (`ancestral`).
     """
 
     kind: SamplerKind = "ancestral"
@@ -66,10 +66,10 @@ class SamplerPlan:
         steps: Original zero-based steps, descending, int64.
         coef_z: Weight of z_t.
         coef_x0: Weight of x0_hat.
-        coef_last: Weight of the x0_hat of the step before; 0 at the first.
-        var_least: Variance of the step where s is 0.
-        var_gain: What s adds to it, times expm1(s log1p_u).
-        log1p_u: See `ancestral`.
+        coef_last: Weight of the previous step's x0_hat; 0 at the first step.
+        var_least: Variance of the step if s is 0.
+        var_gain: Factor of expm1(s log1p_u), which is added to it.
+        log1p_u: log(1 + u); see `ancestral`.
     """
 
     steps: Tensor
@@ -81,15 +81,15 @@ class SamplerPlan:
     log1p_u: Tensor
 
     def __len__(self) -> int:
-        """Steps, each one pass through the network."""
+        """Number of steps; each is one pass through the network."""
         return len(self.steps)
 
 
 def build_plan(schedule: Schedule, choice: SamplerChoice) -> SamplerPlan:
-    """Build a sampler for a chain.
+    """Build a sampler's plan for a chain.
 
     Raises:
-        SettingsError: For a kind that does not exist, or numbers out of range.
+        SettingsError: If the kind is unknown or a number is out of range.
     """
     steps = spaced_steps(schedule, choice.steps, choice.spacing)
     if choice.kind == "ancestral":
@@ -111,7 +111,7 @@ def ancestral(schedule: Schedule, steps: Tensor, correction: float = 0.0) -> Sam
         beta_tilde = b (1 - alpha_bar_p) / (1 - alpha_bar_t)
         mu = B z_t + A x0_hat,    Sigma = beta_tilde + A^2 r (1 - alpha_bar_t)
 
-    where r = Var(z_0 | z_t) / (1 - alpha_bar_t) is what the fraction s of Eq. (7) says at the original step:
+    where r = Var(z_0 | z_t) / (1 - alpha_bar_t) follows from the fraction s of Eq. (7) at the original step:
     r = expm1(s log1p(u)) / u with u = alpha_bar_{t-1} beta_t / (1 - alpha_bar_{t-1}).
 
     Source: Kim & Yoo, Eq. (6) and (7), solved for the subset.
@@ -119,22 +119,22 @@ def ancestral(schedule: Schedule, steps: Tensor, correction: float = 0.0) -> Sam
     Args:
         schedule: The full chain.
         steps: Zero-based steps, strictly increasing, containing 0 and num_steps - 1, shape (K,).
-        correction: c; x0_hat becomes x0_hat + c h / (2 h') (x0_hat - x0_hat_before), the term of `dpm_solver`. Where
-            latents are correlated given z_t, few steps with a diagonal variance spread too little, and a tenth of that
-            term makes up for it (`ldm-ray bench samplers` measures which c does).
+        correction: c; x0_hat becomes x0_hat + c h / (2 h') (x0_hat - x0_hat_before), the term of `dpm_solver`. If
+            latents are correlated given z_t, few steps with a diagonal variance give too little spread, and about a
+            tenth of this term makes up for it (`ldm-ray bench samplers` finds the best c).
 
     Raises:
-        SettingsError: If the subset lacks the first or the last step, or is not increasing.
+        SettingsError: If the subset lacks the first or the last step, or does not increase.
 
     Note:
-        Using s itself between the subset's own bounds would be wrong: for z_0 ~ N(1, 0.1) it gives 0.0565 at 10 steps.
+        Using s between the subset's own bounds would be wrong: for z_0 ~ N(1, 0.1) it gives 0.0565 at 10 steps.
     """
     alpha_bar, previous = _signal_at(schedule, steps)
     b = 1 - alpha_bar / previous
     coef_x0 = torch.sqrt(previous) * b / (1 - alpha_bar)
     beta, one_before = schedule.beta.cpu()[steps], schedule.alpha_bar_prev.cpu()[steps]
     u = one_before * beta / (1 - one_before)
-    # At the chain's first step u is infinite; it is the sampler's last one, which adds no noise.
+    # u is infinite at the chain's first step, the sampler's last one, which adds no noise.
     u[0] = 1.0
     var_gain = coef_x0**2 * (1 - alpha_bar) / u
     var_gain[0] = 0.0
@@ -151,17 +151,17 @@ def ancestral(schedule: Schedule, steps: Tensor, correction: float = 0.0) -> Sam
 
 
 def ddim(schedule: Schedule, steps: Tensor, eta: float = 0.0) -> SamplerPlan:
-    """DDIM; eta 0 is deterministic, eta 1 ancestral sampling with the small variance.
+    """DDIM: eta = 0 is deterministic, eta = 1 is ancestral sampling with the small variance.
 
     Source: Song et al. 2021 (arXiv:2010.02502), Eq. (12) and (16).
 
     Args:
         schedule: The full chain.
-        steps: As `ancestral`.
+        steps: As in `ancestral`.
         eta: Share of the ancestral noise, in [0, 1].
 
     Raises:
-        SettingsError: If eta is out of range, or the subset is none.
+        SettingsError: If eta is out of range, or the steps are not a valid subset.
     """
     if not 0 <= eta <= 1:
         raise SettingsError(f"eta must be between 0 and 1; got {eta}")
@@ -174,24 +174,24 @@ def ddim(schedule: Schedule, steps: Tensor, eta: float = 0.0) -> SamplerPlan:
 
 
 def dpm_solver(schedule: Schedule, steps: Tensor, *, stochastic: bool = False) -> SamplerPlan:
-    """DPM-Solver++ (2M) on x0_hat in lambda = log(alpha / sigma), of the ODE or of the SDE.
+    """DPM-Solver++ (2M) on x0_hat in lambda = log(alpha / sigma), for the ODE or the SDE.
 
-    With h = lambda_p - lambda_t, h' the step before and D = x0_hat + h / (2 h') (x0_hat - x0_hat_before):
+    With h = lambda_p - lambda_t, h' the h of the step before, and D = x0_hat + h / (2 h') (x0_hat - x0_hat_before):
 
         ODE: z_p = sigma_p / sigma_t z_t - alpha_p expm1(-h) D
         SDE: z_p = sigma_p / sigma_t exp(-h) z_t - alpha_p expm1(-2h) D + sigma_p sqrt(-expm1(-2h)) noise
 
-    The first step and the last, where h is infinite, are of first order.
+    The first step, and the last one, where h is infinite, are of first order.
 
     Source: Lu et al. 2022 (arXiv:2211.01095), algorithm 2 and section 6.
 
     Args:
         schedule: The full chain.
-        steps: As `ancestral`.
-        stochastic: The SDE's form.
+        steps: As in `ancestral`.
+        stochastic: Whether to use the SDE.
 
     Raises:
-        SettingsError: If the subset is none.
+        SettingsError: If the steps are not a valid subset.
     """
     alpha_bar, previous = _signal_at(schedule, steps)
     h = _log_snr_steps(alpha_bar)
@@ -209,7 +209,7 @@ def dpm_solver(schedule: Schedule, steps: Tensor, *, stochastic: bool = False) -
 
 
 def step_var(plan: SamplerPlan, index: int, s: Tensor) -> Tensor:
-    """Variance of one step, from the fraction s predicted at its original step.
+    """Variance of one step, given the fraction s predicted at its original step.
 
     Args:
         plan: The sampler.
@@ -225,8 +225,8 @@ def run_plan(denoise: Denoise, plan: SamplerPlan, z_t: Tensor, noise: StepNoise)
 
     Args:
         denoise: The network at an original step.
-        plan: Which steps to take, and how.
-        z_t: Start, (batch, latent_dim), N(0, I) but in tests.
+        plan: The sampler.
+        z_t: Start, (batch, latent_dim); N(0, I) except in tests.
         noise: Noise of each original step.
 
     Returns:
@@ -245,27 +245,27 @@ def run_plan(denoise: Denoise, plan: SamplerPlan, z_t: Tensor, noise: StepNoise)
 
 
 def _signal_at(schedule: Schedule, steps: Tensor) -> tuple[Tensor, Tensor]:
-    """alpha_bar of each step of a subset, and of the one that it goes to, each (K,), steps increasing."""
+    """alpha_bar of each step of a subset, and of the step it goes to, each (K,), steps increasing."""
     check_subset(steps, schedule.num_steps)
     alpha_bar = schedule.alpha_bar.cpu()[steps]
     return alpha_bar, torch.cat([torch.ones(1, dtype=torch.float64), alpha_bar[:-1]])
 
 
 def _log_snr_steps(alpha_bar: Tensor) -> Tensor:
-    """Length h of each step in log(alpha / sigma), (K,), infinite for the one to the clean latent."""
+    """Length h of each step in log(alpha / sigma), (K,); infinite for the step to the clean latent."""
     half_log_snr = 0.5 * (torch.log(alpha_bar) - torch.log1p(-alpha_bar))
     return torch.cat([torch.full((1,), torch.inf, dtype=torch.float64), half_log_snr[:-1] - half_log_snr[1:]])
 
 
 def _half_ratio(h: Tensor) -> Tensor:
-    """h / (2 h') of each step, h' being the step before it, (K,); 0 for the first one and the last."""
+    """h / (2 h') of each step, with h' of the step before it, (K,); 0 for the first and the last step."""
     ratio = torch.zeros_like(h)
     ratio[1:-1] = h[1:-1] / (2 * h[2:])
     return ratio
 
 
 def _plan(steps: Tensor, **columns: Tensor) -> SamplerPlan:
-    """Turn columns in the chain's order to a plan; those that are not given are 0."""
+    """Turn columns in the chain's order into a plan; missing columns are 0."""
     none = torch.zeros(len(steps), dtype=torch.float64)
     names = ("coef_z", "coef_x0", "coef_last", "var_least", "var_gain", "log1p_u")
     return SamplerPlan(steps.flip(0), *(columns.get(name, none).flip(0) for name in names))

@@ -1,4 +1,4 @@
-"""The noise schedule and what follows from it, in float64."""
+"""The noise schedule and the tables derived from it, in float64."""
 
 import math
 from dataclasses import dataclass
@@ -19,10 +19,10 @@ class Schedule:
 
     Attributes:
         beta: Noise variance of a step.
-        alpha_bar: Product of 1 - beta up to and including t; 0 at the last step of zero terminal SNR.
-        alpha_bar_prev: The same one step earlier; 1 at t = 0.
+        alpha_bar: Product of 1 - beta up to and including t; 0 at the last step with zero terminal SNR.
+        alpha_bar_prev: alpha_bar one step earlier; 1 at t = 0.
         beta_tilde: Variance of the posterior q(z_prev | z_t, z_0), 0 at t = 0.
-        log_beta_tilde_clipped: Its logarithm; at t = 0 taken from t = 1, where it would be minus infinity.
+        log_beta_tilde_clipped: Logarithm of beta_tilde; at t = 0, where it is minus infinity, the value at t = 1.
         coef_x0: A_t, weight of z_0 in the posterior mean.
         coef_z: B_t, weight of z_t in the posterior mean.
 
@@ -51,10 +51,10 @@ class Schedule:
 def build_schedule(
     kind: ScheduleKind, num_steps: int, beta_first: float, beta_last: float, *, zero_terminal_snr: bool = False
 ) -> Schedule:
-    """Build the schedule that the settings name; only `linear` has a range of beta.
+    """Build the schedule that the settings name; only `linear` uses the range of beta.
 
     Raises:
-        SettingsError: For a kind that does not exist, or numbers out of range.
+        SettingsError: If the kind is unknown or a number is out of range.
     """
     if kind == "linear":
         schedule = linear_schedule(num_steps, beta_first, beta_last)
@@ -68,12 +68,12 @@ def build_schedule(
 
 
 def linear_schedule(num_steps: int, beta_first: float, beta_last: float) -> Schedule:
-    """Beta rising linearly from `beta_first` to `beta_last`.
+    """beta rising linearly from `beta_first` to `beta_last`.
 
     Source: Kim & Yoo, Eq. (4).
 
     Raises:
-        SettingsError: If the steps are fewer than 2 or a beta is not in (0, 1).
+        SettingsError: If there are fewer than 2 steps or a beta is not in (0, 1).
     """
     if num_steps < 2:
         raise SettingsError(f"num_steps must be at least 2; got {num_steps}")
@@ -81,7 +81,7 @@ def linear_schedule(num_steps: int, beta_first: float, beta_last: float) -> Sche
 
 
 def scaled_linear_schedule(num_steps: int, beta_first: float, beta_last: float) -> Schedule:
-    """The square root of beta rising linearly.
+    """Square root of beta rising linearly.
 
     Source: Rombach et al. 2022 (arXiv:2112.10752), public code; PertDiT's schedule.
     """
@@ -101,7 +101,7 @@ def cosine_schedule(num_steps: int, offset: float = 0.008) -> Schedule:
 def sigmoid_schedule(num_steps: int, start: float = -3.0, end: float = 3.0, temperature: float = 1.0) -> Schedule:
     """alpha_bar falling as a sigmoid of time between `start` and `end`, each beta at most 0.999.
 
-    Source: Jabri et al. 2022 (arXiv:2212.11972), appendix B; the defaults are theirs.
+    Source: Jabri et al. 2022 (arXiv:2212.11972), appendix B, with their defaults.
     """
     time = torch.linspace(0, 1, num_steps + 1, dtype=torch.float64)
     value = torch.sigmoid((time * (end - start) + start) / temperature)
@@ -114,8 +114,8 @@ def rescaled_to_zero_terminal_snr(schedule: Schedule) -> Schedule:
     Source: Lin et al. 2024 (arXiv:2305.08891), algorithm 1.
 
     Note:
-        The last beta is then 1: z_T holds nothing of z_0, so that the start from N(0, I) has no bias, and a network
-        that predicts epsilon says nothing of z_0 there.
+        The last beta is then 1, so z_T holds nothing of z_0: starting from N(0, I) has no bias, and a network that
+        predicts epsilon gives no estimate of z_0 there.
     """
     root = torch.sqrt(schedule.alpha_bar)
     alpha_bar = ((root - root[-1]) * root[0] / (root[0] - root[-1])) ** 2
@@ -144,5 +144,5 @@ def schedule_from_beta(beta: Tensor) -> Schedule:
 
 
 def _schedule_from_signal(signal: Tensor) -> Schedule:
-    """Build a schedule from what is left of the signal at times 0 to T, (num_steps + 1,), up to a factor."""
+    """Build a schedule from the remaining signal alpha_bar at times 0 to T, (num_steps + 1,), up to a factor."""
     return schedule_from_beta((1 - signal[1:] / signal[:-1]).clamp_max(LARGEST_BETA))

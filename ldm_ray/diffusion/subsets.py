@@ -1,4 +1,4 @@
-"""Which steps of a chain a sampler takes."""
+"""Selects the steps of a chain that a sampler takes."""
 
 from typing import Literal
 
@@ -12,16 +12,17 @@ Spacing = Literal["linear", "quadratic", "log_snr"]
 
 
 def spaced_steps(schedule: Schedule, count: int, spacing: Spacing = "linear") -> Tensor:
-    """Return `count` zero-based steps of a chain, increasing, with the first and the last among them, (count,), int64.
+    """Return `count` zero-based steps of a chain, increasing, including the first and the last, (count,), int64.
 
     Args:
         schedule: The full chain.
-        count: Between 2 and its length.
-        spacing: Evenly in t; in the root of t, so that they are denser where little noise is left (Song et al. 2021,
-            arXiv:2010.02502, appendix D.2); or in log(alpha / sigma) (Lu et al. 2022, arXiv:2206.00927, section 3.3).
+        count: From 2 to its length.
+        spacing: `linear`: evenly in t. `quadratic`: evenly in the root of t, so denser where little noise is left
+            (Song et al. 2021, arXiv:2010.02502, appendix D.2). `log_snr`: evenly in log(alpha / sigma) (Lu et al.
+            2022, arXiv:2206.00927, section 3.3).
 
     Raises:
-        SettingsError: If the count is not between 2 and the chain's length, or the spacing does not exist.
+        SettingsError: If the count is out of range or the spacing is unknown.
     """
     last = schedule.num_steps - 1
     if not 2 <= count <= last + 1:
@@ -33,7 +34,7 @@ def spaced_steps(schedule: Schedule, count: int, spacing: Spacing = "linear") ->
         wanted = even**2 * last
     elif spacing == "log_snr":
         log_snr = torch.log(schedule.snr.cpu())
-        # Zero terminal SNR ends at minus infinity: the steps lie evenly up to the one before.
+        # With zero terminal SNR the last value is minus infinity: the steps are even up to the one before it.
         lowest = log_snr[torch.isfinite(log_snr)][-1]
         target = log_snr[0] + even * (lowest - log_snr[0])
         wanted = (log_snr[None] - target[:, None]).abs().argmin(dim=1).double()
@@ -44,10 +45,10 @@ def spaced_steps(schedule: Schedule, count: int, spacing: Spacing = "linear") ->
 
 
 def check_subset(steps: Tensor, num_steps: int) -> None:
-    """Refuse steps that lack the first or the last one of the chain, or do not increase.
+    """Refuse steps that lack the chain's first or last step, or do not increase.
 
     Raises:
-        SettingsError: Saying what is wanted.
+        SettingsError: If the steps are not valid.
     """
     wanted = [0, num_steps - 1]
     if [int(steps[0]), int(steps[-1])] != wanted or not bool((steps[1:] > steps[:-1]).all()):
@@ -55,7 +56,7 @@ def check_subset(steps: Tensor, num_steps: int) -> None:
 
 
 def _distinct(steps: Tensor, last: int) -> Tensor:
-    """Move steps that fall together apart, as little as that takes, without leaving 0 to `last`."""
+    """Move coinciding steps apart by as little as possible, within 0 to `last`."""
     place = torch.arange(len(steps))
     steps = torch.cummax(steps - place, dim=0).values + place
     return torch.minimum(steps, last - place.flip(0))

@@ -1,1 +1,1 @@
-"""How predictions are judged."""
+"""Scores of predictions."""

@@ -18,12 +18,12 @@ WELLS_AT_ONCE = 64
 def calibrate(
     bundle: Bundle, dataset: PairedDataset, on_progress: Callable[[int, int], None] = lambda done, total: None
 ) -> Bundle:
-    """Return the bundle with the `sd_scale` that its validation wells ask for.
+    """Return the bundle with its `sd_scale` fitted on validation wells.
 
     Args:
-        bundle: A model that answers queries.
-        dataset: What it was trained on; a seeded sub-sample of `predict.calibration_wells` validation wells is sampled.
-        on_progress: Called with the wells sampled so far, and in all.
+        bundle: A trained model.
+        dataset: Its dataset; a seeded sub-sample of `predict.calibration_wells` validation wells is used.
+        on_progress: Called with wells sampled and in total.
     """
     wanted = bundle.config.predict
     wells = load_wells(dataset, "valid", wanted.calibration_wells, bundle.config.seed)

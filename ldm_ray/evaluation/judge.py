@@ -1,4 +1,4 @@
-"""From the scores of wells to one row of the table: pooling, intervals, and what was left out."""
+"""From scores of wells to a row of the table: pooling, intervals, and notes on what was left out."""
 
 from collections.abc import Callable, Sequence
 
@@ -24,17 +24,17 @@ OF_CONDITIONS: dict[str, Score] = {
     "precision_at_50": "precision_at_50",
     "discrimination": "discrimination",
 }
-"""Names of the conditions' scores in a row."""
+"""Scores of conditions, and their names in a row."""
 
 
 class Judge:
-    """Scores predictions of the same wells.
+    """Scores all predictions on the same wells.
 
     Args:
-        scoring: The wells, and what is scored.
-        wells: The sampled ones.
+        scoring: The wells and settings.
+        wells: The sampled wells.
         halves: Moments of two halves of the measured wells.
-        unseen: What the test side has that training has not.
+        unseen: What is unseen in the test side.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class Judge:
         self.wells, self.settings, self.sample = wells, scoring.settings, scoring.sample
         self.index = scoring.reader.index
         rivals = [inputs.name for inputs in scoring.models if inputs.bundle.kind != "ldm"]
-        self.baselines = (*SIMPLE, *rivals)  # the best of them is what a claim must beat
+        self.baselines = (*SIMPLE, *rivals)  # a claim must beat the best of them
         self.compound, self.condition, self.cell = (
             self.index[name].to_numpy() for name in ("compound_id", "condition_id", "cell_id")
         )
@@ -67,7 +67,7 @@ class Judge:
         row: MetricsRow = {"model": tally.model, "prediction": tally.kind, "rmse": rmse.value}
         add_score(row, "rmse", rmse)
         if "latent_var" in scores:
-            # A mean of n samples keeps 1/n of their variance; this is the RMSE of the mean itself.
+            # A mean of n samples keeps 1/n of their variance; this is the RMSE without that part.
             corrected = (scores["squared"] - scores["latent_var"] / tally.n_samples).mean()
             row["rmse_infinite_samples"] = float(np.sqrt(max(0.0, corrected)))
         for name in MEANS:
@@ -82,10 +82,10 @@ class Judge:
         return {**row, **self.distribution.score(tally.sampled, tally.moments)}
 
     def add_gaps(self, rows: list[MetricsRow], tallies: list[RowTally]) -> BestRows:
-        """Add each row's gain in squared error over the best trivial row and over the best rival, paired by well.
+        """Add each row's gain in squared error over the best trivial row and the best baseline, paired by well.
 
         Returns:
-            Which rows these are, `best_trivial` and `best_baseline`.
+            Names of these two rows.
         """
         return {
             "best_trivial": self._add_gap(rows, tallies, "mse_gain_over_best_trivial", TRIVIAL),
@@ -93,23 +93,23 @@ class Judge:
         }
 
     def ceiling(self) -> ReplicateCeiling:
-        """Return the replicate ceilings of the sampled wells; empty if there are no replicates."""
+        """Return the replicate ceilings of the sampled wells; empty without replicates."""
         ceiling = measure_ceiling(self.wells, self.delta_rows[self.sample.numbers], self.boot)
         return ceiling.as_dict() if ceiling else {}
 
     def notes(self, cells: list[str]) -> list[str]:
-        """Say what was not scored and how large the sub-samples were."""
+        """List what was not scored and the sizes of sub-samples."""
         notes = []
         if self.unreserved:
-            notes.append(f"delta: {self.unreserved} wells not scored, their plates have no reserved control")
+            notes.append(f"delta: {self.unreserved} wells not scored, as their plates have no reserved control")
         if self.small_cells:
             names = ", ".join(cells[cell] for cell in self.small_cells)
             limit = self.settings.min_wells_per_cell_line
-            notes.append(f"delta: left out of the mean over cell lines, with fewer than {limit} scored wells: {names}")
+            notes.append(f"delta: cell lines left out of the mean, with fewer than {limit} scored wells: {names}")
         limit = self.settings.min_compounds_per_plate
         skipped = int((self.index.groupby("plate")["compound_id"].nunique() < limit).sum())
         if skipped:
-            notes.append(f"plate-centred: {skipped} plates with fewer than {limit} judged compounds not scored")
+            notes.append(f"plate-centred: {skipped} plates with fewer than {limit} scored compounds are left out")
         notes.append(
             f"top-50, discrimination and ceilings: {self.sample.n_conditions:,} conditions, {len(self.wells):,} wells"
         )
@@ -118,12 +118,12 @@ class Judge:
             n_units = self.index[units].nunique()
             what = "plates" if units == "plate" else "cell lines"
             notes.append(
-                f"intervals resample compounds; what the {n_units} held-out {what} do to a score is not in them"
+                f"intervals resample compounds only; they leave out the effect of which {n_units} {what} were held out"
             )
         return [*notes, self.distribution.note()]
 
     def _add_gap(self, rows: list[MetricsRow], tallies: list[RowTally], score: Score, among: Sequence[str]) -> str:
-        """Add each row's gain over the best row of some models; return the name of that row."""
+        """Add each row's gain over the best row among some models; return the name of that row."""
         means = [i for i, row in enumerate(rows) if row["model"] in among and row["prediction"] != "one_draw"]
         best = min(means, key=lambda i: rows[i]["rmse"])
         for row, tally in zip(rows, tallies, strict=True):
@@ -132,7 +132,7 @@ class Judge:
         return rows[best]["model"]
 
     def _add_conditions(self, row: MetricsRow, tally: RowTally) -> None:
-        """Add the scores of conditions: strong genes and discrimination."""
+        """Add the scores of conditions (strong genes and discrimination)."""
         if self.conditions is None:
             return
         scores = self.conditions.score(tally.sampled[self.conditions_scored])
@@ -145,14 +145,14 @@ class Judge:
                 add_score(row, OF_CONDITIONS[name], interval)
 
     def _mean(self, values: np.ndarray, then: Callable[[np.ndarray], np.ndarray] = np.asarray) -> Interval | None:
-        """Mean over the wells that have the score; None if none has."""
+        """Mean over the wells that have the score; None if there are none."""
         scored = np.isfinite(values)
         if not scored.any():
             return None
         return self.boot.ratio(self.compound[scored], values[scored], np.ones(int(scored.sum())), then)
 
     def _delta(self, values: np.ndarray) -> Interval | None:
-        """Mean per condition, then per cell line, then over these."""
+        """Mean per condition, then per cell line, then over cell lines."""
         rows = self.delta_rows
         if not rows.any():
             return None

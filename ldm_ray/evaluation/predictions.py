@@ -1,4 +1,4 @@
-"""What a trained model says of judged wells: draws, means, and itself with an input taken away."""
+"""A trained model's predictions for scored wells: draws, means, and ablations."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -21,19 +21,19 @@ from ldm_ray.prediction.predictor import Predictor
 from ldm_ray.settings import EncoderSettings
 
 ABLATIONS = ("-no-compound", "-shuffled-compound", "-no-dose", "-no-time")
-"""What the rows of a model that is asked without an input end in."""
+"""Suffixes of the rows of ablations, in which a model lacks one input."""
 
 
 @dataclass(frozen=True)
 class ModelInputs:
-    """Everything that a bundle needs to predict wells of a dataset; small enough to send to another process.
+    """Everything that a bundle needs to predict a dataset's wells; small enough to send to another process.
 
     Attributes:
-        name: Of its rows.
+        name: Name of its rows.
         bundle: The trained model.
-        basal: What it is conditioned on for each control profile, (n_basal, n_genes).
-        base: What its target is measured from, for each control profile, (n_basal, n_genes).
-        compounds: Ids of the compounds asked for, sorted, (n,).
+        basal: Input profile for each control, (n_basal, n_genes).
+        base: Profile that the target is measured from, for each control, (n_basal, n_genes).
+        compounds: Ids of the wells' compounds, sorted, (n,).
         embeddings: Their embeddings, (n, dim).
     """
 
@@ -46,7 +46,7 @@ class ModelInputs:
 
 
 def model_inputs(dataset: PairedDataset, bundle: Bundle, compound_ids: np.ndarray, name: str) -> ModelInputs:
-    """Look up what a bundle needs for wells of some compounds."""
+    """Gather what a bundle needs to predict wells of these compounds."""
     compounds = np.unique(compound_ids)
     embeddings = _embeddings(dataset, bundle.config.encoder, dataset.parent_smiles[compounds].tolist())
     base = bundle.target_base().of_controls(dataset)
@@ -58,8 +58,8 @@ class Model:
 
     Args:
         inputs: From `model_inputs`.
-        n_samples: Latent samples of each `mean_of_N` row; a rival gets the first number only.
-        seed: Of samples and of the shuffled compounds.
+        n_samples: Latent samples of each `mean_of_N` row; a rival uses only the first number.
+        seed: Seed of samples and of the shuffled compounds.
     """
 
     def __init__(self, inputs: ModelInputs, n_samples: tuple[int, ...], seed: int) -> None:
@@ -72,7 +72,7 @@ class Model:
     def predict(self, wells: Wells) -> Iterator[PredictedWells]:
         """Yield the model's draw, means and direct mean, then its ablations.
 
-        The ablations are direct means where there are any, else means of N. A rival is not ablated.
+        Ablations are direct means if the model has one, else means of N. Rivals have no ablations.
         """
         condition = self.condition(wells)
         for number, n_samples in enumerate(self.n_samples):
@@ -112,7 +112,7 @@ class Model:
         return f"mean_of_{n_samples}", self.sample(wells, condition, n_samples).mean.cpu().numpy()
 
     def _ablations(self, wells: Wells, condition: ConditionBatch) -> Iterator[tuple[str, ConditionBatch]]:
-        """Take one input away at a time: what the encoder then sees is 0, or another compound."""
+        """Remove one input at a time: the encoder sees 0 or another compound instead."""
         order = generator(self.seed, Purpose.SHUFFLED_COMPOUND).permutation(len(self._inputs.compounds))
         shuffled = self._inputs.embeddings[order[self._places(wells.frame["compound_id"].to_numpy())]]
         raw = self.predictor.bundle.config.denoiser.raw_inputs
@@ -126,7 +126,7 @@ class Model:
         yield from zip(ABLATIONS, changes, strict=True)
 
     def base(self, wells: Wells) -> Tensor:
-        """Gather what the target is measured from, log2, (n, n_genes)."""
+        """Gather the profiles that the target is measured from, log2, (n, n_genes)."""
         return self._tensor(self._inputs.base[wells.frame["basal_id"].to_numpy()])
 
     def _places(self, compound_ids: np.ndarray) -> np.ndarray:
@@ -137,7 +137,7 @@ class Model:
 
 
 def _embeddings(dataset: PairedDataset, settings: EncoderSettings, parents: list[str]) -> np.ndarray:
-    """Take a dataset's own embeddings, or compute them where it has none."""
+    """Use the dataset's embeddings, or compute them if it has none."""
     encoder = build_encoder(settings)
     try:
         return load_embeddings(dataset.store, encoder, parents)

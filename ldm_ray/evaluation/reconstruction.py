@@ -1,4 +1,4 @@
-"""How well an autoencoder gives profiles back."""
+"""How well an autoencoder reconstructs profiles."""
 
 from typing import TypedDict
 
@@ -14,7 +14,7 @@ ROWS_PER_BLOCK = 4096
 
 
 class ReconstructionScores(TypedDict):
-    """How well an autoencoder gives wells back; `n` is their number."""
+    """How well an autoencoder reconstructs wells; `n` is their number."""
 
     pcc: float
     r2: float
@@ -23,15 +23,15 @@ class ReconstructionScores(TypedDict):
 
 
 def score_reconstruction(bundle: Bundle, dataset: PairedDataset, split: str = "test") -> ReconstructionScores:
-    """Score the decoder's mean at the mean latent of each well, as log2 expression.
+    """Score the decoder's mean at each well's mean latent, as log2 expression.
 
     PCC and R2 are per profile across genes, then averaged; RMSE is pooled over wells and genes.
 
     Source: Kim & Yoo, section 3.1 (0.956 and 0.914 on their data).
 
     Note:
-        For targets `delta` and `residual` the base is given and not reconstructed: it is added back, which makes
-        these scores easier than those of `absolute`, and not comparable with them.
+        For targets `delta` and `residual` the base is not reconstructed but added back. These scores are easier than
+        those of `absolute` and not comparable with them.
     """
     vae, base = bundle.build_vae(), bundle.target_base().of_controls(dataset)
     sums, count = np.zeros(3), 0

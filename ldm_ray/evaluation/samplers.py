@@ -1,4 +1,4 @@
-"""How fast samplers are, and how near to the full chain; which one a bundle should take (`ldm-ray bench samplers`)."""
+"""Speed of samplers and their closeness to the full chain; recommends one for a bundle (`ldm-ray bench samplers`)."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -22,7 +22,7 @@ from ldm_ray.models.generate import ProfileGenerator, Sampling
 STEPS = (4, 5, 6, 8, 10, 15, 25, 50)
 SPACINGS: tuple[Spacing, ...] = ("linear", "quadratic")
 MAX_ENERGY_RATIO, MAX_RMSE_ERROR, MAX_SPREAD_ERROR = 1.08, 0.0075, 0.015
-"""What a recommended sampler keeps to: less than the 1.1, 1% and 2% that are aimed at, as other wells are asked for."""
+"""Limits for a recommended sampler, below the targets of 1.1, 1% and 2% because other wells will be predicted."""
 CORRECTIONS = (0.0, 0.05, 0.1, 0.15, 0.2)
 INTERVAL = 0.9
 BATCH = 256
@@ -30,15 +30,15 @@ BATCH = 256
 
 @dataclass(frozen=True)
 class SamplerScore:
-    """One sampler beside the full chain with learned variance, on the same wells.
+    """One sampler compared with the full chain with learned variance, on the same wells.
 
     Attributes:
-        choice: Which one.
-        profiles_per_s: Profiles a second, one a condition, 256 conditions at once.
-        energy_ratio: Energy distance between its samples of a condition and the full chain's, mean over conditions,
-            over that of another run of the full chain; pairs of a sample with itself count, so that 1 is the least.
-        mean_rmse_ratio: RMSE of its mean against measured wells over that of the full chain's.
-        spread_ratio: Root mean variance of its samples of a condition over that of the full chain's.
+        choice: The sampler.
+        profiles_per_s: Profiles per second, one per condition, 256 conditions at once.
+        energy_ratio: Energy distance between its samples and the full chain's of a condition, mean over conditions,
+            divided by that of another run of the full chain; pairs of a sample with itself count, so 1 is the least.
+        mean_rmse_ratio: RMSE of its mean against measured wells, divided by the full chain's.
+        spread_ratio: Root mean variance of its samples of a condition, divided by the full chain's.
         coverage: Share of measured values in its central 90% interval.
     """
 
@@ -51,7 +51,7 @@ class SamplerScore:
 
     @property
     def within_tolerance(self) -> bool:
-        """Whether nothing would tell it from the full chain."""
+        """Whether it is as good as the full chain within the limits."""
         return (
             self.energy_ratio <= MAX_ENERGY_RATIO
             and abs(self.mean_rmse_ratio - 1) <= MAX_RMSE_ERROR
@@ -60,7 +60,7 @@ class SamplerScore:
 
 
 def candidates(num_steps: int) -> list[SamplerChoice]:
-    """Samplers that are worth measuring for a chain of so many steps."""
+    """Return the samplers worth measuring for a chain of `num_steps` steps."""
     counts = [count for count in STEPS if count <= num_steps]
     found = [
         SamplerChoice("ancestral", count, spacing, correction=correction)
@@ -85,13 +85,13 @@ def score_samplers(
     """Measure samplers against the full chain.
 
     Args:
-        bundle: Of kind `ldm`.
-        dataset: With the bundle's genes and splits.
-        split: Whose wells are asked for.
-        n_wells: How many of them, a seeded draw.
-        n_samples: Latent samples a well.
-        choices: Which samplers; `candidates` by default.
-        progress: Told how many samplers are measured, and in all.
+        bundle: A bundle of kind `ldm`.
+        dataset: A dataset with the bundle's genes and splits.
+        split: Split of the wells.
+        n_wells: Number of wells, drawn by seed.
+        n_samples: Latent samples per well.
+        choices: Samplers to measure; `candidates` by default.
+        progress: Called with samplers measured and in total, counting two runs of the full chain.
 
     Raises:
         BundleError: If the bundle is of another kind.
@@ -126,7 +126,7 @@ def score_samplers(
     noise = generator.noise.total_var().cpu().numpy()
     scores = []
     for number, choice in enumerate(choices):
-        # The seed of the full chain's second run: both start from the same noise, which cancels in the ratios.
+        # Same seed as the full chain's second run: both start from the same noise, which cancels in the ratios.
         drawn = draw(choice, seed=1)
         sd = np.sqrt(drawn.var(axis=1, ddof=1) + noise) * model.predictor.sd_scale.cpu().numpy()
         z = 1.6448536269514722
@@ -145,13 +145,13 @@ def score_samplers(
 
 
 def recommended(scores: Sequence[SamplerScore]) -> SamplerScore | None:
-    """Return the cheapest sampler within tolerance: the fewest steps, and among these the nearest; None if none is."""
+    """Return the sampler within tolerance with the fewest steps, then the lowest energy ratio; None without any."""
     good = [score for score in scores if score.within_tolerance]
     return min(good, key=lambda score: (score.choice.steps, score.energy_ratio), default=None)
 
 
 def as_rows(scores: Sequence[SamplerScore]) -> list[SamplerRow]:
-    """Flat rows, for JSON and for the bundle."""
+    """Return flat rows for JSON and for the bundle."""
     return [
         {
             **score.choice.fields(),
@@ -168,7 +168,7 @@ def as_rows(scores: Sequence[SamplerScore]) -> list[SamplerRow]:
 def profiles_per_s(
     generator: ProfileGenerator, condition: ConditionBatch, choice: SamplerChoice, seconds: float = 0.1
 ) -> float:
-    """Measure how many conditions a second are sampled once each, all at once, encoding and decoding included."""
+    """Measure conditions sampled per second, once each in one batch, including encoding and decoding."""
     n, device = len(condition.dose_um), condition.dose_um.device
     keys, base = torch.arange(n, device=device), torch.zeros(n, generator.vae.n_genes, device=device)
     how = Sampling(1, choice, 0)
@@ -183,9 +183,9 @@ def profiles_per_s(
 
 
 def _energy(x: np.ndarray, y: np.ndarray, within_y: Sequence[np.ndarray]) -> float:
-    """Energy distance between two samples of each condition, mean over conditions; never below 0.
+    """Energy distance between two samples of each condition, mean over conditions; at least 0.
 
-    Source: Szekely & Rizzo 2013, doi:10.1016/j.jspi.2013.03.018 (pairs with oneself counted).
+    Source: Szekely & Rizzo 2013, doi:10.1016/j.jspi.2013.03.018 (pairs of a sample with itself counted).
     """
     return float(
         np.mean(

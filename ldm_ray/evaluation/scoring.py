@@ -1,4 +1,4 @@
-"""Predicts and scores one block of wells at a time; can be sent to another process."""
+"""Predicts and scores wells block by block, here or in another process."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,15 +21,15 @@ class Scoring:
     """Everything that scoring needs.
 
     Attributes:
-        reader: The judged wells.
-        sample: Those that are kept whole.
+        reader: The scored wells.
+        sample: The wells whose predictions are kept.
         groups: Number of each well's cell line and time, (n,).
-        half: Which random half each well is in, 0 or 1, (n,).
-        baselines: Fitted on the training side.
+        half: Random half of each well, 0 or 1, (n,).
+        baselines: Baselines fitted on the training side.
         models: Bundles and their inputs.
-        truth: Of simulated data.
-        settings: What is scored.
-        seed: Of draws.
+        truth: Planted truth, for simulated data.
+        settings: Evaluation settings.
+        seed: Seed of draws.
     """
 
     reader: WellReader
@@ -47,7 +47,7 @@ class Scoring:
         return self.reader.blocks(self.settings.rows_per_block)
 
     def open_models(self) -> list[Model]:
-        """Build the networks, once a process."""
+        """Build the networks, once per process."""
         return [Model(inputs, self.settings.n_samples, self.seed) for inputs in self.models]
 
     def tally(self, rows: np.ndarray, models: Sequence[Model]) -> Tally:
@@ -93,7 +93,7 @@ BlockRunner = Callable[[Scoring, Callable[[int, int], None]], Iterator[Tally]]
 
 
 def in_turn(scoring: Scoring, on_progress: Callable[[int, int], None]) -> Iterator[Tally]:
-    """Score one block after the other in this process."""
+    """Score the blocks one by one in this process."""
     models, done = scoring.open_models(), 0
     for rows in scoring.blocks():
         yield scoring.tally(rows, models)

@@ -1,4 +1,4 @@
-"""Scores every prediction on the same wells and returns what `metrics.json` holds."""
+"""Scores every prediction on the same wells and returns the content of `metrics.json`."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,13 +27,13 @@ OnStage = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The scores, and what pictures and exports need.
+    """The scores, and the data for pictures and exports.
 
     Attributes:
-        metrics: What `metrics.json` holds.
+        metrics: The content of `metrics.json`.
         wells: The sampled wells.
-        predictions: For them, in the order of the table.
-        correlations: Gene-gene correlation within cell line and time, of all wells, by row; first of all the truth's.
+        predictions: Predictions for them, in the order of the table.
+        correlations: Gene-gene correlations within cell line and time over all wells: measured, then of each row.
     """
 
     metrics: Metrics
@@ -50,14 +50,14 @@ def evaluate(
     on_progress: OnStage = lambda what, done, total: None,
     run: BlockRunner = in_turn,
 ) -> Evaluation:
-    """Judge models beside baselines, ablations and ceilings; wells are read a block at a time.
+    """Score models beside baselines, ablations and ceilings; wells are read in blocks.
 
     Args:
-        dataset: The paired dataset; its genes must be the bundles'.
-        bundles: The models; a row is named after the bundle's kind.
+        dataset: The paired dataset, with the bundles' genes.
+        bundles: The models; rows are named after the bundle's kind.
         settings: Split, sub-samples, intervals.
-        seed: Of sub-samples, draws and the bootstrap.
-        on_progress: Told what is being done, and how many wells of how many are.
+        seed: Seed of sub-samples, draws and the bootstrap.
+        on_progress: Called with the current step, and wells done and in total.
         run: Scores the blocks.
 
     Raises:
@@ -81,7 +81,7 @@ def prepare_scoring(
     seed: int,
     on_progress: OnStage = lambda what, done, total: None,
 ) -> Scoring:
-    """Look up the judged wells, draw the sample, and fit the baselines; arguments as `evaluate`."""
+    """List the scored wells, draw the sample, and fit the baselines; arguments as in `evaluate`."""
     reader = open_wells(dataset, settings.split, settings.max_profiles, seed)
     truth = open_truth(dataset)
     baselines = fit_baselines(
@@ -109,7 +109,7 @@ def prepare_scoring(
 
 
 def row_names(kinds: Sequence[str]) -> list[str]:
-    """Name rows after kinds; a second bundle of one kind is `ldm-2`."""
+    """Name rows after kinds; a second bundle of a kind is, for example, `ldm-2`."""
     names = []
     for number, kind in enumerate(kinds):
         before = kinds[:number].count(kind)
@@ -118,7 +118,7 @@ def row_names(kinds: Sequence[str]) -> list[str]:
 
 
 def conclude(dataset: PairedDataset, scoring: Scoring, tally: Tally) -> Evaluation:
-    """Turn tallies into the scores of every row, with intervals, gaps and ceilings."""
+    """Turn tallies into the scores of every row, with intervals, gains and ceilings."""
     wells = scoring.reader.read(scoring.sample.numbers)
     judge = Judge(scoring, wells, tally.halves, by_of(dataset))
     rows = [judge.score(row) for row in tally.rows]
@@ -148,7 +148,7 @@ def conclude(dataset: PairedDataset, scoring: Scoring, tally: Tally) -> Evaluati
 
 
 def describe_model(name: str, bundle: Bundle) -> ModelDescription:
-    """Say which model a row is: its kind, size, epochs and what it was trained on."""
+    """Describe a model: its kind, size, epochs, encoder and seed."""
     networks = [bundle.build_ldm(), bundle.build_vae()] if bundle.kind == "ldm" else [bundle.build_baseline()]
     described: ModelDescription = {
         "name": name,
@@ -166,9 +166,9 @@ def describe_model(name: str, bundle: Bundle) -> ModelDescription:
 
 
 def add_normalised(rows: list[MetricsRow], ceiling: ReplicateCeiling) -> None:
-    """Add (score - best trivial) / (ceiling - best trivial), the best trivial row being that of each score.
+    """Add (score - best trivial) / (ceiling - best trivial), with the best trivial row of each score.
 
-    None where the ceiling does not exceed that row beyond its interval.
+    None if the ceiling does not lie beyond that row's interval.
 
     Source: docs/evaluation.md, `of ceiling`.
     """
@@ -177,7 +177,7 @@ def add_normalised(rows: list[MetricsRow], ceiling: ReplicateCeiling) -> None:
 
 
 def _normalise(rows: list[MetricsRow], score: Score, normalised: Score, sign: float, limit: float | None) -> None:
-    """Add one normalised score; `sign` makes higher better."""
+    """Add one normalised score; `sign` is 1 if higher is better, else -1."""
     trivial = [
         (value, interval)
         for row in rows

@@ -1,4 +1,4 @@
-"""What is kept of a block of wells after it has been scored: scores of wells, moments, and sampled predictions."""
+"""Results of a scored block of wells: scores of wells, moments, and sampled predictions."""
 
 import io
 from collections.abc import Iterable
@@ -12,15 +12,15 @@ from ldm_ray.evaluation.scores.predicted import PredictedWells
 
 @dataclass
 class RowTally:
-    """One prediction's part.
+    """Results of one prediction.
 
     Attributes:
         model: Row name.
         kind: See `PredictedWells`.
         n_samples: See `PredictedWells`.
-        scores: By name, of each well, (n,), float64.
-        moments: Of the predicted profiles.
-        sampled: Predictions for the sampled wells among these, (m, n_genes).
+        scores: Scores of wells by name, (n,), float64.
+        moments: Moments of the predicted profiles.
+        sampled: Predictions for the sampled wells of the block, (m, n_genes).
     """
 
     model: str
@@ -31,16 +31,16 @@ class RowTally:
     sampled: np.ndarray
 
     def prediction(self) -> PredictedWells:
-        """The prediction for the sampled wells."""
+        """Return the predictions for the sampled wells."""
         return PredictedWells(self.model, self.kind, self.sampled)
 
 
 @dataclass
 class Tally:
-    """All predictions' parts, in the order of the table, and the measurements' own.
+    """Results of all predictions, in the order of the table, and moments of the measurements.
 
     Attributes:
-        rows: One a prediction.
+        rows: One per prediction.
         halves: Moments of two random halves of the measured wells.
     """
 
@@ -77,7 +77,7 @@ class Tally:
 
 
 def merge(tallies: Iterable[Tally]) -> Tally:
-    """Join the tallies of consecutive blocks, each let go at once; the first one's sums are added to in place."""
+    """Join the tallies of consecutive blocks into the first one, holding one other at a time."""
     coming = iter(tallies)
     first = next(coming)
     parts = [[(row.scores, row.sampled)] for row in first.rows]

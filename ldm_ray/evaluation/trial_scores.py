@@ -1,4 +1,4 @@
-"""What a finished trial of a search is compared by: validation wells only."""
+"""Scores of a search's finished trial, on validation wells only."""
 
 import numpy as np
 import torch
@@ -17,8 +17,8 @@ def score_trial(bundle: Bundle, dataset: PairedDataset) -> dict[str, float]:
     """Score a trial on validation wells.
 
     Returns:
-        The validation measures of the kept epoch by name; `energy_distance` of one draw a well, within cell line and
-        time, on 512 seeded wells; and `sampling_cost`, million multiply-adds of the denoiser a draw.
+        The validation measures of the kept epoch by name; `energy_distance` of one draw per well, within cell line and
+        time, on 512 wells drawn by seed; and `sampling_cost`, million multiply-adds of the denoiser per draw.
     """
     kept = bundle.metadata["history"][bundle.metadata["best_epoch"]]
     measures = {name.removeprefix("valid_"): value for name, value in kept.items() if name.startswith("valid_")}
@@ -35,7 +35,7 @@ def score_trial(bundle: Bundle, dataset: PairedDataset) -> dict[str, float]:
 
 
 def sampling_cost(bundle: Bundle) -> float:
-    """Million multiply-adds of the denoiser's layers a draw; twice as many with guidance."""
+    """Million multiply-adds of the denoiser's layers per draw; twice as many with guidance."""
     layers = [m for m in bundle.build_ldm().denoiser.modules() if isinstance(m, torch.nn.Linear)]
     passes = bundle.sampler_choice().steps * (1 if bundle.config.predict.guidance == 1.0 else 2)
     return passes * sum(layer.weight.numel() for layer in layers) / 1e6

@@ -1,1 +1,1 @@
-"""The networks. Know no files."""
+"""The networks; they read and write no files."""

@@ -1,7 +1,7 @@
 """Building blocks of the networks.
 
-Every stochastic or batch-dependent part is made so that the result does not depend on how rows are dealt to
-workers: dropout is keyed by row, batch normalisation sees the global batch.
+Results do not depend on how rows are assigned to workers: dropout is keyed by row, and batch normalisation sees the
+global batch.
 """
 
 import itertools
@@ -19,11 +19,11 @@ Activation = Literal["leaky_relu", "silu"]
 
 
 class KeyedDropout(nn.Module):
-    """Dropout whose mask follows from a key per row, not from a global generator.
+    """Dropout with a mask derived from a key per row, not from a global generator.
 
     Args:
-        probability: Of setting a feature to 0 in training.
-        salt: Different for each dropout layer of a network.
+        probability: Probability of setting a feature to 0 in training.
+        salt: Differs between the dropout layers of a network.
     """
 
     def __init__(self, probability: float, salt: int) -> None:
@@ -31,7 +31,7 @@ class KeyedDropout(nn.Module):
         self.probability, self.salt = probability, salt
 
     def forward(self, h: Tensor, keys: Tensor | None) -> Tensor:
-        """Mask h, (batch, features), in training; keys (batch,), int64, may be None otherwise."""
+        """Mask h, (batch, features), in training, by keys (batch,), int64; without keys h is unchanged."""
         if not self.training or self.probability == 0.0 or keys is None:
             return h
         keep = 1.0 - self.probability
@@ -60,7 +60,7 @@ def _sum_over_workers(value: Tensor) -> Tensor:
 
 
 def mean_over_global_batch(value: Tensor) -> Tensor:
-    """Mean over the rows of all workers, each of which has equally many, with its gradient; (batch, n) to (n,)."""
+    """Differentiable mean over the rows of all workers, (batch, n) to (n,); all must have equally many rows."""
     if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1 and torch.is_grad_enabled()):
         return value.mean(dim=0)
     return _sum_over_workers(value.sum(dim=0)) / (len(value) * dist.get_world_size())
@@ -70,8 +70,8 @@ class GlobalBatchNorm(nn.BatchNorm1d):
     """Batch normalisation over the global batch, on CPU and GPU alike.
 
     Note:
-        torch.nn.SyncBatchNorm refuses CPU tensors, so its two sums are reduced here. Its gradient is that of
-        one worker holding the whole batch because all workers have equally many rows.
+        torch.nn.SyncBatchNorm refuses CPU tensors, so its two sums are reduced here. The gradient equals that of one
+        worker with the whole batch because all workers have equally many rows.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -95,7 +95,7 @@ class GlobalBatchNorm(nn.BatchNorm1d):
 
 
 def build_norm(norm: Norm, width: int) -> nn.Module:
-    """Build the normalisation of a hidden block."""
+    """Build the normalisation layer of a hidden block."""
     if norm == "layer":
         return nn.LayerNorm(width)
     return GlobalBatchNorm(width) if norm == "batch" else nn.Identity()

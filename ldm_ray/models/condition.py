@@ -1,4 +1,4 @@
-"""The condition: basal profile, compound, dose and time, encoded to one vector."""
+"""The condition: control profile, compound, dose and time, encoded as one vector."""
 
 from dataclasses import dataclass
 
@@ -13,10 +13,10 @@ from ldm_ray.settings import DenoiserSettings
 
 @dataclass(frozen=True)
 class ConditionBatch:
-    """What a prediction is asked for, one row a query.
+    """Conditions to predict, one row per query.
 
     Attributes:
-        x_basal: The untreated cells, log2, (batch, n_genes); which profile, `data/controls.py` says.
+        x_basal: Control profile, log2, (batch, n_genes); `data/controls.py` says which one.
         compound: Compound embedding, (batch, embedding_dim).
         dose_um: Micromolar, (batch,).
         time_h: Hours, (batch,).
@@ -28,20 +28,20 @@ class ConditionBatch:
     time_h: Tensor
 
     def rows(self, index: slice | Tensor) -> "ConditionBatch":
-        """Pick rows."""
+        """Select rows."""
         return ConditionBatch(self.x_basal[index], self.compound[index], self.dose_um[index], self.time_h[index])
 
 
 class ConditionEncoder(nn.Module):
-    """Encodes a condition to (batch, width).
+    """Encodes conditions as (batch, width).
 
-    Each part goes through its own network; the four are concatenated and compressed.
+    Each of the four parts has its own network; their outputs are concatenated and compressed.
 
     Source: Kim & Yoo, section 2.4, with the layers of the authors' public code.
 
     Note:
-        As published dose and time enter raw. Otherwise (`raw_inputs` false) they enter as log10 dose in um
-        and as time / 24 h, and the basal profile is centred and scaled by the training controls' moments.
+        With `raw_inputs`, dose and time enter raw, as published. Otherwise they enter as log10 dose in um and as
+        time / 24 h, and the control profile is centred and scaled by the training controls' moments.
     """
 
     basal_mean: Tensor
@@ -60,7 +60,7 @@ class ConditionEncoder(nn.Module):
             salt=Purpose.DROPOUT_COMPOUND,
             input_dropout=settings.compound_dropout,
         )
-        # Layer normalisation of functions of one number would take its size away.
+        # Layer normalisation of functions of a single number would remove its magnitude.
         scalar_norm: Norm = "batch" if norm == "batch" else "none"
         scalar_dropout = dropout if norm == "batch" else 0.0
         self.dose = Mlp(1, (settings.scalar_dim,), scalar_norm, dropout=scalar_dropout, salt=Purpose.DROPOUT_DOSE)
@@ -68,7 +68,7 @@ class ConditionEncoder(nn.Module):
         joint = self.basal.width + self.compound.width + self.dose.width + self.time.width
         self.joint = Mlp(joint, settings.condition_widths, norm, dropout=dropout, salt=Purpose.DROPOUT_JOINT)
         self.width = self.joint.width
-        # What stands for a compound that the model is not given (classifier-free guidance).
+        # Stands for the compound where the model does not see it (classifier-free guidance).
         self.no_compound = nn.Parameter(torch.zeros(self.compound.width)) if settings.guidance_dropout else None
         self.register_buffer("basal_mean", torch.zeros(n_genes))
         self.register_buffer("basal_scale", torch.ones(n_genes))
@@ -81,15 +81,15 @@ class ConditionEncoder(nn.Module):
     def forward(
         self, condition: ConditionBatch, keys: Tensor | None = None, without_compound: Tensor | None = None
     ) -> Tensor:
-        """Encode.
+        """Encode conditions.
 
         Args:
-            condition: A batch.
-            keys: Decide dropout in training, (batch,), int64.
-            without_compound: Rows that are encoded without their compound, (batch,), bool; wants `guidance_dropout`.
+            condition: The conditions.
+            keys: Keys of dropout in training, (batch,), int64.
+            without_compound: Mask of rows encoded without their compound, (batch,), bool; needs `guidance_dropout`.
 
         Raises:
-            ShapeError: If the profile or the embedding has another width than the encoder was built for.
+            ShapeError: If the profile or the embedding does not have the encoder's width.
         """
         compound = self.encode_compound(condition.compound, keys)
         if self.no_compound is not None and without_compound is not None:
@@ -98,14 +98,14 @@ class ConditionEncoder(nn.Module):
         return self.join(basal, compound, condition.dose_um, condition.time_h, keys)
 
     def encode_basal(self, x_basal: Tensor, keys: Tensor | None = None) -> Tensor:
-        """Encode control profiles (batch, n_genes), the same whatever they are asked with."""
+        """Encode control profiles (batch, n_genes), independently of the other parts of a condition."""
         if x_basal.shape[1] != self.n_genes:
             raise ShapeError(f"x_basal must have {self.n_genes} genes; got {x_basal.shape[1]}")
         out: Tensor = self.basal((x_basal - self.basal_mean) / self.basal_scale, keys)
         return out
 
     def encode_compound(self, compound: Tensor, keys: Tensor | None = None) -> Tensor:
-        """Encode compound embeddings (batch, embedding_dim), the same whatever they are asked with."""
+        """Encode compound embeddings (batch, embedding_dim), independently of the other parts of a condition."""
         if compound.shape[1] != self.embedding_dim:
             raise ShapeError(f"compound must have width {self.embedding_dim}; got {compound.shape[1]}")
         out: Tensor = self.compound(compound, keys)
@@ -114,7 +114,7 @@ class ConditionEncoder(nn.Module):
     def join(
         self, basal: Tensor, compound: Tensor, dose_um: Tensor, time_h: Tensor, keys: Tensor | None = None
     ) -> Tensor:
-        """Put encoded control and compound, dose and time together, (batch, width)."""
+        """Combine encoded controls and compounds with dose and time, (batch, width)."""
         dose, time = dose_um[:, None], time_h[:, None]
         if not self.raw_inputs:
             dose, time = torch.log10(dose), time / 24.0

@@ -1,4 +1,4 @@
-"""The networks that read a noised latent, its step and the condition."""
+"""The denoisers: networks of a noised latent, its step and the condition."""
 
 import itertools
 import math
@@ -12,7 +12,7 @@ from ldm_ray.settings import DenoiserSettings
 
 
 class Denoiser(nn.Module):
-    """Three hidden layers, the condition concatenated again at each; output twice the latent.
+    """An MLP with the condition concatenated at each hidden layer; the output is twice as wide as the latent.
 
     Source: Kim & Yoo, section 2.4, with the layers of the authors' public code.
     """
@@ -37,7 +37,7 @@ class Denoiser(nn.Module):
             z_t: Noised latent, (batch, latent_dim).
             t: Zero-based step of the full chain, (batch,), int64.
             condition: Encoded condition, (batch, condition_dim).
-            keys: Decide dropout in training, (batch,), int64.
+            keys: Keys of dropout in training, (batch,), int64.
         """
         h = torch.cat([z_t, self.time(t, z_t.dtype)], dim=1)
         for block in self.blocks:
@@ -47,12 +47,13 @@ class Denoiser(nn.Module):
 
 
 class AdaLnDenoiser(nn.Module):
-    """Residual blocks whose normalisation is shifted, scaled and gated by condition and step.
+    """Residual blocks that condition and step shift, scale and gate.
 
-    Source: Peebles & Xie 2023 (arXiv:2212.09748), section 3.2 (adaLN-Zero), with an MLP for the transformer's.
+    Source: Peebles & Xie 2023 (arXiv:2212.09748), section 3.2 (adaLN-Zero), with an MLP instead of a transformer.
 
     Note:
-        Gates start at 0, so that every block starts as the identity. `norm` is not used: it is layer normalisation.
+        Gates start at 0, so every block starts as the identity. The setting `norm` is ignored: it is always layer
+        normalisation.
     """
 
     def __init__(self, latent_dim: int, condition_dim: int, num_steps: int, settings: DenoiserSettings) -> None:
@@ -71,7 +72,7 @@ class AdaLnDenoiser(nn.Module):
         nn.init.zeros_(self.output.bias)
 
     def forward(self, z_t: Tensor, t: Tensor, condition: Tensor, keys: Tensor | None = None) -> Tensor:
-        """Return the raw output, (batch, 2 latent_dim); arguments as `Denoiser.forward`."""
+        """Return the raw output, (batch, 2 latent_dim); arguments as in `Denoiser.forward`."""
         signal = nn.functional.silu(torch.cat([condition, self.time(t, z_t.dtype)], dim=1))
         h = self.input(z_t)
         for block in self.blocks:
@@ -97,7 +98,7 @@ class AdaLnBlock(nn.Module):
         return self.modulated(h, self.modulation(signal), keys)
 
     def modulated(self, h: Tensor, modulation: Tensor, keys: Tensor | None) -> Tensor:
-        """Go on from shift, scale and gate side by side, (batch, 3 width)."""
+        """Apply the block with the given shift, scale and gate side by side, (batch, 3 width)."""
         shift, scale, gate = modulation.chunk(3, dim=1)
         inner = self.up(self.norm(h) * (1 + scale) + shift)
         inner = self.dropout(nn.functional.silu(inner), keys)
@@ -106,13 +107,13 @@ class AdaLnBlock(nn.Module):
 
 
 class StepEmbedding(nn.Sequential):
-    """An MLP of the step: of its number, or of sines and cosines of it.
+    """An MLP of the step's number, or of its sines and cosines.
 
     Source: Kim & Yoo, section 2.4 (number); Vaswani et al. 2017 (arXiv:1706.03762), section 3.5 (sinusoidal).
 
     Note:
-        As published the raw number enters (`raw_inputs`); otherwise it is scaled to [-1, 1]. Sines are taken of the
-        step scaled to [0, 1000], so that chains of other lengths look alike.
+        With `raw_inputs` the raw number enters, as published; otherwise it is scaled to [-1, 1]. Sines are of the step
+        scaled to [0, 1000], so that chains of different lengths look alike.
     """
 
     def __init__(self, num_steps: int, settings: DenoiserSettings) -> None:
@@ -123,7 +124,7 @@ class StepEmbedding(nn.Sequential):
         self.frequencies = width // 2 if sinusoidal else 0
 
     def forward(self, t: Tensor, dtype: torch.dtype) -> Tensor:  # type: ignore[override]
-        """Embed zero-based steps (batch,), int64, to (batch, time_dim)."""
+        """Embed zero-based steps (batch,), int64, as (batch, time_dim)."""
         step = t[:, None].to(dtype)
         if self.frequencies:
             step = sines(1000.0 * step / (self.num_steps - 1), self.frequencies)
@@ -135,7 +136,7 @@ class StepEmbedding(nn.Sequential):
 
 
 def sines(position: Tensor, half: int) -> Tensor:
-    """Sines, then cosines, of a position at `half` frequencies from 1 down to 1 / 10000.
+    """Sines, then cosines, of positions at `half` frequencies from 1 down to 1 / 10000.
 
     Source: Vaswani et al. 2017 (arXiv:1706.03762), section 3.5.
 

@@ -1,9 +1,9 @@
-"""From a condition to profiles: the diffusion model, the decoder and the observation noise together.
+"""From conditions to profiles: diffusion model, decoder and observation noise.
 
-A *draw* is the decoder's mean at a sampled latent plus observation noise. A *mean* averages decoder means over
-sampled latents, without observation noise; the *direct mean* decodes the model's own estimate of the mean
-latent, made in one pass: the regression head where there is one, else x0_hat at t = T. Everything is in log2
-expression; what the target is measured from (`base`) is added back.
+A *draw* is the decoder's mean at a sampled latent plus observation noise. A *mean* averages the decoder's means over
+sampled latents, without observation noise. The *direct mean* decodes the model's own estimate of the mean latent, made
+in one pass: that of the regression head if there is one, else x0_hat at t = T. Everything is log2 expression; the
+profile that the target is measured from (`base`) is added back.
 """
 
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from ldm_ray.models.vae import Vae
 from ldm_ray.noise import mix, standard_normal
 
 CPU_ROWS, GPU_ROWS = 128, 8192
-"""Rows of a pass through the network: enough to be near the peak of matrix products, no more than a query waits for."""
+"""Rows per pass through the network: enough for fast matrix products, few enough for a single query."""
 BLOCKS_AT_ONCE = 8
 
 
@@ -32,10 +32,10 @@ class Sampling:
     """How profiles are sampled.
 
     Attributes:
-        n_samples: Latent samples a condition.
-        sampler: By which sampler.
+        n_samples: Latent samples per condition.
+        sampler: The sampler.
         seed: Same seed, same numbers.
-        n_draws: Draws wanted, at most `n_samples`.
+        n_draws: Draws to return, at most `n_samples`.
     """
 
     n_samples: int
@@ -52,7 +52,7 @@ class Samples:
         mean: Mean over latent samples of the decoder's mean, (n, n_genes).
         latent_var: Variance over latent samples of the decoder's mean, unbiased, (n, n_genes); 0 for one sample.
         draws: The first `n_draws` draws, with observation noise, (n, n_draws, n_genes).
-        noise_var: Variance that a draw has beside that, (n or 1, n_genes).
+        noise_var: Additional variance of a draw, (n or 1, n_genes).
     """
 
     mean: Tensor
@@ -67,11 +67,11 @@ class Samples:
 
 
 class ProfileSampler(Protocol):
-    """What makes profiles for conditions: the latent diffusion model, or a rival."""
+    """Samples profiles for conditions: the latent diffusion model or a rival."""
 
     @property
     def has_direct_mean(self) -> bool:
-        """Whether the mean can be had without sampling."""
+        """Whether the model has a mean without sampling."""
 
     def direct_mean(self, condition: ConditionBatch, base: Tensor) -> Tensor:
         """Mean profile in one network pass, log2, (n, n_genes); see `ProfileGenerator.direct_mean`."""
@@ -82,11 +82,11 @@ class ProfileSampler(Protocol):
 
 @dataclass(frozen=True)
 class ObservationNoise:
-    """What the decoder leaves out, as a zero-mean Gaussian of covariance factor factor^T + diag(sd^2).
+    """Residual of the decoder, as a zero-mean Gaussian with covariance factor factor^T + diag(sd^2).
 
     Attributes:
-        factor: (n_genes, rank).
-        sd: (n_genes,).
+        factor: Shared factors, (n_genes, rank).
+        sd: Standard deviation of the rest, (n_genes,).
     """
 
     factor: Tensor
@@ -103,15 +103,15 @@ class ObservationNoise:
 
 
 class ProfileGenerator:
-    """Samples profiles for conditions; the result for a row depends on its key and on nothing around it.
+    """Samples profiles for conditions; a row's result depends only on its condition and key, not on other rows.
 
     Args:
-        model: Trained diffusion model, in eval mode; later changes of its weights do not count.
+        model: Trained diffusion model, in eval mode; later changes of its weights have no effect.
         vae: Its autoencoder, in eval mode.
         noise: Observation noise, on the models' device.
-        guidance: Weight of the compound's part of x0_hat, 1 for none (Ho & Salimans 2022, arXiv:2207.12598, Eq. (6),
-            with its 1 + w written as one number).
-        rows: Rows of a pass; 0: what suits the device. Other numbers change results by rounding.
+        guidance: Weight of the compound's part of x0_hat; 1 means no guidance (the 1 + w of Ho & Salimans 2022,
+            arXiv:2207.12598, Eq. (6)).
+        rows: Rows per pass; 0 suits the device. Other numbers change results by rounding.
     """
 
     def __init__(
@@ -126,7 +126,7 @@ class ProfileGenerator:
 
     @property
     def has_direct_mean(self) -> bool:
-        """False for heads `mean` and `epsilon` alone: at t = T their error is multiplied, by over 1000 and by 12."""
+        """False for heads `mean` and `epsilon` alone, as their error at t = T is multiplied by over 1000 and by 12."""
         return self.model.mean_head is not None or self.model.head in ("x0", "v")
 
     @torch.inference_mode()
@@ -135,7 +135,7 @@ class ProfileGenerator:
 
         Args:
             condition: n conditions.
-            base: What the target is measured from, log2, (n, n_genes).
+            base: Profiles that the target is measured from, log2, (n, n_genes).
         """
         encoded = self.encode(condition)
         mean = encoded.mean
@@ -152,21 +152,21 @@ class ProfileGenerator:
 
         Args:
             condition: n conditions.
-            base: What the target is measured from, log2, (n, n_genes).
+            base: Profiles that the target is measured from, log2, (n, n_genes).
             keys: Key of each condition, (n,), int64.
-            how: Numbers of samples and draws, and the sampler.
+            how: Numbers of samples and draws, sampler and seed.
         """
         return self.sample_encoded(self.encode(condition), base, keys, how)
 
     @torch.inference_mode()
     def sample_encoded(self, encoded: DenoiserTerms, base: Tensor, keys: Tensor, how: Sampling) -> Samples:
-        """Sample profiles of conditions that are encoded already; see `sample`."""
+        """Sample profiles for encoded conditions; see `sample`."""
         parts = []
         for index in self._chunks(keys, how):
             profiles = self._profiles(encoded.rows(index), keys[index], how)
             mean, variance = mean_and_var(profiles)
             draws = self.with_noise(profiles[:, : how.n_draws], keys[index], how.seed)
-            # The base is added last, so that averaging rounds small changes and not whole profiles.
+            # The base is added last, so that averages round small changes and not whole profiles.
             parts.append((mean + base[index], variance, draws + base[index][:, None]))
         means, variances, draws = (torch.cat(part) for part in zip(*parts, strict=True))
         return Samples(means, variances, draws, self.noise.total_var()[None])
@@ -178,7 +178,7 @@ class ProfileGenerator:
         return torch.cat([self._profiles(encoded.rows(index), keys[index], how) for index in self._chunks(keys, how)])
 
     def with_noise(self, profiles: Tensor, keys: Tensor, seed: int) -> Tensor:
-        """Add observation noise to the first samples of conditions, (n, n_draws, n_genes); keys are (n,)."""
+        """Add observation noise to each condition's first samples, (n, n_draws, n_genes); keys are (n,)."""
         n, n_draws = profiles.shape[:2]
         if n_draws == 0:
             return profiles
@@ -186,7 +186,7 @@ class ProfileGenerator:
         return profiles + in_blocks(self.noise.draw, self.rows, own).view(n, n_draws, -1)
 
     def _chunks(self, keys: Tensor, how: Sampling) -> tuple[Tensor, ...]:
-        """Split conditions so that the samples of a chunk fill some passes."""
+        """Split conditions into chunks whose samples fill a few passes."""
         a_chunk = max(1, BLOCKS_AT_ONCE * self.rows // how.n_samples)
         chunks: tuple[Tensor, ...] = torch.arange(len(keys), device=keys.device).split(a_chunk)
         return chunks
@@ -198,7 +198,7 @@ class ProfileGenerator:
         return torch.cat(decoded).view(len(keys), how.n_samples, -1)
 
     def _decoded(self, encoded: DenoiserTerms, keys: Tensor, sampler: SamplerChoice) -> Tensor:
-        """Decoder's means at sampled latents, for at most a pass of rows, each the first line of one plan."""
+        """Decode sampled latents of at most one pass of rows, all on the same plan."""
         rows = self.row_sampler()
         first, length = self.lines(sampler)
         slots = torch.arange(len(keys))
@@ -208,16 +208,16 @@ class ProfileGenerator:
         return self.decode(rows.latents())[: len(keys)]
 
     def row_sampler(self) -> RowSampler:
-        """Make empty rows."""
+        """Build a sampler with empty rows."""
         return RowSampler(self.model, self._prepared, self.plans, self.rows, self.guidance)
 
     def lines(self, sampler: SamplerChoice) -> tuple[int, int]:
-        """Return a sampler's first line in `plans`, and how many there are."""
+        """Return a sampler's first line in `plans`, and its number of lines."""
         return self.plans.lines(sampler, lambda: build_plan(self.model.diffusion.schedule, sampler))
 
     @torch.inference_mode()
     def encode(self, condition: ConditionBatch) -> DenoiserTerms:
-        """Encode conditions, and where guidance asks for it once more without their compounds."""
+        """Encode conditions, and with guidance also without their compounds."""
         basal, compound = self.encode_basal(condition.x_basal), self.encode_compound(condition.compound)
         return self.encode_parts(basal, compound, condition)
 
@@ -233,7 +233,7 @@ class ProfileGenerator:
 
     @torch.inference_mode()
     def encode_parts(self, basal: Tensor, compound: Tensor, condition: ConditionBatch) -> DenoiserTerms:
-        """Go on from encoded controls and compounds, n rows each; of `condition` all but the control counts."""
+        """Encode conditions from encoded controls and compounds, n rows each; `condition.x_basal` is not used."""
         model, encoder, rows = self.model, self.model.condition_encoder, self.rows
         own = (condition.dose_um, condition.time_h)
         encoded = in_blocks(encoder.join, rows, basal, compound, *own)
@@ -250,7 +250,7 @@ class ProfileGenerator:
 
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> Tensor:
-        """Decode scaled latents (rows, latent_dim), without what the target is measured from."""
+        """Decode scaled latents (rows, latent_dim), without adding the base."""
         return self.vae.decode(self.model.unscale_latent(latents))
 
     def _first_guess(self, terms: Tensor) -> Tensor:
@@ -262,7 +262,7 @@ class ProfileGenerator:
 
 
 def row_keys(keys: Tensor, n_samples: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Spread conditions, keys (n,), out to one row a sample: each row's condition and key, (n n_samples,), int64."""
+    """Return condition and key of each sample, (n n_samples,), int64, for conditions with keys (n,)."""
     number = torch.arange(n_samples, device=keys.device).repeat(len(keys))
     owner = torch.arange(len(keys), device=keys.device).repeat_interleave(n_samples)
     return owner, mix(keys[owner], seed, number)

@@ -1,10 +1,10 @@
-"""A regressor of drug sensitivity from expression and compound features.
+"""A regressor of drug sensitivity on expression and compound features.
 
     LN_IC50 = mean + sd MLP(P (x - x_mean) / x_scale)
 
 P holds the leading principal components of the scaled training rows. A few hundred compounds and cell lines span far
-fewer directions than their features have columns: the components keep 99.9% of the variance, make a fit several times
-faster, and leave out the directions that no training row ever showed (whose weights would stay as they were drawn).
+fewer directions than there are features: the components keep 99.9% of the variance, make a fit several times faster,
+and drop directions without training data (whose weights would keep their random initial values).
 
 Source: the input and the target follow Kim & Yoo, Table 2 (predicted profile and compound embedding to LN_IC50).
 
@@ -31,7 +31,7 @@ MAX_COMPONENTS = 512
 ROWS_FOR_COMPONENTS = 2048
 VARIANCE_KEPT = 0.999
 LARGEST_SCORE = 5.0
-"""Scaled features are cut here: a bit that one training compound in 200 has would otherwise weigh 14 deviations."""
+"""Scaled features are clipped here: a bit set in one of 200 training compounds would otherwise be 14 deviations."""
 ROWS_PER_PREDICTION = 4096
 
 
@@ -40,7 +40,7 @@ class Ic50Regressor(nn.Module):
 
     Args:
         x_mean: Mean of each feature over the training rows, (width_in,).
-        x_scale: Its standard deviation, (width_in,); infinite, so that it is ignored, where a feature never varies.
+        x_scale: Its standard deviation, (width_in,); infinite for a constant feature, which is thereby ignored.
         components: Projection of scaled features, (width_in, k).
         y_mean: Mean LN_IC50 of the training rows.
         y_sd: Its standard deviation.
@@ -81,7 +81,7 @@ class Ic50Regressor(nn.Module):
         """Predict LN_IC50, (n,), from features (n, width_in).
 
         Raises:
-            ShapeError: For another number of features.
+            ShapeError: If the number of features is wrong.
         """
         if x.ndim != 2 or x.shape[1] != len(self.x_mean):
             raise ShapeError(f"features must be (n, {len(self.x_mean)}); got {x.shape}")
@@ -92,7 +92,7 @@ class Ic50Regressor(nn.Module):
 
 
 def scaled(x: Tensor, x_mean: Tensor, x_scale: Tensor) -> Tensor:
-    """Scale features and cut their tails, shape as `x`."""
+    """Scale features and clip their tails, same shape as `x`."""
     return ((x - x_mean) / x_scale).clamp(-LARGEST_SCORE, LARGEST_SCORE)
 
 
@@ -102,14 +102,14 @@ def fit_ic50(
     """Fit the regressor; the epoch with the smallest validation error is kept.
 
     Scaling, projection and the target's moments come from the training rows alone. Torch's global generator is
-    left as it was.
+    unchanged afterwards.
 
     Args:
         x_train: Features, (n, width_in).
         y_train: LN_IC50, (n,).
-        x_valid: Features of the rows that stop the training, (m, width_in).
+        x_valid: Features of the validation rows, used for early stopping, (m, width_in).
         y_valid: Their LN_IC50, (m,).
-        seed: Of weights, dropout and order; same seed, same numbers.
+        seed: Seed of weights, dropout and order; same seed, same numbers.
 
     Raises:
         NonFiniteError: If a feature or target is NaN or infinite.
@@ -117,7 +117,7 @@ def fit_ic50(
     """
     _check(x_train, y_train, "training")
     _check(x_valid, y_valid, "validation")
-    # The default generator of the CPU only: `torch.manual_seed` would reseed the GPUs, which the fork does not restore.
+    # Only the CPU's generator: `torch.manual_seed` would also reseed the GPUs, which the fork does not restore.
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         return _fit(_tensor(x_train), _tensor(y_train), _tensor(x_valid), _tensor(y_valid))
@@ -154,7 +154,7 @@ def _fit(x: Tensor, y: Tensor, x_valid: Tensor, y_valid: Tensor) -> Ic50Regresso
 
 
 def _components(x: Tensor) -> Tensor:
-    """Leading principal components of centred rows, (width_in, k), scaled to variance 1 on average.
+    """Leading principal components of centred rows, (width_in, k), scaled to an average variance of 1.
 
     Source: Halko, Martinsson & Tropp 2011, doi:10.1137/090771806 (randomised decomposition).
     """

@@ -1,7 +1,7 @@
-"""Rows in blocks of one size: what a row comes to then does not depend on how many others are beside it.
+"""Rows in blocks of fixed size, so that a row's result does not depend on the number of other rows.
 
-Matrix products of other shapes add up in another order, so a row alone and the same row among a thousand would differ
-in the last bits.
+Matrix products of different shapes sum in a different order, so a row alone and the same row among a thousand would
+differ in the last bits.
 """
 
 from collections.abc import Callable
@@ -11,15 +11,15 @@ from torch import Tensor
 
 
 def in_blocks(function: Callable[..., Tensor], rows: int, *tensors: Tensor) -> Tensor:
-    """Apply a function of rows to blocks of exactly `rows` rows; the last one is filled up with its first row.
+    """Apply a function of rows to blocks of exactly `rows` rows; the last block is padded with its first row.
 
     Args:
-        function: Maps tensors of `rows` rows to one of as many, row by row.
+        function: Maps tensors of `rows` rows to a tensor of `rows` rows, row by row.
         rows: Size of a block.
         tensors: n rows each, n at least 1.
 
     Returns:
-        n rows.
+        The function's values, n rows.
     """
     blocks = []
     for part in zip(*(tensor.split(rows) for tensor in tensors), strict=True):
@@ -34,7 +34,7 @@ def mean_and_var(values: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and unbiased variance over the second dimension, (n, k, m) to (n, m) each; variance 0 for k = 1.
 
     Note:
-        Added up one by one: a reduction's order would depend on n.
+        Summed one by one, because the order of a torch reduction would depend on n.
     """
     k = values.shape[1]
     total = values[:, 0].clone()

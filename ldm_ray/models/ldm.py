@@ -1,4 +1,4 @@
-"""The latent diffusion model: condition encoder, denoiser and diffusion process together."""
+"""The latent diffusion model: condition encoder, denoiser and diffusion process."""
 
 import torch
 from torch import Tensor, nn
@@ -52,7 +52,7 @@ class LatentDiffusion(nn.Module):
         self.latent_scale.copy_(scale)
 
     def scale_latent(self, z: Tensor) -> Tensor:
-        """Bring VAE latents to zero mean and unit variance."""
+        """Scale VAE latents to zero mean and unit variance."""
         return (z - self.latent_mean) / self.latent_scale
 
     def unscale_latent(self, z_0: Tensor) -> Tensor:
@@ -66,15 +66,15 @@ class LatentDiffusion(nn.Module):
             z_t: Scaled noised latent, (batch, latent_dim).
             t: Zero-based step, (batch,), int64.
             condition: Encoded condition, (batch, condition_dim).
-            keys: Decide dropout in training, (batch,), int64.
+            keys: Keys of dropout in training, (batch,), int64.
         """
         output = self.denoiser(z_t, t, condition, keys)
         return self.diffusion.p_step(self.head, output, z_t, t)
 
     def mean_latent(self, condition: ConditionBatch, encoded: Tensor, keys: Tensor | None = None) -> Tensor:
-        """Mean of the scaled latent that the regression head gives, (batch, latent_dim); 0 without one.
+        """Mean of the scaled latent by the regression head, (batch, latent_dim); 0 without a head.
 
-        Keys, (batch,), int64, decide dropout in training.
+        Keys, (batch,), int64, are those of dropout in training.
         """
         if self.mean_head is None:
             return torch.zeros(len(encoded), self.latent_dim, device=encoded.device, dtype=encoded.dtype)
@@ -83,7 +83,7 @@ class LatentDiffusion(nn.Module):
 
     @property
     def objective(self) -> Objective:
-        """The loss of a step, on the device of the schedule."""
+        """The loss of a step, on the schedule's device."""
         settings = self._settings
         return Objective(self.diffusion, self.head, settings.loss, settings.vlb_weight, settings.min_snr_gamma)
 
@@ -94,11 +94,11 @@ class LatentDiffusion(nn.Module):
 
 
 class MeanHead(nn.Module):
-    """Regression of the scaled latent on the condition: a linear part of the compound, and one of what is encoded.
+    """Regression of the scaled latent on the condition: linear in the compound plus linear in the encoded condition.
 
     Note:
-        The linear part of the compound is a ridge regression under weight decay: with few compounds it is the part
-        that carries over to new ones. Both parts start at 0, the mean over all training wells.
+        With weight decay, the compound's part is a ridge regression: with few compounds it is the part that generalises
+        to new ones. Both parts start at 0, the mean over all training wells.
     """
 
     def __init__(self, embedding_dim: int, condition_dim: int, latent_dim: int, compound_dropout: float) -> None:

@@ -1,7 +1,7 @@
-"""Denoisers taken apart for sampling: what depends on the condition or on the step alone is computed once.
+"""Denoisers prepared for sampling: parts that depend only on the condition or only on the step are computed once.
 
-A linear layer of [h, c] is a linear layer of h plus one of c. The second is the same at every step of a chain, so it is
-a *term* of the condition; what a layer makes of the step is likewise a row of a table over all steps.
+A linear layer of [h, c] is a linear layer of h plus one of c. The latter is the same at every step of a chain, so it is
+a *term* of the condition; likewise the step's part is a row of a table over all steps.
 """
 
 from typing import Protocol, cast
@@ -14,20 +14,20 @@ from ldm_ray.models.denoiser import AdaLnBlock, AdaLnDenoiser, Denoiser
 
 
 class PreparedDenoiser(Protocol):
-    """A denoiser in eval mode, for many steps with the same conditions."""
+    """A denoiser in eval mode, prepared for many steps with the same conditions."""
 
     def condition_terms(self, condition: Tensor) -> Tensor:
-        """Compute the terms of encoded conditions (n, condition_dim), (n, terms)."""
+        """Compute the terms, (n, terms), of encoded conditions (n, condition_dim)."""
 
     def output(self, z_t: Tensor, t: Tensor, terms: Tensor) -> Tensor:
-        """Return what `Denoiser.forward` returns, to rounding: (batch, 2 latent_dim); `terms` is (batch, terms)."""
+        """Return the output of `Denoiser.forward` up to rounding, (batch, 2 latent_dim); `terms` is (batch, terms)."""
 
 
 def prepare(denoiser: nn.Module, num_steps: int) -> PreparedDenoiser:
-    """Take a denoiser apart; later changes of its weights do not count.
+    """Prepare a denoiser; later changes of its weights have no effect.
 
     Args:
-        denoiser: In eval mode.
+        denoiser: A denoiser in eval mode.
         num_steps: Steps of the full chain.
     """
     if isinstance(denoiser, AdaLnDenoiser):
@@ -44,7 +44,7 @@ def _step_embeddings(denoiser: Denoiser | AdaLnDenoiser, num_steps: int) -> Tens
 
 
 class _PreparedConcat:
-    """The MLP that sees the condition again at each layer: one term a layer, of that layer's width."""
+    """The MLP with the condition at each layer: one term per layer, of that layer's width."""
 
     def __init__(self, denoiser: Denoiser, num_steps: int) -> None:
         self._blocks, self._out = cast(list[HiddenBlock], list(denoiser.blocks)), denoiser.output
@@ -73,7 +73,7 @@ class _PreparedConcat:
 
 
 class _PreparedAdaLn:
-    """The residual network: the terms are all blocks' modulations, since SiLU acts on condition and step apart."""
+    """The residual network: the terms are all blocks' modulations, since SiLU acts on condition and step separately."""
 
     def __init__(self, denoiser: AdaLnDenoiser, num_steps: int) -> None:
         self._net = denoiser

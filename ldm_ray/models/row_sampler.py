@@ -1,7 +1,7 @@
-"""A fixed number of rows on their way through a sampler, each at its own step of its own plan.
+"""A fixed number of rows being sampled, each at its own step of its own plan.
 
-One tick is one pass of the network over all rows. Rows start and end independently of each other, so that requests
-with other steps share a pass, and every pass has the same shape: a row's numbers do not depend on what is beside it.
+One tick is one pass of the network over all rows. Rows start and end independently, so requests with different steps
+share passes. Every pass has the same shape, so a row's numbers do not depend on the other rows.
 """
 
 import threading
@@ -20,11 +20,11 @@ from ldm_ray.noise import mix, standard_normal
 
 @dataclass(frozen=True)
 class DenoiserTerms:
-    """Conditions as the denoiser takes them, one row each.
+    """Encoded conditions, the denoiser's input, one row each.
 
     Attributes:
         terms: The denoiser's terms, (n, terms); see `models/prepared.py`.
-        mean: Latents of the regression head, (n, latent_dim); 0 without one.
+        mean: Latents of the regression head, (n, latent_dim); 0 without a head.
         without_compound: Terms without the compound, (n, terms); None without guidance.
     """
 
@@ -33,13 +33,13 @@ class DenoiserTerms:
     without_compound: Tensor | None
 
     def rows(self, index: Tensor) -> "DenoiserTerms":
-        """Pick rows."""
+        """Select rows."""
         without_compound = None if self.without_compound is None else self.without_compound[index]
         return DenoiserTerms(self.terms[index], self.mean[index], without_compound)
 
     @staticmethod
     def cat(parts: "Sequence[DenoiserTerms]") -> "DenoiserTerms":
-        """Put the rows of some below each other."""
+        """Concatenate rows."""
         without_compound = [part.without_compound for part in parts if part.without_compound is not None]
         return DenoiserTerms(
             torch.cat([part.terms for part in parts]),
@@ -49,7 +49,7 @@ class DenoiserTerms:
 
 
 class PlanTable:
-    """Plans one below the other, as float32 columns on a device, so that each row can be at a line of its own."""
+    """Stacked plans, as float32 columns on a device, so that each row can be at its own line."""
 
     def __init__(self, device: torch.device) -> None:
         self._device, self._first, self._growing = device, dict[Hashable, tuple[int, int]](), threading.Lock()
@@ -58,7 +58,7 @@ class PlanTable:
         self.noisy = torch.zeros(0, dtype=torch.bool)
 
     def lines(self, name: Hashable, build: Callable[[], SamplerPlan]) -> tuple[int, int]:
-        """Return the first line of a plan and their number; it is built where the name is new."""
+        """Return a plan's first line and number of lines, building it if the name is new."""
         with self._growing:
             if name not in self._first:
                 plan = build()
@@ -72,13 +72,13 @@ class PlanTable:
 
 
 class RowSampler:
-    """The rows.
+    """The rows and their state.
 
     Args:
-        model: In eval mode.
-        prepared: Its denoiser, taken apart.
-        plans: What rows can be asked to do.
-        rows: How many there are.
+        model: A model in eval mode.
+        prepared: Its prepared denoiser.
+        plans: The plans that rows can follow.
+        rows: Number of rows.
         guidance: See `ProfileGenerator`.
     """
 
@@ -91,19 +91,19 @@ class RowSampler:
         self.z = torch.zeros(rows, model.latent_dim, device=device)
         self._before, self._mean = torch.zeros_like(self.z), torch.zeros_like(self.z)
         self._keys = torch.zeros(rows, dtype=torch.int64, device=device)
-        self._line = torch.zeros(rows, dtype=torch.int64)  # on the host: no pass waits for a GPU to be read
+        self._line = torch.zeros(rows, dtype=torch.int64)  # on the host, so that no pass waits to read the GPU
         self._terms: Tensor | None = None
         self._without_compound: Tensor | None = None
 
     @torch.inference_mode()
     def start(self, slots: Tensor, encoded: DenoiserTerms, keys: Tensor, first_line: Tensor) -> None:
-        """Begin samples in some rows.
+        """Start samples in some rows.
 
         Args:
-            slots: Which rows, (n,), int64, on the host.
+            slots: The rows, (n,), int64, on the host.
             encoded: Their conditions, n rows.
             keys: Their keys, (n,), int64.
-            first_line: Where their plans begin in `plans`, (n,), int64, on the host.
+            first_line: First lines of their plans in `plans`, (n,), int64, on the host.
         """
         if self._terms is None:
             self._terms = torch.zeros(self.n_rows, encoded.terms.shape[1], device=self.z.device)
@@ -113,13 +113,13 @@ class RowSampler:
             self._without_compound[slots] = encoded.without_compound
         self._keys[slots], self._line[slots] = keys, first_line
         self._before[slots], self._mean[slots] = 0.0, encoded.mean
-        # Made for all rows, as noise of the same shape has the same bits; see `noise.py`.
+        # Drawn for all rows, because only noise of the same shape has the same bits; see `noise.py`.
         noise = standard_normal(mix(self._keys, Purpose.START), self._model.latent_dim)
         self.z[slots] = noise[slots]
 
     @torch.inference_mode()
     def tick(self) -> None:
-        """Take every row one step further; those that have ended, and empty ones, are to be read or left before."""
+        """Advance every row by one step; the caller must read finished rows before, and ignore empty ones."""
         assert self._terms is not None
         here = self._line.clamp_max(len(self.plans.steps) - 1)
         line = here.to(self.z.device)
@@ -138,7 +138,7 @@ class RowSampler:
         self._line += 1
 
     def latents(self) -> Tensor:
-        """Scaled latents where the rows stand, (rows, latent_dim)."""
+        """Current scaled latents of the rows, (rows, latent_dim)."""
         return self._mean + self.z
 
     def _read(self, terms: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""The variational autoencoder of expression profiles or of their changes."""
+"""The variational autoencoder of expression profiles or their changes."""
 
 import math
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from ldm_ray.settings import VaeSettings
 
 @dataclass(frozen=True)
 class VaeLoss:
-    """A loss to differentiate and its parts, scalars."""
+    """The loss to differentiate and its parts, scalars."""
 
     loss: Tensor
     reconstruction: Tensor
@@ -25,8 +25,8 @@ class VaeLoss:
 class Vae(nn.Module):
     """Encoder to (mu, log_var) and decoder to the profile's mean.
 
-    Inputs and outputs are profiles in the units of the target (log2 expression or its change); inside, genes
-    are centred and scaled by the training split's moments if the settings say so.
+    Inputs and outputs are in the target's units (log2 expression or its change). If the settings say so, genes are
+    centred and scaled inside by the training split's moments.
 
     Source: Kim & Yoo, section 2.3, with the layers of the authors' public code.
     """
@@ -58,10 +58,10 @@ class Vae(nn.Module):
     def encode(self, x: Tensor, keys: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return (mu, log_var) of q(z | x), each (batch, latent_dim), for profiles (batch, n_genes).
 
-        Keys, (batch,), int64, decide dropout in training.
+        Keys, (batch,), int64, are those of dropout in training.
 
         Raises:
-            ShapeError: If x has another number of genes.
+            ShapeError: If x has the wrong number of genes.
         """
         if x.ndim != 2 or x.shape[1] != self.n_genes:
             raise ShapeError(f"x must be (batch, {self.n_genes}); got {tuple(x.shape)}")
@@ -69,7 +69,7 @@ class Vae(nn.Module):
         return self.mu_head(hidden), self.log_var_head(hidden).clamp(-20.0, 20.0)
 
     def decode(self, z: Tensor) -> Tensor:
-        """Return the mean profile of latents (batch, latent_dim), shape (batch, n_genes)."""
+        """Return the mean profiles, (batch, n_genes), of latents (batch, latent_dim)."""
         out: Tensor = self.decoder(z) * self.gene_scale + self.gene_mean
         return out
 
@@ -102,12 +102,12 @@ def vae_loss(
         x: Profiles, (batch, n_genes).
         eps: N(0, 1), (batch, latent_dim).
         kl_weight: k.
-        reduction: `mean` averages over genes and over latent dimensions, as in common practice; `sum` is the
-            literal equation, divided by the number of genes so that learning rates carry over; it weighs the
-            divergence latent_dim / n_genes times as much as `mean` does.
-        free_bits: Divergence of each latent dimension, averaged over all workers' batches, that costs nothing; bits
+        reduction: `mean` averages over genes and over latent dimensions, as is common practice; `sum` is the literal
+            equation divided by the number of genes, so that learning rates carry over; it weights the divergence
+            latent_dim / n_genes times as much as `mean`.
+        free_bits: Divergence of each latent dimension, averaged over the global batch, that is not penalised; in bits
             of the divergence with its 1/2 (Kingma et al. 2016, arXiv:1606.04934, Eq. (15)).
-        keys: Decide dropout in training, (batch,), int64.
+        keys: Keys of dropout in training, (batch,), int64.
     """
     mu, log_var = vae.encode(x, keys)
     error = (vae.decode(reparameterise(mu, log_var, eps)) - x) / vae.gene_scale
@@ -117,7 +117,7 @@ def vae_loss(
     kl = unit * divergence.mean()
     if not free_bits:
         return VaeLoss(reconstruction + kl_weight * kl, reconstruction, kl)
-    # The bound is on the mean over the global batch, so that it does not depend on the number of workers.
+    # The bound applies to the mean over the global batch, so it does not depend on the number of workers.
     a_dimension = mean_over_global_batch(divergence)
     penalty = unit * a_dimension.clamp_min(2 * math.log(2) * free_bits).mean()
     return VaeLoss(reconstruction + kl_weight * penalty, reconstruction, kl)

@@ -1,1 +1,1 @@
-"""Loss modules, optimisation state and model bundles."""
+"""Training of one worker: wells, tasks, losses and the loop."""

@@ -8,8 +8,8 @@ class Ema:
     """Keeps averaged copies of every floating-point entry of a module's state.
 
     Note:
-        The decay is min(decay, (1 + n) / (10 + n)) after n updates, so that short runs are not dominated
-        by the initial weights.
+        The decay is min(decay, (1 + n) / (10 + n)) after n updates, so that the initial weights do not dominate
+        short runs.
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:
@@ -19,7 +19,7 @@ class Ema:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Move the averages towards the module's present state."""
+        """Move the averages towards the module's current state."""
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         floats = [(mine, theirs.detach()) for mine, theirs in self._pairs if mine.is_floating_point()]
@@ -29,7 +29,7 @@ class Ema:
                 mine.copy_(theirs)
 
     def state_dict(self) -> dict[str, Tensor | int]:
-        """Return what `load_state_dict` takes."""
+        """Return the state for `load_state_dict`."""
         return {"updates": self.updates, **{f"values.{name}": value for name, value in self.values.items()}}
 
     def load_state_dict(self, state: dict[str, Tensor | int]) -> None:

@@ -1,4 +1,4 @@
-"""Encodes every profile once under a trained autoencoder, so that diffusion training reads latents, not profiles."""
+"""Encodes every profile once with a trained autoencoder, so that diffusion training reads latents, not profiles."""
 
 import hashlib
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ ROWS_AT_ONCE = 1024
 
 
 def latents_id(dataset: PairedDataset, vae: Bundle) -> str:
-    """Return what names the latents of a dataset under an autoencoder."""
+    """Return the name of a dataset's latents under an autoencoder."""
     digest = hashlib.sha256(vae.config.target.encode())
     for entry in dataset.manifest["files"]:
         digest.update(entry["sha256"].encode())
@@ -32,7 +32,7 @@ def latents_id(dataset: PairedDataset, vae: Bundle) -> str:
 
 
 def record_name(number: int) -> str:
-    """Return the file that tells of the latents of a profile file; it is written last."""
+    """Return the name of the record of a profile file's latents, which is written last."""
     return f"part-{number:05d}.json"
 
 
@@ -42,10 +42,10 @@ class FileEncoder:
 
     Attributes:
         store: The dataset's folder.
-        folder: Where latents go, in the store.
-        profiles: Where profiles are.
+        folder: Folder of the latents, in the store.
+        profiles: The profile files.
         vae: The autoencoder.
-        base: What the target is measured from, for each control profile, (n_basal, n_genes).
+        base: Profile that the target is measured from, for each control, (n_basal, n_genes).
     """
 
     store: Store
@@ -55,7 +55,7 @@ class FileEncoder:
     base: np.ndarray
 
     def write(self, number: int, vae: Vae, device: torch.device) -> None:
-        """Encode a file's training and validation wells and write them; the record comes last."""
+        """Encode a file's training and validation wells and write them; the record is written last."""
         path = f"{self.profiles.root}/{self.profiles.entries[number]['path']}"
         slices = [piece for piece in self.profiles.slices(*SPLITS) if piece.path == path]
         columns = [*ID_COLUMNS, "split", "expression"]

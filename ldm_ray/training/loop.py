@@ -1,4 +1,4 @@
-"""The training loop of one worker: torch only, the same alone or under DDP."""
+"""The training loop of one worker: torch only, the same with one worker or under DDP."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -21,20 +21,20 @@ VALIDATION_EPOCH = -1
 
 
 class Hooks(Protocol):
-    """What the loop tells the outside; every worker calls both equally often."""
+    """Callbacks of the loop; every worker calls each of them equally often."""
 
     def on_step(self, step: int, total: int, epoch: int, loss: Tensor) -> None:
         """Called after each step; must not synchronise."""
 
     def report(self, metrics: dict[str, Any], state: dict[str, Any] | None) -> None:
-        """Called at each epoch's end (with metrics) and at each checkpoint (with a state)."""
+        """Called at the end of each epoch (with metrics) and at each checkpoint (with a state)."""
 
 
 @dataclass
 class Fit:
-    """Everything that changes while training; `state_dict` is what a checkpoint holds.
+    """Everything that changes in training; `state_dict` is the content of a checkpoint.
 
-    `best_loss` is of the measure that `keep` names, negated where more is better.
+    `best_loss` is the best value of the measure that `keep` names, negated if higher is better.
     """
 
     module: nn.Module
@@ -53,7 +53,7 @@ class Fit:
     COUNTERS = ("epoch", "step_in_epoch", "step", "best_loss", "best_epoch", "stopped", "loss_sum", "history")
 
     def state_dict(self) -> dict[str, Any]:
-        """Return tensors and plain values only, so that it loads without unpickling code."""
+        """Return only tensors and plain values, which load without unpickling code."""
         tensors = {
             "module": self.module.state_dict(),
             "optimiser": self.optimiser.state_dict(),
@@ -63,7 +63,7 @@ class Fit:
         return tensors | {name: getattr(self, name) for name in self.COUNTERS}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where a checkpoint was taken."""
+        """Restore a checkpoint."""
         self.module.load_state_dict(state["module"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.ema.load_state_dict(state["ema"])
@@ -73,7 +73,7 @@ class Fit:
 
 
 def start_fit(module: nn.Module, settings: OptimiserSettings) -> Fit:
-    """Set up the optimiser and the averages of a fresh run."""
+    """Set up the optimiser and the averaged weights of a fresh run."""
     optimiser = torch.optim.AdamW(
         module.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
     )
@@ -89,20 +89,20 @@ def run_fit(
     seed: int,
     hooks: Hooks,
 ) -> None:
-    """Train until the epochs are over or the validation loss has stopped falling; then load the best weights.
+    """Train until the last epoch or until early stopping; then load the best weights.
 
     Args:
         fit: Fresh or restored from a checkpoint.
         task: The model; `fit.module` is `task.module`.
         source: This worker's rows.
         settings: Optimiser settings.
-        seed: Decides order and noise.
-        hooks: Told of every step, epoch and checkpoint.
+        seed: Seed of order and noise.
+        hooks: Called at every step, epoch and checkpoint.
 
     Raises:
         NonFiniteError: If the loss becomes NaN or infinite.
     """
-    # Buffers are the same on all workers already: batch normalisation reduces its moments itself.
+    # Buffers are already equal on all workers, because batch normalisation reduces its moments itself.
     wrapped = DistributedDataParallel(fit.module, broadcast_buffers=False) if world_size() > 1 else fit.module
     plan = source.plan
     total = plan.steps * settings.epochs
@@ -130,7 +130,7 @@ def run_fit(
 def learning_rate_at(
     step: int, total: int, settings: OptimiserSettings, history: Sequence[Mapping[str, float]] = ()
 ) -> float:
-    """Warm-up then cosine, or up and down linearly, or halved at each plateau of the validation loss."""
+    """Learning rate of a step: warm-up then cosine, linearly up and down, or halved at each plateau of the loss."""
     low, peak = settings.final_learning_rate_share, settings.learning_rate
     progress = min(1.0, step / max(1, (settings.cosine_steps or total) - 1))
     if settings.learning_rate_shape == "triangle":
@@ -143,7 +143,7 @@ def learning_rate_at(
 
 
 def plateaus(losses: Sequence[float], patience: int) -> int:
-    """Count how often more than `patience` epochs in a row brought no better loss, as torch's ReduceLROnPlateau."""
+    """Count the times that more than `patience` epochs in a row did not improve, as torch's ReduceLROnPlateau does."""
     best, bad, count = math.inf, 0, 0
     for loss in losses:
         best, bad = (loss, 0) if loss < best * (1 - 1e-4 * math.copysign(1, best)) else (best, bad + 1)
@@ -153,7 +153,7 @@ def plateaus(losses: Sequence[float], patience: int) -> int:
 
 
 def validation_losses(task: Task, source: WellSource, seed: int) -> dict[str, float]:
-    """Mean losses over all workers' rows, with noise that is the same at every epoch."""
+    """Mean losses over all workers' rows, with the same noise in every epoch."""
     task.module.eval()
     sums: dict[str, Tensor] = {}
     with torch.no_grad():
@@ -185,7 +185,7 @@ def _end_epoch(
     seed: int,
     train_loss: float,
 ) -> None:
-    """Validate with the averaged weights, keep them if they are the best so far by `keep`, count patience."""
+    """Validate with the averaged weights, keep them if they are the best so far by `keep`, and check early stopping."""
     if not math.isfinite(train_loss):
         raise NonFiniteError(f"the training loss is {train_loss} in epoch {fit.epoch}; lower the learning rate")
     present = {name: value.clone() for name, value in fit.module.state_dict().items()}
@@ -211,7 +211,7 @@ def _end_epoch(
 
 
 def _due(fit: Fit, settings: OptimiserSettings) -> bool:
-    """Tell whether a checkpoint fell due in the epoch's last stretch."""
+    """Return whether a checkpoint is due at the end of the epoch."""
     return (
         fit.step // settings.checkpoint_every_steps > (fit.step - 1) // settings.checkpoint_every_steps or fit.stopped
     )

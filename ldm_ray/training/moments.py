@@ -1,4 +1,4 @@
-"""Moments of a split over all workers: scaling of genes and latents, and the observation noise."""
+"""Moments of a split over all workers: scaling of genes and latents, and observation noise."""
 
 from collections.abc import Iterable
 
@@ -50,21 +50,21 @@ def latent_moments(source: WellSource, latents: Latents, seed: int) -> tuple[Ten
 def fit_observation_noise(vae: Vae, source: WellSource, tables: Tables, seed: int, rank: int) -> ObservationNoise:
     """Fit the residual of the decoder at sampled latents, low-rank plus diagonal.
 
-    The residual is taken at a *sampled* latent: where the decoder is the regression of x on z, decoder mean
-    plus such noise then has the covariance of x. Its per-gene variance is kept exactly.
+    The residual is taken at a *sampled* latent: if the decoder is the regression of x on z, the decoder's mean plus
+    such noise has the covariance of x. The per-gene variance is kept exactly.
 
     Source: Tipping & Bishop 1999, doi:10.1111/1467-9868.00196 (the M step of probabilistic PCA).
 
     Note:
-        The eigenvalues left over are averaged over the rank of the sample covariance, which is below the number
-        of genes on small splits.
+        The remaining eigenvalues are averaged over the rank of the sample covariance, which is below the number of
+        genes on small splits.
 
     Args:
         vae: Trained autoencoder.
-        source: Its validation rows are used, which the autoencoder was not trained on.
-        tables: What the rows refer to.
-        seed: Decides the sampled latents.
-        rank: Factors wanted; no more than one per 20 rows are kept, 0 for per-gene noise.
+        source: Its validation rows are used, on which the autoencoder was not trained.
+        tables: Tables that the rows refer to.
+        seed: Seed of the sampled latents.
+        rank: Number of factors, reduced to at most one per 20 rows; 0 means per-gene noise only.
     """
 
     latents = Latents(vae, tables)
@@ -82,7 +82,7 @@ def fit_observation_noise(vae: Vae, source: WellSource, tables: Tables, seed: in
     strength = (eigenvalues.flip(0)[:rank] - rest).clamp_min(0)
     factor = vectors.flip(1)[:, :rank] * torch.sqrt(strength)
     variance = covariance.diagonal()
-    # A factor may not explain more than 95% of a gene; the rest of its variance stays its own.
+    # The factors may not explain more than 95% of a gene's variance; the rest is the gene's own.
     shared = (factor**2).sum(dim=1)
     factor = factor * torch.sqrt((0.95 * variance / shared.clamp_min(1e-12)).clamp_max(1.0))[:, None]
     own = (variance - (factor**2).sum(dim=1)).clamp_min(0)

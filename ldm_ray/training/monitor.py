@@ -1,4 +1,4 @@
-"""What a model reports, measured after each epoch: the loss alone does not say which epoch predicts best."""
+"""Scores a model's mean after each epoch, because the loss alone does not show which epoch predicts best."""
 
 from dataclasses import dataclass, fields
 
@@ -16,23 +16,23 @@ from ldm_ray.training.rows import Tables
 
 MONITOR_WELLS = 1024
 SAMPLES, STEPS, SAMPLED_WELLS = 4, 10, 256
-"""Of models without a direct mean: theirs carries sampling noise, and is measured on fewer wells, as it takes longer
-than an epoch of training."""
+"""For models without a direct mean: sampling on all wells would take longer than an epoch of training, so their mean is
+measured on fewer wells, with sampling noise."""
 
 
 @dataclass(frozen=True)
 class MonitorWells:
-    """A sample of validation wells; n of them.
+    """A sample of n validation wells.
 
     Attributes:
-        keys: (n,), int64.
+        keys: Key of the profile id, (n,), int64.
         basal: Row of `Tables.basal`, (n,).
         compound: Row of `Tables.embeddings`, (n,).
-        dose_um: (n,).
-        time_h: (n,).
-        y: Measured, log2, (n, n_genes).
-        unseen_control: The plate's reserved control, which no model is given, log2, (n, n_genes).
-        has_control: Whether there is one, (n,), bool.
+        dose_um: Micromolar, (n,).
+        time_h: Hours, (n,).
+        y: Measured profile, log2, (n, n_genes).
+        unseen_control: The plate's reserved control, which no model sees, log2, (n, n_genes).
+        has_control: Whether the plate has one, (n,), bool.
     """
 
     keys: Tensor
@@ -65,12 +65,12 @@ def monitor_wells(wells: Wells) -> MonitorWells:
 
 
 class MeanMonitor:
-    """Scores the reported mean on a sample of validation wells, dealt to the workers.
+    """Scores a model's mean on a sample of validation wells, split among the workers.
 
     Args:
-        wells: The same on every worker.
-        tables: What they refer to.
-        guidance: As predictions are made with.
+        wells: The sample, the same on every worker.
+        tables: Tables that the wells refer to.
+        guidance: Guidance of predictions.
     """
 
     def __init__(self, wells: MonitorWells, tables: Tables, guidance: float = 1.0) -> None:
@@ -82,9 +82,9 @@ class MeanMonitor:
 
     @torch.no_grad()
     def measure(self, model: LatentDiffusion, vae: Vae) -> dict[str, float]:
-        """Return `mse`, squared error a gene, and `delta_pcc`, correlation of the change over genes, mean over wells.
+        """Return `mse` (squared error per gene) and `delta_pcc` (correlation of the change over genes), over wells.
 
-        The measured change is from a control that the model has not seen; wells without one are left out of it.
+        The measured change is taken from the reserved control; wells without one do not count for `delta_pcc`.
         """
         tables = self._tables
         none = torch.zeros(tables.basal.shape[1], device=tables.basal.device)

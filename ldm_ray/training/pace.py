@@ -1,4 +1,4 @@
-"""How fast a worker trains, and how long it waits for its wells."""
+"""A worker's training speed, and the time it waits for its wells."""
 
 import time
 from collections import deque
@@ -11,17 +11,17 @@ from ldm_ray.training.rows import Rows
 from ldm_ray.training.source import EpochPlan, WellSource
 
 LATEST = 20
-"""How many earlier looks the latest figures reach back."""
+"""Number of calls of `latest` that its figures reach back."""
 
 
 @dataclass(frozen=True)
 class Sums:
-    """What a worker has done so far.
+    """A worker's totals so far.
 
     Attributes:
-        wells: Trained on.
-        waited_s: Spent waiting for the next batch.
-        worked_s: Spent on batches that were there.
+        wells: Wells trained on.
+        waited_s: Seconds spent waiting for batches.
+        worked_s: Seconds spent on batches.
     """
 
     wells: int = 0
@@ -31,11 +31,11 @@ class Sums:
 
 @dataclass(frozen=True)
 class PaceFigures:
-    """A worker's pace over a while.
+    """A worker's pace over some time.
 
     Attributes:
-        wells_per_s: Of this worker.
-        data_wait: Share of the time in which it waited for its wells, in [0, 1].
+        wells_per_s: Wells per second of this worker.
+        data_wait: Share of the time spent waiting for wells, in [0, 1].
     """
 
     wells_per_s: float
@@ -43,12 +43,12 @@ class PaceFigures:
 
 
 class Pace:
-    """Times the batches that a worker takes. What happens between epochs, validation for instance, counts in nothing.
+    """Times a worker's batches; the time between epochs, such as validation, does not count.
 
-    On a GPU, steps are put into its queue and a copy to it waits for them, so waiting may be overstated there.
+    On a GPU steps are queued, and copying a batch waits for them, so waiting may be overstated there.
 
     Args:
-        clock: Seconds since whenever.
+        clock: Returns seconds.
     """
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
@@ -56,7 +56,7 @@ class Pace:
         self._looks = deque([Sums()], maxlen=LATEST)
 
     def timed(self, batches: Iterator[Rows]) -> Iterator[Rows]:
-        """Pass on the batches of an epoch, and time them."""
+        """Yield the batches of an epoch and time them."""
         self._epoch_began = self._sums
         asked = self._clock()
         for rows in batches:
@@ -67,13 +67,13 @@ class Pace:
             self._sums, asked = Sums(so_far.wells + len(rows), waited_s, worked_s), done
 
     def latest(self) -> PaceFigures | None:
-        """Return the pace since `LATEST` looks ago; None before the first batch is done."""
+        """Return the pace since `LATEST` calls ago; None before the first batch is done."""
         figures = self._since(self._looks[0])
         self._looks.append(self._sums)
         return figures
 
     def of_epoch(self) -> PaceFigures | None:
-        """Return the pace of the epoch so far; None before its first batch is done."""
+        """Return the pace of the current epoch; None before its first batch is done."""
         return self._since(self._epoch_began)
 
     def _since(self, before: Sums) -> PaceFigures | None:
@@ -86,7 +86,7 @@ class Pace:
 
 @dataclass(frozen=True)
 class PacedSource:
-    """A source whose training batches are timed."""
+    """A source with timed training batches."""
 
     source: WellSource
     pace: Pace

@@ -1,4 +1,4 @@
-"""Sums over all workers of a run; plain values where there is one worker."""
+"""Sums over all workers of a run; with one worker, plain values."""
 
 import torch
 import torch.distributed as dist
@@ -18,7 +18,7 @@ def rank() -> int:
 
 
 def sum_over_workers(value: Tensor) -> Tensor:
-    """Add a tensor up over all workers; itself where there is one."""
+    """Sum a tensor over all workers."""
     if world_size() > 1:
         value = value.clone()
         dist.all_reduce(value)
@@ -31,6 +31,6 @@ def mean_over_workers(value: Tensor) -> float:
 
 
 def count_over_workers(source: WellSource, split: str) -> float:
-    """Count all workers' rows of a split; on the rows' device, since nccl reduces nothing else."""
+    """Count all workers' rows of a split; summed on the rows' device, as nccl requires."""
     own = torch.tensor(float(source.count(split)), dtype=torch.float64, device=source.device)
     return float(sum_over_workers(own))

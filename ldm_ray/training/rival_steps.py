@@ -1,4 +1,4 @@
-"""The loss modules of the published rivals; DDP wraps exactly these."""
+"""The loss modules of the published rivals, which DDP wraps."""
 
 from dataclasses import dataclass
 
@@ -47,7 +47,7 @@ class PrnetLossModule(nn.Module):
 
 
 class PertditLossModule(nn.Module):
-    """Mean squared error of the noise, at one uniformly drawn step a row."""
+    """Mean squared error of the noise, at one uniformly drawn step per row."""
 
     def __init__(self, model: PertDit, diffusion: GaussianDiffusion) -> None:
         super().__init__()
@@ -76,7 +76,7 @@ class RivalTask:
         )
 
     def monitor(self) -> dict[str, float]:
-        """Nothing beside the losses."""
+        """Return nothing besides the losses."""
         return {}
 
     def batch(self, rows: Rows, keys: Tensor) -> ProfileBatch:

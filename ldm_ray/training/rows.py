@@ -1,4 +1,4 @@
-"""Treated wells on a device, and the tables that they refer to."""
+"""Treated wells on a device, and the tables they refer to."""
 
 from dataclasses import dataclass, fields
 from typing import Self
@@ -11,14 +11,14 @@ from ldm_ray.models.condition import ConditionBatch
 
 @dataclass(frozen=True, kw_only=True)
 class Rows:
-    """Treated wells on a device, n of them: what they were treated with. Their values are a subclass's.
+    """The treatments of n wells on a device; subclasses add their values.
 
     Attributes:
         keys: Key of the profile id, (n,), int64.
         basal: Row of `Tables.basal`, (n,).
         compound: Row of `Tables.embeddings`, (n,).
-        dose_um: (n,).
-        time_h: (n,).
+        dose_um: Micromolar, (n,).
+        time_h: Hours, (n,).
     """
 
     keys: Tensor
@@ -31,7 +31,7 @@ class Rows:
         return len(self.keys)
 
     def take(self, index: Tensor) -> Self:
-        """Return some rows, in the order of `index`."""
+        """Return the rows at `index`, in that order."""
         return type(self)(**{name: column.index_select(0, index) for name, column in self._columns()})
 
     def to(self, device: torch.device) -> Self:
@@ -55,20 +55,20 @@ class ProfileRows(Rows):
 
 @dataclass(frozen=True, kw_only=True)
 class LatentRows(Rows):
-    """Wells with mean and log-variance of their latent side by side, (n, 2 latent_dim)."""
+    """Wells with the mean and log-variance of their latent side by side, (n, 2 latent_dim)."""
 
     moments: Tensor
 
 
 @dataclass(frozen=True)
 class Tables:
-    """What rows refer to by number, on the same device.
+    """Tables that rows refer to by number, on the same device.
 
     Attributes:
         basal: Control profiles, log2, (n_basal, n_genes).
-        basal_input: What the model is conditioned on for each of them, log2, (n_basal, n_genes).
+        basal_input: The model's input for each control, log2, (n_basal, n_genes).
         embeddings: Compound embeddings, (n_compounds, embedding_dim).
-        base: What the target is measured from, for each control profile, log2, (n_basal, n_genes).
+        base: Profile that the target is measured from, for each control, log2, (n_basal, n_genes).
     """
 
     basal: Tensor
@@ -78,7 +78,7 @@ class Tables:
 
 
 def condition_of(rows: Rows, tables: Tables) -> ConditionBatch:
-    """Gather the condition of rows, from the tables on the device."""
+    """Gather the conditions of rows from the tables."""
     return ConditionBatch(
         x_basal=tables.basal_input[rows.basal],
         compound=tables.embeddings[rows.compound],
@@ -88,11 +88,11 @@ def condition_of(rows: Rows, tables: Tables) -> ConditionBatch:
 
 
 def expression_of(rows: Rows) -> Tensor:
-    """Return the profiles of rows that have them, log2, (n, n_genes)."""
-    assert isinstance(rows, ProfileRows), "encoded rows have no profiles any more"
+    """Return the profiles of `ProfileRows`, log2, (n, n_genes)."""
+    assert isinstance(rows, ProfileRows), "encoded rows no longer have profiles"
     return rows.expression
 
 
 def target_of(rows: Rows, tables: Tables) -> Tensor:
-    """Return what the autoencoder sees, (batch, n_genes): the profile less its base."""
+    """Return the autoencoder's target, (batch, n_genes): the profile minus its base."""
     return expression_of(rows) - tables.base[rows.basal]

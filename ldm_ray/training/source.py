@@ -1,8 +1,7 @@
-"""Where a worker's treated wells come from: the interface, and the source that holds them in memory.
+"""Sources of a worker's treated wells: the interface, and the source that holds them in memory.
 
-A worker of a resident source holds some lanes of a split (`ldm_ray.data.lanes`). A global batch takes equally many
-rows of each lane, in an order keyed by (seed, epoch, row): the batches are the same sets of rows for 1, 2, 4 ...
-workers.
+With a resident source, a worker holds some lanes of a split (`ldm_ray.data.lanes`). A global batch takes equally many
+rows of each lane, in an order keyed by (seed, epoch, row), so its rows are the same for 1, 2, 4 ... workers.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -22,11 +21,11 @@ ROWS_AT_ONCE = 1024
 
 @dataclass(frozen=True)
 class EpochPlan:
-    """How many steps an epoch has, and what it leaves out; the same on every worker.
+    """Steps of an epoch and the rows it drops; the same on every worker.
 
     Attributes:
-        steps: Global batches an epoch.
-        dropped: Rows of the training split that an epoch leaves out, others each time.
+        steps: Global batches per epoch.
+        dropped: Training rows that an epoch drops, different ones each time.
     """
 
     steps: int
@@ -34,7 +33,7 @@ class EpochPlan:
 
 
 class WellSource(Protocol):
-    """The wells of one worker. All workers of a run have the same plan."""
+    """The wells of one worker; all workers of a run have the same plan."""
 
     @property
     def plan(self) -> EpochPlan:
@@ -45,7 +44,7 @@ class WellSource(Protocol):
         """Where the rows are."""
 
     def count(self, split: str) -> int:
-        """Return how many wells of a split this worker has."""
+        """Return this worker's number of wells in a split."""
 
     def batches(self, epoch: int, first_step: int = 0) -> Iterator[Rows]:
         """Yield this worker's part of each global batch of an epoch, from `first_step` on."""
@@ -59,11 +58,11 @@ class ResidentSource:
     """Wells held on the device.
 
     Attributes:
-        rows: By split, sorted by key.
+        rows: Wells by split, sorted by key.
         lane: Lane of each training row, (n,), int64.
         plan: See `lane_plan`.
         rows_per_lane: Rows of each lane in a batch.
-        seed: Decides the order.
+        seed: Seed of the order.
     """
 
     rows: Mapping[str, Rows]
@@ -99,7 +98,7 @@ class ResidentSource:
             yield rows.take(index)
 
     def encoded(self, encode: Callable[[Rows], Tensor]) -> "ResidentSource":
-        """Return a source of latents whose moments are `encode(rows)`, computed once; the profiles are let go."""
+        """Return a source of latents with moments `encode(rows)`, computed once, and without the profiles."""
         rows = {
             split: LatentRows(**part.ids(), moments=torch.cat([encode(piece) for piece in self.sweep(split)]))
             for split, part in self.rows.items()
@@ -108,11 +107,11 @@ class ResidentSource:
 
 
 def lane_plan(n_rows: int, n_lanes: int, global_batch_size: int, world_size: int) -> EpochPlan:
-    """Plan an epoch of resident rows, `n_rows` of all workers together.
+    """Plan an epoch of resident rows; `n_rows` counts those of all workers.
 
     Raises:
-        SettingsError: If the workers do not divide the lanes, or the lanes the batch.
-        DataError: If there are fewer rows than one batch takes.
+        SettingsError: If the number of workers does not divide that of lanes, or lanes do not divide the batch.
+        DataError: If there are fewer rows than a batch needs.
     """
     if n_lanes % world_size:
         raise SettingsError(f"the number of workers must divide ray.lanes = {n_lanes}; got {world_size}")
@@ -122,11 +121,11 @@ def lane_plan(n_rows: int, n_lanes: int, global_batch_size: int, world_size: int
 
 
 def stream_plan(n_rows: int, global_batch_size: int, world_size: int) -> EpochPlan:
-    """Plan an epoch of streamed rows, `n_rows` of all workers together.
+    """Plan an epoch of streamed rows; `n_rows` counts those of all workers.
 
     Raises:
-        SettingsError: If the workers do not divide the batch.
-        DataError: If there are fewer rows than one batch takes.
+        SettingsError: If the number of workers does not divide the batch.
+        DataError: If there are fewer rows than a batch needs.
     """
     if global_batch_size % world_size:
         raise SettingsError(

@@ -1,24 +1,24 @@
-"""What a training run says of itself while it runs, for progress bars and the watchdog of a search."""
+"""Progress of a training run, for progress bars and the watchdog of a search."""
 
 from collections.abc import Callable
 from typing import TypedDict
 
 
 class TrainingStatus(TypedDict, total=False):
-    """The latest news of a run; a key is there once it is known.
+    """Latest progress of a run; keys appear once their value is known.
 
     Attributes:
         step: Global batches done, of `total`.
-        total: Global batches of all epochs; early stopping may end sooner.
-        epoch: Zero-based.
-        loss: Of the latest step.
-        valid_loss: Of the latest epoch.
-        best_loss: Lowest so far.
-        stage: What happens after the last step, in a few words; wells done of `stage_total`.
-        stage_done: Wells.
-        stage_total: Wells.
-        error: What went wrong in a worker.
-        diverged: That the loss became NaN or infinite, and when.
+        total: Global batches of all epochs; early stopping may end training sooner.
+        epoch: Current epoch, from 0.
+        loss: Loss of the latest step.
+        valid_loss: Validation loss of the latest epoch.
+        best_loss: Lowest so far of the measure that decides which epoch is kept.
+        stage: Current work after the last step, in a few words.
+        stage_done: Wells done in that stage.
+        stage_total: Wells of that stage.
+        error: Error of a worker.
+        diverged: Message that, and when, the loss became NaN or infinite.
     """
 
     step: int
@@ -38,4 +38,4 @@ OnStatus = Callable[[TrainingStatus], None]
 
 
 def unheard(status: TrainingStatus) -> None:
-    """Take a status for somebody who does not look."""
+    """Ignore a status."""

@@ -1,4 +1,4 @@
-"""Which step of the chain a training row is noised to."""
+"""Draws the step of the chain that a training row is noised to."""
 
 import torch
 from torch import Tensor, nn
@@ -13,16 +13,16 @@ ROWS_BEFORE_USE = 32
 
 
 class StepSampler(nn.Module):
-    """Draws steps uniformly, or in proportion to the root of the loss's second moment there.
+    """Draws steps uniformly, or in proportion to the root of the second moment of their loss.
 
-    Each row's loss is then weighed by what its step was drawn too often, so that the expected loss stays the same
-    and its variance falls.
+    In the latter case each row's loss is weighted by the inverse of its step's relative probability, which keeps the
+    expected loss and lowers its variance.
 
     Source: Nichol & Dhariwal 2021 (arXiv:2102.09672), Eq. (18).
 
     Note:
-        Moments are kept of at most 50 equal stretches of the chain, over all workers, and 1% of the draws stay
-        uniform; until every stretch has seen 32 rows all are. As buffers they are part of checkpoints.
+        Moments are kept for at most 50 equal stretches of the chain, over all workers. 1% of the draws stay uniform,
+        and all of them until every stretch has seen 32 rows. The moments are buffers, hence part of checkpoints.
     """
 
     second_moment: Tensor
@@ -44,10 +44,10 @@ class StepSampler(nn.Module):
         return (1 - UNIFORM_SHARE) * root / root.sum() + UNIFORM_SHARE / len(root)
 
     def draw(self, keys: Tensor) -> tuple[Tensor, Tensor]:
-        """Return zero-based steps and the weights of their losses, each (batch,); uniform outside of training.
+        """Return zero-based steps and the weights of their losses, each (batch,); uniform outside training.
 
         Args:
-            keys: Decide the steps, (batch,), int64.
+            keys: Keys of the draws, (batch,), int64.
         """
         if not (self.importance and self.training):
             return uniform_integers(keys, self.num_steps), torch.ones(len(keys), device=keys.device)
@@ -61,7 +61,7 @@ class StepSampler(nn.Module):
 
     @torch.no_grad()
     def update(self, t: Tensor, loss: Tensor) -> None:
-        """Learn from the unweighted losses of rows, (batch,); every worker must call it."""
+        """Update the moments with unweighted losses of rows, (batch,); every worker must call this."""
         if not (self.importance and self.training):
             return
         chosen = (t * len(self.seen)) // self.num_steps
@@ -70,7 +70,7 @@ class StepSampler(nn.Module):
         sums[1].index_add_(0, chosen, torch.ones_like(loss, dtype=torch.float64))
         squares, rows = sum_over_workers(sums)
         present = rows > 0
-        # A stretch's first rows make its moment; later ones move it.
+        # A stretch's first rows set its moment; later rows update it.
         keep = torch.where(self.seen > 0, DECAY, 0.0)
         moved = keep * self.second_moment + (1 - keep) * (squares / rows.clamp_min(1)).to(self.second_moment.dtype)
         self.second_moment.copy_(torch.where(present, moved, self.second_moment))

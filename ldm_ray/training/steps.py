@@ -1,4 +1,4 @@
-"""The modules whose forward computes a loss; DDP wraps exactly these."""
+"""The loss modules, which DDP wraps: their forward computes a loss."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -19,7 +19,7 @@ from ldm_ray.training.step_sampling import StepSampler
 
 @dataclass(frozen=True)
 class StepLosses:
-    """The scalar to differentiate and what else is worth plotting; scalars."""
+    """The loss to differentiate and other values worth plotting, scalars."""
 
     loss: Tensor
     parts: dict[str, Tensor]
@@ -53,14 +53,14 @@ class VaeLossModule(nn.Module):
         self.register_buffer("steps_taken", torch.zeros((), dtype=torch.int64))
 
     def forward(self, batch: VaeBatch) -> StepLosses:
-        """Loss of Eq. (2) with noise keyed by row; k rises over the first steps; in validation all counts."""
+        """Loss of Eq. (2) with noise keyed by row; k rises and free bits apply in training only."""
         eps = standard_normal(mix(batch.keys, Purpose.LATENT), self.vae.latent_dim)
         settings = self.settings
         kl_weight: float | Tensor = settings.kl_weight
         if self.training and settings.kl_warmup_steps:
             self.steps_taken += 1
             kl_weight = kl_weight * (self.steps_taken / (settings.kl_warmup_steps + 1)).clamp_max(1.0)
-        # A bound on a mean would make the validation loss depend on how rows are cut into pieces.
+        # In validation, a bound on a mean would depend on how rows are cut into pieces.
         free_bits = settings.free_bits if self.training else 0.0
         loss = vae_loss(self.vae, batch.x, eps, kl_weight, settings.reduction, free_bits, batch.keys)
         return StepLosses(loss.loss, {"reconstruction": loss.reconstruction, "kl": loss.kl})
@@ -75,7 +75,10 @@ class LdmLossModule(nn.Module):
         self.steps = StepSampler(model.diffusion.num_steps, importance=config.denoiser.step_sampling == "importance")
 
     def forward(self, batch: DiffusionBatch) -> StepLosses:
-        """Loss at one drawn step a row, Eq. (10); with a regression head, of what it leaves, plus its squared error."""
+        """Loss at one drawn step per row, Eq. (10).
+
+        With a regression head it is the loss of the head's residual plus the head's squared error.
+        """
         model, diffusion, keys = self.model, self.model.diffusion, batch.keys
         encoded = model.condition_encoder(batch.condition, keys, self._without_compound(keys))
         mean = model.mean_latent(batch.condition, encoded, keys)
@@ -94,24 +97,24 @@ class LdmLossModule(nn.Module):
         return StepLosses(loss, parts)
 
     def _without_compound(self, keys: Tensor) -> Tensor | None:
-        """Rows that are trained without their compound, (batch,), bool."""
+        """Mask of the rows trained without their compound, (batch,), bool."""
         if not (self.training and self.guidance_dropout):
             return None
         return ~keep_mask(mix(keys, Purpose.WITHOUT_COMPOUND), 1, 1.0 - self.guidance_dropout)[:, 0]
 
 
 class Task(Protocol):
-    """What the training loop needs to know of a model."""
+    """A model as the training loop sees it."""
 
     @property
     def module(self) -> nn.Module:
-        """The loss module; its forward takes what `batch` returns and gives `StepLosses`."""
+        """The loss module; its forward maps the result of `batch` to `StepLosses`."""
 
     def batch(self, rows: Rows, keys: Tensor) -> object:
-        """Build the loss module's input for some rows; nothing here is differentiated."""
+        """Build the loss module's input for rows, without gradients."""
 
     def monitor(self) -> dict[str, float]:
-        """Measure what is reported, on validation wells; called on all workers after each epoch."""
+        """Score the model's mean on validation wells; called on all workers after each epoch."""
 
 
 class VaeTask:
@@ -125,7 +128,7 @@ class VaeTask:
         return VaeBatch(target_of(rows, self.tables), keys)
 
     def monitor(self) -> dict[str, float]:
-        """Nothing beside the losses."""
+        """Return nothing besides the losses."""
         return {}
 
 
@@ -149,16 +152,16 @@ class LdmTask:
         return DiffusionBatch(self.model.scale_latent(z), condition_of(rows, self.tables), keys)
 
     def monitor(self) -> dict[str, float]:
-        """Squared error and delta correlation of the reported mean."""
+        """Return squared error and delta correlation of the model's mean."""
         return self._monitor.measure(self.model, self.latents.vae) if self._monitor else {}
 
 
 class Latents:
-    """Latents of rows under a fixed autoencoder: encoded now, or from moments that the rows carry already.
+    """Latents of rows under a fixed autoencoder: encoded here, or from the moments that rows already carry.
 
     Args:
         vae: The autoencoder.
-        tables: What rows refer to.
+        tables: Tables that the rows refer to.
     """
 
     def __init__(self, vae: Vae, tables: Tables) -> None:
@@ -172,6 +175,6 @@ class Latents:
         return torch.cat(self.vae.encode(target_of(rows, self.tables)), dim=1)
 
     def sample(self, rows: Rows, keys: Tensor) -> Tensor:
-        """Sample z of q(z | x) with noise keyed by row, (n, latent_dim)."""
+        """Sample z from q(z | x) with noise keyed by row, (n, latent_dim)."""
         mu, log_var = self.moments(rows).chunk(2, dim=1)
         return reparameterise(mu, log_var, standard_normal(mix(keys, Purpose.LATENT), self.vae.latent_dim))

@@ -1,4 +1,4 @@
-"""Builds what a training run trains: the task of each kind of model, its scaling, and what a finished run keeps."""
+"""Builds the task of each kind of model, with its scaling and the tensors that a finished run keeps."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -21,21 +21,21 @@ from ldm_ray.training.source import ResidentSource, WellSource
 from ldm_ray.training.steps import Latents, LdmTask, Task, VaeTask
 
 SMALLEST_CONTROL_SD = 0.1
-"""log2. Genes that hardly vary over controls would else be blown up."""
+"""log2; without it, genes that hardly vary over controls would be scaled up."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TaskInputs:
-    """What a worker knows when it builds its task.
+    """Inputs from which a worker builds its task.
 
     Attributes:
         kind: `vae`, `ldm` or a rival's name.
         config: All settings.
         source: This worker's wells.
-        tables: What the wells refer to.
-        training_controls: Rows of `tables.basal` that training wells are paired with, (n,).
-        vae: Weights of the autoencoder under a diffusion model.
-        monitor: Validation wells on which a diffusion model's mean is measured after each epoch.
+        tables: Tables that the wells refer to.
+        training_controls: Rows of `tables.basal` paired with training wells, (n,).
+        vae: Weights of a diffusion model's autoencoder.
+        monitor: Validation wells on which a diffusion model's mean is scored after each epoch.
     """
 
     kind: str
@@ -49,7 +49,7 @@ class TaskInputs:
 
 @dataclass(frozen=True)
 class BuiltTask:
-    """A task, the wells it trains on, and what a finished run keeps of it."""
+    """A task, the wells it trains on, and the tensors that a finished run keeps."""
 
     task: Task
     source: WellSource

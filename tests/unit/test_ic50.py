@@ -279,7 +279,7 @@ def test_tables_that_do_not_meet(files: tuple[Path, Path], genes: Any, tmp_path:
     with pytest.raises(DataError, match=r"no row has an IC50, a SMILES and a profile .* \(rows left: 2, 2, 1, 0\)"):
         load_ic50(tmp_path / "other.csv", files[1], genes)
     two = np.flatnonzero(rows.cell < 2)
-    with pytest.raises(DataError, match="split by cell needs at least 3 different ones; got 2"):
+    with pytest.raises(DataError, match="split by cell needs at least 3 units; got 2"):
         split_rows(permuted(rows, two), "cell", 0)
     with pytest.raises(DataError, match="must be one of random, drug, cell; got 'plate'"):
         split_rows(rows, "plate", 0)

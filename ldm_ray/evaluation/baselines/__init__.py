@@ -1,1 +1,1 @@
-"""Trivial and linear baselines, clouds and ceilings that every table carries."""
+"""Baselines without a network, and the planted truth, as rows of every table."""

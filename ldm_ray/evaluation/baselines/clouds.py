@@ -1,4 +1,4 @@
-"""Honest rivals of any generative model: simulated wells without a model, drawn from training wells."""
+"""Baselines that a generative model must beat: wells drawn from training wells, without a model."""
 
 from collections.abc import Hashable
 from dataclasses import dataclass, field
@@ -19,18 +19,18 @@ LEVELS = (cell_time, cell, everywhere)
 
 @dataclass
 class Reservoir:
-    """A seeded sub-sample of training profiles, or changes, of each cell line and time.
+    """A seeded sub-sample of training profiles, or of changes, by cell line and time.
 
     Attributes:
-        seed: Of the draw.
-        kept: Rank and values of up to `KEPT_WELLS` wells of each group, at each level of coarseness.
+        seed: Seed of the draw.
+        kept: Rank and values of up to `KEPT_WELLS` wells per group, at each level of coarseness.
     """
 
     seed: int
     kept: list[dict[Hashable, tuple[np.ndarray, np.ndarray]]] = field(default_factory=lambda: [{} for _ in LEVELS])
 
     def add(self, wells: Wells, values: np.ndarray) -> None:
-        """Add training wells' values, (n, n_genes); those with the lowest ranks stay."""
+        """Add training wells' values, (n, n_genes); the wells with the lowest ranks are kept."""
         rank = _ranks(wells.keys, self.seed, Purpose.KEPT_WELLS)
         for labels_of, kept in zip(LEVELS, self.kept, strict=True):
             for label, rows in rows_by_label(labels_of(wells)).items():
@@ -42,7 +42,7 @@ class Reservoir:
                 kept[label] = (ranks[best], profiles[best])
 
     def draw(self, wells: Wells) -> np.ndarray:
-        """Draw a kept value of each well's cell line and time (or coarser), keyed by well, (n, n_genes)."""
+        """Draw a kept value from each well's cell line and time (or coarser), keyed by well, (n, n_genes)."""
         choice = _ranks(wells.keys, self.seed, Purpose.CHOSEN_WELL)
         out = np.empty((len(wells), wells.y.shape[1]), np.float32)
         found = np.zeros(len(wells), dtype=bool)
@@ -58,14 +58,14 @@ class Reservoir:
 
 @dataclass(frozen=True)
 class LowRankGaussian:
-    """A zero-mean Gaussian of covariance factor factor^T + diag(sd^2): what a training residual looks like."""
+    """A zero-mean Gaussian with covariance factor factor^T + diag(sd^2), fitted to training residuals."""
 
     factor: np.ndarray
     sd: np.ndarray
 
     @staticmethod
     def of(covariance: np.ndarray, rank: int = RANK) -> "LowRankGaussian":
-        """Keep the strongest factors of a covariance, (n_genes, n_genes), and every gene's variance."""
+        """Keep the strongest factors of a covariance, (n_genes, n_genes), and the variance of every gene."""
         n = len(covariance)
         values, vectors = scipy.linalg.eigh(covariance, subset_by_index=[max(0, n - rank), n - 1])
         factor = vectors * np.sqrt(np.maximum(values, 0.0))
@@ -78,7 +78,7 @@ class LowRankGaussian:
         return np.asarray(np.sqrt((self.factor**2).sum(axis=1) + self.sd**2))
 
     def draw(self, keys: np.ndarray, seed: int, purpose: Purpose) -> np.ndarray:
-        """Draw for each key, (n, n_genes), float32; the same whatever is drawn beside it."""
+        """Draw one vector per key, (n, n_genes), float32; it depends on no other key."""
         own = mix(torch.from_numpy(keys), seed, purpose)
         rank, n_genes = self.factor.shape[1], len(self.sd)
         normal = standard_normal(own, rank + n_genes).numpy().astype(np.float64)

@@ -1,4 +1,4 @@
-"""Fits every baseline without a network in one pass over training wells and one over validation wells."""
+"""Fits the baselines without a network, in one pass over training wells and one over validation wells."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ TRIVIAL = ("control", "train_mean", "mean_delta", "plate_mean")
 
 @dataclass(frozen=True)
 class BaselineRow:
-    """A baseline's prediction: its name, whether mean or draw, profiles (n, n_genes), and their sd if it has one."""
+    """A baseline's prediction: its name, its kind (mean or draw), profiles (n, n_genes), and their sd if known."""
 
     name: str
     kind: str
@@ -29,7 +29,7 @@ class BaselineRow:
 
 @dataclass(frozen=True)
 class Baselines:
-    """What was fitted on the training side only (ridge's penalty and k on the validation side)."""
+    """Baselines fitted on the training side (the ridge penalty and k are chosen on the validation side)."""
 
     train_mean: GroupMeans
     mean_delta: GroupMeans
@@ -42,7 +42,7 @@ class Baselines:
     seed: int
 
     def predict(self, wells: Wells) -> Iterator[BaselineRow]:
-        """Yield the rows of all baselines."""
+        """Yield the prediction of every baseline."""
         mean_delta = wells.basal + self.mean_delta.predict(wells)
         sd = np.broadcast_to(self.residual.total_sd, wells.y.shape)
         yield BaselineRow("control", "mean", wells.basal)
@@ -68,16 +68,16 @@ def fit_baselines(
     rows_per_block: int,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Baselines:
-    """Fit.
+    """Fit all baselines.
 
     Args:
         train: Training wells.
         valid: Validation wells.
         fingerprints: ECFP4 bits of each compound of the dataset, (n_compounds, n_bits).
-        truth: Of simulated data; its training mean is filled.
-        seed: Of the training wells that are kept to draw from.
+        truth: Planted truth of simulated data; its training mean is filled here.
+        seed: Seed of the reservoirs of training wells.
         rows_per_block: Wells in memory at once.
-        on_progress: Told how many wells are done.
+        on_progress: Called with wells done and in total.
     """
     n_genes = train.controls.shape[1]
     coarse = (cell_time, cell, everywhere)

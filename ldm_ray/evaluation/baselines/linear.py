@@ -13,12 +13,12 @@ PENALTIES = (1.0, 10.0, 100.0, 1_000.0, 10_000.0, 100_000.0)
 
 @dataclass(frozen=True)
 class Features:
-    """What the change is regressed on: fingerprint bits, control scores, log10 dose and time.
+    """Regressors of the change: fingerprint bits, control scores, log10 dose and time.
 
     Attributes:
-        fingerprints: Of each compound of the dataset, (n_compounds, n_bits).
+        fingerprints: Bits of each compound of the dataset, (n_compounds, n_bits).
         components: Principal components of controls, (k, n_genes).
-        basal_mean: (n_genes,).
+        basal_mean: Mean of those controls, (n_genes,).
     """
 
     fingerprints: np.ndarray
@@ -27,7 +27,7 @@ class Features:
 
     @property
     def n_bits(self) -> int:
-        """Features that keep their scale."""
+        """Number of features that keep their scale."""
         return int(self.fingerprints.shape[1])
 
     @property
@@ -45,7 +45,7 @@ class Features:
 
 
 def control_features(fingerprints: np.ndarray, controls: np.ndarray) -> Features:
-    """Take the principal components of some control profiles, (n, n_genes)."""
+    """Build the features, with principal components of the given control profiles, (n, n_genes)."""
     mean = controls.mean(axis=0)
     centred = controls.astype(np.float64) - mean
     n = centred.shape[1]
@@ -55,7 +55,7 @@ def control_features(fingerprints: np.ndarray, controls: np.ndarray) -> Features
 
 @dataclass
 class NormalEquations:
-    """Sums that least squares needs, over wells added block by block, float64."""
+    """Sums for least squares over wells added block by block, float64."""
 
     width: int
     n_genes: int
@@ -78,7 +78,7 @@ class NormalEquations:
         self.xy += x.T @ y
 
     def error_of(self, coefficients: np.ndarray, intercept: np.ndarray) -> float:
-        """Squared error of y = x B + c over these wells, but for the part that no B and c changes."""
+        """Squared error of y = x B + c over these wells, minus the part that depends on neither B nor c."""
         fit = np.sum((self.xx @ coefficients) * coefficients) - 2 * np.sum(self.xy * coefficients)
         cross = 2 * (self.x_sum @ coefficients - self.y_sum) @ intercept
         return float(fit + cross + self.n * intercept @ intercept)
@@ -89,8 +89,8 @@ class Ridge:
     """A fitted ridge regression.
 
     Attributes:
-        features: What it takes.
-        coefficients: (width, n_genes), of unscaled features.
+        features: Its regressors.
+        coefficients: (width, n_genes), for unscaled features.
         intercept: (n_genes,).
         penalty: Chosen on the validation split.
     """
@@ -109,7 +109,7 @@ class Ridge:
 def fit_ridge(features: Features, train: NormalEquations, valid: NormalEquations) -> Ridge:
     """Solve on the training wells; choose the penalty by the validation wells' squared error.
 
-    Bits keep their scale; the other features are brought to standard deviation 1.
+    Bits keep their scale; the other features are scaled to standard deviation 1.
 
     Source: Hoerl & Kennard 1970, doi:10.1080/00401706.1970.10488634, in the eigenbasis of X^T X.
     """

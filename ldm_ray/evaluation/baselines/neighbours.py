@@ -1,4 +1,4 @@
-"""k nearest neighbours: the mean change that structurally similar training compounds made in the same cell line."""
+"""k nearest neighbours: the mean change of structurally similar training compounds in the same cell line."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ Effects = dict[tuple[int, int], tuple[np.ndarray, int]]
 
 @dataclass(frozen=True)
 class CompoundPool:
-    """Training compounds of a cell line: their ids (n,), summed changes (n, n_genes), float32, and wells (n,)."""
+    """A cell line's training compounds: ids (n,), summed changes (n, n_genes), float32, and numbers of wells (n,)."""
 
     compounds: np.ndarray
     sums: np.ndarray
@@ -24,14 +24,14 @@ class CompoundPool:
 
 @dataclass
 class Neighbours:
-    """Training changes by cell line and compound, and how many neighbours to take.
+    """Training changes by cell line and compound, and the number of neighbours.
 
     Attributes:
         fingerprints: Packed bits of each compound of the dataset, (n_compounds, n_bytes), uint8.
-        k: Neighbours taken.
-        effects: Sum of changes and wells of each (cell line, compound), while training wells are added.
-        pools: The same by cell line, from `finish` on.
-        errors: Squared error on validation wells for each number of neighbours.
+        k: Number of neighbours.
+        effects: Summed changes and number of wells by (cell line, compound), while training wells are added.
+        pools: The same by cell line, after `finish`.
+        errors: Squared error on validation wells by number of neighbours.
     """
 
     fingerprints: np.ndarray
@@ -47,7 +47,7 @@ class Neighbours:
             self.effects[key] = (np.asarray(before + delta[rows].sum(axis=0), dtype=np.float32), count + len(rows))
 
     def finish(self) -> None:
-        """Gather what was added by cell line, and over all cell lines for those that training does not have."""
+        """Pool what was added by cell line, and over all cell lines for cell lines unseen in training."""
         everywhere: dict[int, tuple[np.ndarray, int]] = {}
         cells: dict[int, dict[int, tuple[np.ndarray, int]]] = {}
         for (cell, compound), (total, count) in self.effects.items():
@@ -59,7 +59,7 @@ class Neighbours:
         self.effects = {}
 
     def validate(self, wells: Wells) -> None:
-        """Add the squared error on validation wells for each number of neighbours, and keep the best number."""
+        """Add the squared error of each number of neighbours on validation wells, and keep the best number."""
         for k, predicted in zip(NEIGHBOURS, self._predict(wells, NEIGHBOURS), strict=True):
             self.errors[k] = self.errors.get(k, 0.0) + float(((predicted - wells.y) ** 2).sum(dtype=np.float64))
         self.k = min(self.errors, key=lambda k: self.errors[k])

@@ -1,4 +1,4 @@
-"""Predictors without a model: what every model must beat. Fitted on training wells, block by block, log2."""
+"""Trivial baselines, which every model must beat: group means of training wells, added block by block, log2."""
 
 from collections.abc import Callable, Hashable, Sequence
 
@@ -7,7 +7,7 @@ import numpy as np
 from ldm_ray.data.wells import Wells
 
 Labels = Callable[[Wells], Sequence[Hashable]]
-"""What group each well is in."""
+"""Returns the group of each well."""
 
 
 def cell_time(wells: Wells) -> list[Hashable]:
@@ -26,15 +26,15 @@ def plate(wells: Wells) -> list[Hashable]:
 
 
 def everywhere(wells: Wells) -> list[Hashable]:
-    """One group of all."""
+    """One group for all wells."""
     return [0] * len(wells)
 
 
 class GroupMeans:
-    """Means of training wells by the finest group that has any, falling back to coarser ones.
+    """Means of training wells by the finest group with any, falling back to coarser groups.
 
     Args:
-        levels: From fine to coarse; the last one must hold every well.
+        levels: Groupings from fine to coarse; the last one must hold every well.
         n_genes: Length of a profile.
     """
 
@@ -66,7 +66,7 @@ class GroupMeans:
 
 
 def rows_by_label(labels: Sequence[Hashable]) -> dict[Hashable, np.ndarray]:
-    """Return which rows bear each label, in order of first appearance."""
+    """Return the rows with each label, in order of first appearance."""
     rows: dict[Hashable, list[int]] = {}
     for row, label in enumerate(labels):
         rows.setdefault(label, []).append(row)

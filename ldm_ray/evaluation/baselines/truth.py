@@ -1,4 +1,4 @@
-"""The planted truth of a simulated dataset at judged wells, and the best predictions that it allows."""
+"""The planted truth of a simulated dataset at scored wells, and the best predictions that it allows."""
 
 from dataclasses import dataclass
 
@@ -15,13 +15,13 @@ from ldm_ray.layout import TRUTH
 
 @dataclass(frozen=True)
 class Truth:
-    """What is known of wells because it was planted.
+    """The planted truth of a dataset's wells.
 
     Attributes:
         world: The planted biology, in the dataset's gene order.
         cells: Name of each cell line of the dataset.
         parents: Parent SMILES of each compound of the dataset.
-        control_wells: Wells behind each control profile, (n_basal,).
+        control_wells: Number of wells that each control profile averages, (n_basal,).
         train_mean: Mean true change of training wells by cell line and time.
     """
 
@@ -32,17 +32,17 @@ class Truth:
     train_mean: GroupMeans
 
     def delta(self, wells: Wells) -> np.ndarray:
-        """True change of wells, noiseless, log2, (n, n_genes)."""
+        """Noiseless true change of wells, log2, (n, n_genes)."""
         frame = wells.frame
         cells, parents = self.cells[frame["cell_id"].to_numpy()], self.parents[frame["compound_id"].to_numpy()]
         return self.world.true_delta(cells, parents, frame["dose_um"].to_numpy(), frame["time_h"].to_numpy())
 
     def mean_delta(self, wells: Wells) -> np.ndarray:
-        """Training mean of the true change, of each well's cell line and time, (n, n_genes)."""
+        """Training mean of the true change in each well's cell line and time, (n, n_genes)."""
         return self.train_mean.predict(wells)
 
     def mean(self, wells: Wells) -> np.ndarray:
-        """Mean of wells over plates: the cell line's own level plus the true change, log2, (n, n_genes)."""
+        """Mean of wells over plates: the cell line's level plus the true change, log2, (n, n_genes)."""
         level = dict(zip(self.world.cell_names.tolist(), self.world.cell_basal, strict=True))
         basal = np.stack([level[str(name)] for name in self.cells[wells.frame["cell_id"].to_numpy()]])
         return np.asarray(basal + self.delta(wells), dtype=np.float32)
@@ -50,7 +50,7 @@ class Truth:
     def sd(self, wells: Wells) -> np.ndarray:
         """Standard deviation of wells around control plus true change, (n, n_genes).
 
-        The control is the mean of k wells: their noise adds 1/k of the well noise.
+        The control is the mean of k wells, which adds 1/k of the well noise.
         """
         world = self.world
         well = (world.noise_factor.astype(float) ** 2).sum(axis=1) + world.noise_sd.astype(float) ** 2
@@ -78,7 +78,7 @@ def planted_world(dataset: PairedDataset) -> World | None:
 
 
 def open_truth(dataset: PairedDataset) -> Truth | None:
-    """Return the planted truth of a simulated dataset, its training mean still empty; None for a real one."""
+    """Return the planted truth of a simulated dataset, its training mean not yet filled; None for a real one."""
     world = planted_world(dataset)
     if world is None:
         return None

@@ -1,4 +1,4 @@
-"""The paper's Table 2: predict GDSC2 drug sensitivity from predicted profiles, beside what needs no model.
+"""The paper's Table 2: predict GDSC2 drug sensitivity from predicted profiles, beside baselines without a model.
 
 Source: Kim & Yoo, Table 2.
 """
@@ -33,26 +33,26 @@ PUBLISHED: tuple[PublishedRow, ...] = (
 NOTES = (
     "random: the paper's split; nearly every drug and cell line of the test rows is trained on. drug: parent structures"
     " of the test rows are unseen. cell: their cell lines are unseen",
-    "intervals resample drugs only; what the choice of held-out cell lines does shows in the sd over seeds",
+    "intervals resample drugs only; the sd over seeds shows the effect of the choice of held-out cell lines",
     "published: measured on another subset of GDSC2 (3,457 values), random 8:1:1",
 )
 
 
 class ProfileModel(Protocol):
-    """Anything that predicts expected profiles."""
+    """A predictor of expected profiles."""
 
     def predict_profiles(self, smiles: Sequence[str], basal: np.ndarray, dose_um: float, time_h: float) -> np.ndarray:
-        """Predict expression, log2, (n, n_genes), of n parent structures on n basal profiles (n, n_genes)."""
+        """Predict expression, log2, (n, n_genes), for n parent structures and n basal profiles (n, n_genes)."""
 
 
 @dataclass(frozen=True)
 class Features:
-    """Inputs of a regressor: columns of several tables side by side; row i takes `table[index[i]]` of each."""
+    """Inputs of a regressor: columns of several tables side by side; row i has `table[index[i]]` of each."""
 
     parts: tuple[tuple[np.ndarray, np.ndarray], ...]
 
     def rows(self, wanted: np.ndarray) -> np.ndarray:
-        """Return the features of some rows (a mask), (n, width), float32."""
+        """Return the features of the rows in a mask, (n, width), float32."""
         columns = [table[index[wanted]] for table, index in self.parts]
         return np.concatenate(columns, axis=1, dtype=np.float32)
 
@@ -70,20 +70,20 @@ def evaluate_ic50(
 
     Args:
         rows: From `load_ic50`, with the models' genes.
-        encoder: Of the compounds.
-        models: By the name that their rows get.
+        encoder: Encoder of the compounds.
+        models: Models by the name of their row.
         seeds: Each draws its own splits and weights; scores are averaged over them.
         dose_um: Dose of the predicted profiles, micromolar.
         time_h: Their exposure, hours.
-        on_progress: Told what is being done.
+        on_progress: Called with the current step.
 
     Returns:
-        What goes to JSON. Scores are pooled over test rows; `mse_gain_over_best_baseline` is the share of the best
-        baseline's squared error that is saved.
+        The content of `ic50.json`. Scores are pooled over test rows; `mse_gain_over_best_baseline` is the share of
+        the best baseline's squared error that is saved.
 
     Raises:
         NonFiniteError: If embeddings or predictions hold NaN or infinite values.
-        ShapeError: If a model returns another shape than that of its basal profiles.
+        ShapeError: If a model's profiles do not have the shape of the basal profiles.
     """
     features = feature_sets(rows, encoder, models, dose_um, time_h, on_progress)
     boot = DrugBootstrap(rows.smiles)
@@ -126,7 +126,7 @@ def feature_sets(
     time_h: float,
     on_progress: Callable[[str], None],
 ) -> dict[str, Features]:
-    """Return the regressors' inputs by row name; each (cell line, parent) is predicted once by each model."""
+    """Return the regressors' inputs by row name; each model predicts each (cell line, parent) once."""
     parents, parent = np.unique(rows.smiles.astype(str), return_inverse=True)
     vectors = encoder.encode(parents.tolist())
     _require_finite(vectors, f"{encoder.name} embeddings")
@@ -153,13 +153,13 @@ def feature_sets(
 
 
 def held_out_predictions(rows: Ic50Rows, features: Features | None, side: np.ndarray, seed: int) -> np.ndarray:
-    """Fit on `train`, stop on `valid`, predict LN_IC50 of `test`, (n_test,); without features the two-way means.
+    """Fit on `train`, stop early on `valid`, and predict LN_IC50 of `test`, (n_test,).
 
     Args:
-        rows: The measured values; those of the test rows are not looked at.
-        features: The regressor's input.
+        rows: The measured values; those of the test rows are not used.
+        features: The regressor's input; None for the two-way means.
         side: train, valid or test, (n,).
-        seed: Of the regressor.
+        seed: Seed of the regressor.
     """
     train, valid, test = (side == name for name in ("train", "valid", "test"))
     y = rows.ln_ic50_um
@@ -171,13 +171,13 @@ def held_out_predictions(rows: Ic50Rows, features: Features | None, side: np.nda
 
 
 class DrugBootstrap:
-    """Pooled scores under drugs drawn with replacement, the same draws for every model and seed.
+    """Pooled scores when drugs are drawn with replacement; all models and seeds share the draws.
 
     Source: Efron & Tibshirani 1993, chapter 13 (percentile intervals), with parent structures as the units.
 
     Args:
         drug: Parent structure of each row, (n,).
-        draws: Resamples; before them stands the sample itself.
+        draws: Number of resamples; the sample itself comes before them.
         seed: Same seed, same resamples.
     """
 
@@ -191,11 +191,11 @@ class DrugBootstrap:
         """Sums of 1, y, y_hat, y^2, y_hat^2, y y_hat and (y - y_hat)^2 over the test rows, (1 + draws, 7).
 
         Args:
-            y: Measured, of all rows, (n,).
-            y_hat: Predicted, of the test rows, (n_test,).
+            y: Measured values of all rows, (n,).
+            y_hat: Predicted values of the test rows, (n_test,).
             test: Mask of the test rows, (n,).
         """
-        # Centred, so that the variances below do not suffer from cancellation.
+        # Centred, so that the variances below lose no digits to cancellation.
         a, b = y[test] - y.mean(), y_hat - y.mean()
         terms = (np.ones_like(a), a, b, a * a, b * b, a * b, (a - b) ** 2)
         per_drug = [np.bincount(self.drug[test], term, self.times.shape[1]) for term in terms]
@@ -212,14 +212,14 @@ def scores_from_sums(sums: np.ndarray) -> dict[str, np.ndarray]:
     n, a, b, aa, bb, ab, squared = sums.T
     with np.errstate(divide="ignore", invalid="ignore"):
         spread_a, spread_b = aa - a * a / n, bb - b * b / n
-        # A spread this small is rounding: a constant has no correlation, and explains nothing.
+        # A spread this small is rounding: a constant has no correlation and explains nothing.
         spread_a, spread_b = (np.where(s > 1e-9 * n, s, np.nan) for s in (spread_a, spread_b))
         pcc = (ab - a * b / n) / np.sqrt(spread_a * spread_b)
         return {"rmse": np.sqrt(squared / n), "r2": 1 - squared / spread_a, "pcc": pcc}
 
 
 def _scored(sums: Mapping[str, list[np.ndarray]]) -> tuple[str, list[Ic50Row]]:
-    """Turn the sums of each row and seed into the best baseline and the rows of the table."""
+    """Turn the sums of each row and seed into the name of the best baseline and the rows of the table."""
     scores = {name: [scores_from_sums(of_seed) for of_seed in of_seeds] for name, of_seeds in sums.items()}
     body: list[Ic50Row] = []
     for name in sums:
@@ -238,14 +238,14 @@ def _scored(sums: Mapping[str, list[np.ndarray]]) -> tuple[str, list[Ic50Row]]:
 
 
 def _add_score(row: Ic50Row, score: Ic50Score, values: np.ndarray) -> None:
-    """Add mean over seeds, interval over draws, and standard deviation over seeds, from (n_seeds, 1 + draws)."""
-    fields = cast("dict[str, object]", row)  # a key that is put together is beyond a TypedDict
+    """Add mean over seeds, interval over draws and standard deviation over seeds, from (n_seeds, 1 + draws)."""
+    fields = cast("dict[str, object]", row)  # a TypedDict has no computed keys
     fields[score], fields[f"{score}_interval"], fields[f"{score}_sd"] = _summary(values)
 
 
 def _summary(values: np.ndarray) -> tuple[float | None, list[float] | None, float | None]:
     finite = np.isfinite(values)
-    # A resample may hold no test drug of a seed; that seed then says nothing about it.
+    # A resample without a test drug of some seed is averaged over the other seeds.
     count = finite.sum(axis=0)
     means = np.where(finite, values, 0.0).sum(axis=0)[count > 0] / count[count > 0]
     if not finite[:, 0].all():

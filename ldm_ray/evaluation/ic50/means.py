@@ -1,4 +1,4 @@
-"""Drug mean plus cell line mean: what an IC50 benchmark must be compared with."""
+"""Drug mean plus cell line mean: the baseline that an IC50 benchmark needs."""
 
 from dataclasses import dataclass
 
@@ -13,8 +13,8 @@ class TwoWayMeans:
 
     Attributes:
         mean: Mean of the training rows.
-        drug_effect: By drug.
-        cell_effect: By cell line.
+        drug_effect: Effect of each drug.
+        cell_effect: Effect of each cell line.
     """
 
     mean: float
@@ -33,17 +33,17 @@ class TwoWayMeans:
 def fit_two_way_means(
     y: np.ndarray, drug: np.ndarray, cell: np.ndarray, shrinkage_rows: float = SHRINKAGE_ROWS
 ) -> TwoWayMeans:
-    """Fit y = mean + a_drug + b_cell by least squares, the effects shrunk towards 0.
+    """Fit y = mean + a_drug + b_cell by least squares, with effects shrunk towards 0.
 
         minimise sum (y - mean - a - b)^2 + shrinkage (sum a^2 + sum b^2)
 
     Source: Robinson 1991, doi:10.1214/ss/1177011926 (effects of groups as random effects).
 
     Args:
-        y: (n,).
+        y: Measured values, (n,).
         drug: Name of each row's drug, (n,).
         cell: Name of each row's cell line, (n,).
-        shrinkage_rows: Rows at effect 0 that are added to each group, above 0.
+        shrinkage_rows: Rows with effect 0 added to each group, above 0.
     """
     drugs, d = np.unique(drug.astype(str), return_inverse=True)
     cells, c = np.unique(cell.astype(str), return_inverse=True)

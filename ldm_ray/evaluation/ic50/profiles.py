@@ -1,4 +1,4 @@
-"""Bundles as predictors of expected profiles for any cells, as the IC50 benchmark asks."""
+"""Bundles as predictors of expected profiles for any cells, for the IC50 benchmark."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from ldm_ray.evaluation.suite import row_names
 from ldm_ray.prediction.predictor import Predictor, Query
 
 N_SAMPLES = 4
-"""Samples of a mean where a model has no direct mean: some 15,000 conditions are asked for."""
+"""Samples per mean of a model without a direct mean; few, because there are about 15,000 conditions."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class BundleProfiles:
     seed: int
 
     def predict_profiles(self, smiles: Sequence[str], basal: np.ndarray, dose_um: float, time_h: float) -> np.ndarray:
-        """Predict expression, log2, (n, n_genes), of n parent structures on n basal profiles (n, n_genes)."""
+        """Predict expression, log2, (n, n_genes), for n parent structures and n basal profiles (n, n_genes)."""
         queries = [Query(text, dose_um, time_h, basal=profile) for text, profile in zip(smiles, basal, strict=True)]
         if self.predictor.sampler.has_direct_mean:
             return self.predictor.direct_mean(queries)
@@ -32,7 +32,7 @@ class BundleProfiles:
 
 
 def profile_models(bundles: Sequence[Bundle], seed: int) -> tuple[CompoundEncoder, dict[str, ProfileModel]]:
-    """Return the first bundle's compound encoder, and every bundle as a predictor of profiles, by name.
+    """Return the first bundle's compound encoder, and all bundles as predictors of profiles by name.
 
     Raises:
         BundleError: If the bundles' genes differ.

@@ -1,4 +1,4 @@
-"""What `ic50.json` of the IC50 benchmark holds."""
+"""Contents of the IC50 benchmark's `ic50.json`."""
 
 import math
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ Ic50Score = Literal["rmse", "r2", "pcc", "mse_gain_over_best_baseline"]
 class Ic50Row(TypedDict, total=False):
     """Scores of one input of the regressor: mean over seeds, [low, high] over drugs, and sd over seeds.
 
-    None stands for what is not defined.
+    None means undefined.
     """
 
     model: Required[str]
@@ -31,7 +31,7 @@ class Ic50Row(TypedDict, total=False):
 
 
 class Ic50Side(TypedDict):
-    """One split: rows on each side by seed, and what was scored."""
+    """One split: number of rows on each side by seed, and the scores."""
 
     n_train: list[int]
     n_valid: list[int]
@@ -41,7 +41,7 @@ class Ic50Side(TypedDict):
 
 
 class PublishedRow(TypedDict):
-    """What a paper reports, on other rows of GDSC2."""
+    """Scores published for other rows of GDSC2."""
 
     model: str
     rmse: float
@@ -49,7 +49,7 @@ class PublishedRow(TypedDict):
 
 
 class Ic50Metrics(TypedDict):
-    """All that `ic50.json` holds; `counts` are those of `Ic50Counts`, `splits` are by `Ic50Split`."""
+    """The whole `ic50.json`; `counts` has the fields of `Ic50Counts`, `splits` the keys of `Ic50Split`."""
 
     counts: dict[str, int]
     encoder: str
@@ -62,12 +62,12 @@ class Ic50Metrics(TypedDict):
 
 
 def rmse_of(row: Ic50Row) -> float:
-    """Return what rows are ranked by; infinite where it is not defined."""
+    """Return a row's RMSE, by which rows are ranked; infinite if undefined."""
     value = row.get("rmse")
     return math.inf if value is None else value
 
 
 def interval_of(row: Mapping[str, object], score: Ic50Score) -> list[float] | None:
-    """Return the interval of a score; None where it is not defined."""
+    """Return the interval of a score; None if undefined."""
     found = row[f"{score}_interval"]
     return found if isinstance(found, list) else None

@@ -1,4 +1,4 @@
-"""The IC50 benchmark as a table and as a picture."""
+"""The IC50 benchmark's report: tables, picture and page."""
 
 import csv
 import io
@@ -18,9 +18,8 @@ from ldm_ray.storage.store import Store
 HEAD = {"rmse": "RMSE (ln uM)", "r2": "R2", "pcc": "PCC"}
 PICTURE = "Points are means over seeds, bars 95% intervals over drugs; the dotted line is the best row without a model."
 TABLE = (
-    "A network predicts LN_IC50 from the named input. What expression a drug is predicted to cause is worth"
-    " something only if its row beats the rows without a model, above all basal + embedding, which has the same"
-    " compound and cell line."
+    "A network predicts LN_IC50 from the named input. A model's predicted expression is useful only if its row beats"
+    " the rows without a model, above all basal + embedding, which knows the same compound and cell line."
 )
 SPLIT_TITLES = {"random": "random rows (the paper's)", "drug": "unseen drugs", "cell": "unseen cell lines"}
 
@@ -46,7 +45,7 @@ def ic50_table(metrics: Ic50Metrics) -> tuple[list[str], list[list[str]]]:
 
 
 def ic50_tables(metrics: Ic50Metrics) -> list[ScoreTable]:
-    """Return one table a split."""
+    """Return one table per split."""
     head, body = ic50_table(metrics)
     return [
         ScoreTable(title, head[1:], [row[1:] for row in body if row[0] == split], TABLE)
@@ -55,7 +54,7 @@ def ic50_tables(metrics: Ic50Metrics) -> list[ScoreTable]:
 
 
 def ic50_figure(metrics: Ic50Metrics) -> Drawing:
-    """RMSE of every row with its 95% interval over drugs, one panel per split; models in another colour."""
+    """Draw RMSE of every row with its 95% interval over drugs, one panel per split; models in another colour."""
     splits = metrics["splits"]
     n_rows = len(next(iter(splits.values()))["rows"])
     figure = Drawing(figsize=(3.6 * len(splits) + 1.5, 0.3 * n_rows + 1.6), layout="constrained")
@@ -96,10 +95,10 @@ def _number(value: float | None) -> str:
 
 
 def write_ic50_report(url: str, metrics: Ic50Metrics, config: Config) -> list[str]:
-    """Write page, picture and table of the benchmark; `ic50.json` comes last.
+    """Write the benchmark's page, picture and table; `ic50.json` is written last.
 
     Returns:
-        URLs of what was written.
+        URLs of the written files.
     """
     store = Store(url, config.storage_options)
     head, body = ic50_table(metrics)

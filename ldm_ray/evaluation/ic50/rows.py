@@ -18,12 +18,12 @@ from ldm_ray.errors import DataError
 Ic50Split = Literal["random", "drug", "cell"]
 IC50_SPLITS: tuple[Ic50Split, ...] = get_args(Ic50Split)
 SHARE_OF_A_SIDE = 0.1
-"""Of the things that are split, a tenth is tested, a tenth stops the training, the rest trains (8:1:1)."""
+"""Share of the split units in each of test and valid; the rest is train (8:1:1)."""
 
 
 @dataclass(frozen=True)
 class Ic50Counts:
-    """How much of the table could be used; rows, unless said otherwise. Rules are applied in this order."""
+    """How much of the table could be used; the `without_` counts are rows dropped, in this order."""
 
     rows: int
     without_ic50: int
@@ -41,10 +41,10 @@ class Ic50Rows:
 
     Attributes:
         frame: Columns `cell_line`, `drug`, `smiles` (parent structure) and `ln_ic50_um`. A cell line and drug
-            that were measured twice have two rows.
+            measured twice have two rows.
         basal: Untreated expression of the cell lines, log2, (n_cells, n_genes).
-        cell: Row of `basal` that belongs to each row, (n,).
-        counts: What was left out.
+        cell: Row of `basal` for each row, (n,).
+        counts: Counts of used and dropped rows.
     """
 
     frame: pd.DataFrame
@@ -75,8 +75,8 @@ def load_ic50(gdsc_file: AnyFile, basal_file: AnyFile, genes: Sequence[Gene]) ->
         genes: The model's genes, in order (a bundle's `metadata["genes"]`).
 
     Raises:
-        DataError: If a file is not what it should be, or no row is left.
-        StoreError: If one cannot be read.
+        DataError: If a file has the wrong format, or no row is left.
+        StoreError: If a file cannot be read.
     """
     table = read_gdsc(gdsc_file)
     names, basal = read_basal_profiles(basal_file, genes)
@@ -108,19 +108,19 @@ def load_ic50(gdsc_file: AnyFile, basal_file: AnyFile, genes: Sequence[Gene]) ->
 
 
 def split_rows(rows: Ic50Rows, split: Ic50Split, seed: int) -> np.ndarray:
-    """Return train, valid or test for each row, (n,), 8:1:1 of what is split.
+    """Return train, valid or test for each row, (n,), 8:1:1 of the split units.
 
-    `random` splits rows, as the paper does: nearly every drug and every cell line of the test side is trained on.
-    `drug` splits parent structures, `cell` splits cell lines: none stands on two sides. The things are ranked by a
-    hash of the seed and their names; the first tenth is tested.
+    `random` splits rows, as the paper does: nearly every drug and cell line of the test side is also trained on.
+    `drug` splits parent structures and `cell` cell lines, so that no unit is on two sides. Units are ranked by a hash
+    of the seed and their name; the first tenth is test, the second valid.
 
     Raises:
-        DataError: If there are fewer than three things to split.
+        DataError: If there are fewer than three units.
     """
     names = _names(rows, split)
     unique = sorted(set(names), key=lambda name: (unit_interval(seed, "ic50", split, name), name))
     if len(unique) < 3:
-        raise DataError(f"the IC50 split by {split} needs at least 3 different ones; got {len(unique)}")
+        raise DataError(f"the IC50 split by {split} needs at least 3 units; got {len(unique)}")
     n = max(1, round(SHARE_OF_A_SIDE * len(unique)))
     side = (
         dict.fromkeys(unique, "train") | dict.fromkeys(unique[:n], "test") | dict.fromkeys(unique[n : 2 * n], "valid")
@@ -138,5 +138,5 @@ def _names(rows: Ic50Rows, split: Ic50Split) -> list[str]:
     if split != "random":
         raise DataError(f"the IC50 split must be one of {', '.join(IC50_SPLITS)}; got {split!r}")
     ids = cells + "\x1f" + frame["drug"] + "\x1f" + frame["ln_ic50_um"].map(repr)
-    # Rows that agree in everything are told apart by a number; which of them gets which does not matter.
+    # Identical rows are numbered; which row gets which number does not matter.
     return [str(name) for name in ids + "\x1f" + ids.groupby(ids).cumcount().astype(str)]

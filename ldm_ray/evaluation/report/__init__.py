@@ -1,1 +1,1 @@
-"""What an evaluation writes: tables, pictures, the page."""
+"""The report of an evaluation: tables, pictures, the page."""

@@ -1,4 +1,4 @@
-"""Judged wells and predictions as AnnData, to go on with scanpy or cell-eval."""
+"""Sampled wells and their predictions as AnnData, for scanpy or cell-eval."""
 
 import tempfile
 from pathlib import Path
@@ -20,10 +20,10 @@ CONTROL = "control"
 def write_exports(store: Store, dataset: PairedDataset, wells: Wells, predictions: list[PredictedWells]) -> list[str]:
     """Write the sampled wells.
 
-    `wells.h5ad` has measured profiles in X, every prediction in a layer, and the controls in layers `basal` and
-    `reserved`. `cell_eval/real.h5ad` and one file a model that can draw hold treated and control wells one under the
-    other, with the columns `perturbation` and `cell_line` that cell-eval asks for. A control row is the mean of the
-    `n_wells` reserved wells of a plate: it varies less than a well does.
+    `wells.h5ad` has measured profiles in X, every prediction in a layer, and the controls in the layers `basal` and
+    `reserved`. `cell_eval/real.h5ad`, and one file for each model with draws, stack treated and control wells, with
+    the columns `perturbation` and `cell_line` that cell-eval needs. A control row is the mean of the `n_wells`
+    reserved wells of a plate, so it varies less than a well.
 
     Returns:
         Names of the files.

@@ -1,4 +1,4 @@
-"""The report folder: scores as JSON and CSV, a page to read, pictures, and the wells themselves."""
+"""The report folder: scores as JSON and CSV, the page, pictures, and the sampled wells."""
 
 from collections.abc import Sequence
 
@@ -27,8 +27,8 @@ PAPER = ScoreTable(
         ["PertDiT", "1.370", "0.830", "0.665", "2"],
         ["the paper", "1.340", "0.832", "0.669", "12"],
     ],
-    "As Kim & Yoo report them, on 836,841 profiles of GSE92742, one draw each. They are not comparable with the rows"
-    " above, which are of other wells; they stand here so that nobody has to look them up.",
+    "As reported by Kim & Yoo, on 836,841 profiles of GSE92742, one draw each. They are not comparable with the rows"
+    " above, which score other wells; they are listed here for convenience.",
 )
 FIGURE_3: tuple[Score, ...] = (
     "top30_overlap",
@@ -38,7 +38,7 @@ FIGURE_3: tuple[Score, ...] = (
     "correlation_error_pooled",
     "correlation_spearman_pooled",
 )
-"""The scores that go with Fig. 3."""
+"""Scores reported with Fig. 3."""
 FEWEST_COMPOUNDS = 10
 SIMULATED = "Simulated data: the genes are made up, and nothing on this page is biology."
 
@@ -46,7 +46,7 @@ SIMULATED = "Simulated data: the genes are made up, and nothing on this page is 
 def write_report(
     url: str, evaluation: Evaluation, bundles: Sequence[Bundle], dataset: PairedDataset, config: Config
 ) -> list[str]:
-    """Write the report folder; `metrics.json` comes last.
+    """Write the report folder; `metrics.json` is written last.
 
     Returns:
         URLs of the page and the pictures.
@@ -85,7 +85,7 @@ def draw_figures(
         (
             "scores.png",
             "Scores of all rows",
-            "Points are scores, bars their 95% intervals over compounds, the dotted line what a perfect mean reaches.",
+            "Points are scores, bars their 95% intervals over compounds, the dotted line the replicate ceiling.",
             plots.scores_by_model(metrics["rows"], metrics["ceiling"], [model["name"] for model in metrics["models"]]),
         ),
         figure_3(evaluation, dataset),
@@ -95,21 +95,21 @@ def draw_figures(
             (
                 "predicted_against_measured.png",
                 "Predicted against measured",
-                "Each point is a gene of a well, above as expression and below as change from the control. Expression"
-                " looks good for anything that knows the gene's level; the change is what a prediction is for.",
+                "Each point is a gene of a well: expression above, change from the control below. Expression looks"
+                " good for anything that knows the gene's level; the change is the purpose of a prediction.",
                 plots.predicted_against_measured(evaluation.wells, evaluation.predictions),
             ),
             (
                 "calibration.png",
                 "Calibration",
-                "How often a measured value lies inside the stated interval; on the dashed line the stated uncertainty"
-                " is honest.",
+                "Share of measured values inside the stated interval; on the dashed line the stated uncertainty is"
+                " right.",
                 plots.coverage(metrics["rows"]),
             ),
             (
                 "learning_curves.png",
                 "Learning curves",
-                "Losses of training and validation wells by epoch; the dotted line marks the epoch that was kept.",
+                "Training and validation losses by epoch; the dotted line marks the kept epoch.",
                 plots.learning_curves(next(bundle for bundle in bundles if bundle.kind == "ldm").metadata),
             ),
         ]
@@ -117,20 +117,20 @@ def draw_figures(
 
 
 def figure_3(evaluation: Evaluation, dataset: PairedDataset) -> tuple[str, str, str, Drawing]:
-    """The paper's Fig. 3: gene-gene correlations, truth against every model."""
+    """Draw the paper's Fig. 3: gene-gene correlations, measured and in every model."""
     ceiling = evaluation.metrics["ceiling"]["top30_overlap_half_half"]
     meaning = (
-        "Correlation, within cell line and time, of the 30 genes that are most correlated with all others in the"
-        " measured wells: measured, then as each model's wells have it. A model that understands how genes go together"
-        f" repeats the first panel. Two random halves of the measurements share {ceiling} of 30 such genes, which is"
-        " the most to ask for; the error is in units of the halves' distance."
+        "Correlation, within cell line and time, of the 30 genes most correlated with all others in the measured wells:"
+        " first as measured, then in each model's wells. A model that has learned which genes vary together reproduces"
+        f" the first panel. Two random halves of the measurements share {ceiling} of 30 such genes, which is the most"
+        " to expect; the error is in units of the distance between the halves."
     )
     drawing = plots.correlation_heatmaps(evaluation, dataset.gene_symbols)
     return "correlation_heatmaps.png", "Fig. 3: which genes go together", meaning, drawing
 
 
 def write_figure_3(url: str, evaluation: Evaluation, dataset: PairedDataset, config: Config) -> list[str]:
-    """Write Fig. 3 alone, with its numbers."""
+    """Write only Fig. 3 and its numbers."""
     store, metrics = Store(url, config.storage_options), evaluation.metrics
     name, _, _, drawing = figure_3(evaluation, dataset)
     store.write_bytes(name, png_of(drawing))
@@ -144,34 +144,34 @@ def write_figure_3(url: str, evaluation: Evaluation, dataset: PairedDataset, con
 
 
 def in_short(metrics: Metrics) -> list[str]:
-    """Say in sentences what a reader should take home."""
+    """Return the main findings as sentences."""
     lines = []
     if metrics["n_compounds"] < FEWEST_COMPOUNDS:
         return [f"{metrics['n_compounds']} compounds are too few for a verdict."]
     for model in metrics["models"]:
         means = [r for r in metrics["rows"] if r["model"] == model["name"] and r["prediction"] != "one_draw"]
-        told = next((row for row in means if row["prediction"] == "mean_direct"), means[0])
+        shown = next((row for row in means if row["prediction"] == "mean_direct"), means[0])
         if model["name"] == metrics["best_baseline"]:
-            lines.append(f"{row_name(told)} is itself the best baseline.")
+            lines.append(f"{row_name(shown)} is itself the best baseline.")
             continue
-        low, high = told["mse_gain_over_best_baseline_interval"]
+        low, high = shown["mse_gain_over_best_baseline_interval"]
         verdict = "lower than" if low > 0 else "higher than" if high < 0 else "not distinguishable from"
         lines.append(
-            f"{row_name(told)}: squared error {verdict} that of the best baseline ({metrics['best_baseline']}), saving"
-            f" {100 * told['mse_gain_over_best_baseline']:+.1f}% [{100 * low:+.1f}, {100 * high:+.1f}]."
+            f"{row_name(shown)}: squared error {verdict} that of the best baseline ({metrics['best_baseline']}), saving"
+            f" {100 * shown['mse_gain_over_best_baseline']:+.1f}% [{100 * low:+.1f}, {100 * high:+.1f}]."
         )
-        if told.get("systematic_pcc") is not None:
-            low, high = told["systematic_pcc_interval"]
+        if shown.get("systematic_pcc") is not None:
+            low, high = shown["systematic_pcc_interval"]
             what = "tells treatments apart" if low > 0 else "does not tell treatments apart"
             lines.append(
-                f"{row_name(told)}: {what} on a plate (plate-centred correlation {told['systematic_pcc']:.3f}"
-                f" [{low:.3f}, {high:.3f}]); whether by structure, the ablation rows say."
+                f"{row_name(shown)}: {what} on a plate (plate-centred correlation {shown['systematic_pcc']:.3f}"
+                f" [{low:.3f}, {high:.3f}]); the ablation rows show whether by structure."
             )
     return lines
 
 
 def dataset_summary(dataset: PairedDataset) -> str:
-    """Say what the dataset holds."""
+    """Describe the dataset in one line."""
     manifest = dataset.manifest
     sides = ", ".join(f"{manifest['splits']['split'].get(side, 0):,} {side}" for side in ("train", "valid", "test"))
     return (

@@ -1,4 +1,4 @@
-"""The pictures of a report. Every function returns a figure and shows nothing."""
+"""The pictures of a report; every function returns a figure without showing it."""
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -15,12 +15,12 @@ from ldm_ray.keys import Purpose, generator
 from ldm_ray.pages.picture import ACCENT, INK
 
 COVERAGES: dict[int, Score] = {50: "coverage_50", 80: "coverage_80", 95: "coverage_95"}
-"""Scores by the per cent that their intervals state."""
+"""Coverage scores by the stated percentage."""
 MAX_POINTS = 200_000
 
 
 def learning_curves(metadata: Metadata) -> Figure:
-    """Training and validation losses of the autoencoder and the diffusion model by epoch, the kept epoch marked."""
+    """Draw training and validation losses of autoencoder and diffusion model by epoch, with the kept epoch marked."""
     figure = Figure(figsize=(10, 3.8), layout="constrained")
 
     def lowest(history: list[EpochRow]) -> int:
@@ -30,7 +30,7 @@ def learning_curves(metadata: Metadata) -> Figure:
         figure.subplots(1, 2),
         ("autoencoder", "latent diffusion"),
         (metadata["vae_history"], metadata["history"]),
-        (lowest(metadata["vae_history"]), metadata["best_epoch"]),  # what a diffusion model is kept by is a setting
+        (lowest(metadata["vae_history"]), metadata["best_epoch"]),  # a setting decides the latter
         strict=True,
     ):
         epochs = [row["epoch"] + 1 for row in history]
@@ -48,7 +48,7 @@ def learning_curves(metadata: Metadata) -> Figure:
 
 
 def predicted_against_measured(wells: Wells, predictions: list[PredictedWells], seed: int = 0) -> Figure:
-    """Predicted against measured log2 values of wells x genes, as expression and as change from the control."""
+    """Draw predicted against measured log2 values of wells x genes, as expression and as change from the control."""
     shown = [p for p in predictions if p.model == "ldm" and p.kind in ("mean_direct", "one_draw")]
     shown = [p for p in predictions if p.model == "mean_delta"] + shown
     names = {
@@ -60,7 +60,7 @@ def predicted_against_measured(wells: Wells, predictions: list[PredictedWells], 
     grid = figure.subplots(2, len(shown), squeeze=False)
     rng = generator(seed, Purpose.SCATTER_POINTS)
     flat = rng.permutation(wells.y.size)[:MAX_POINTS]
-    scored = np.flatnonzero(wells.has_reserved)  # a change is measured from a control that nobody has seen
+    scored = np.flatnonzero(wells.has_reserved)  # changes are measured from controls that no model has seen
     some = rng.permutation(len(scored) * wells.y.shape[1])[:MAX_POINTS]
     for column, prediction in enumerate(shown):
         name = names["mean_delta" if prediction.model == "mean_delta" else prediction.kind]
@@ -72,9 +72,9 @@ def predicted_against_measured(wells: Wells, predictions: list[PredictedWells], 
 
 
 def correlation_heatmaps(evaluation: Evaluation, symbols: list[str]) -> Figure:
-    """Correlation of the truth's top 30 genes, measured and in each model, within cell line and time.
+    """Draw correlations, within cell line and time, of the measured top 30 genes: measured, and in each model.
 
-    A model stands with its draws where it can draw, else with its mean.
+    A model is shown by its draws if it has any, else by its mean.
 
     Source: Kim & Yoo, Fig. 3.
     """
@@ -85,8 +85,8 @@ def correlation_heatmaps(evaluation: Evaluation, symbols: list[str]) -> Figure:
     for row, matrix in zip(rows, others, strict=True):
         if row["model"].endswith(ABLATIONS) or (row["model"] in drawing) != (row["prediction"] == "one_draw"):
             continue
-        told = f"{row['top30_overlap']} of 30 shared, error {row['correlation_error']:.1f}"
-        panels.append((f"{row_name(row)}\n{told}", matrix))
+        scores = f"{row['top30_overlap']} of 30 shared, error {row['correlation_error']:.1f}"
+        panels.append((f"{row_name(row)}\n{scores}", matrix))
     n_columns = min(4, len(panels))
     n_rows = -(-len(panels) // n_columns)
     figure = Figure(figsize=(3.2 * n_columns + 1.2, 3.3 * n_rows + 0.5), layout="constrained")
@@ -106,7 +106,7 @@ def correlation_heatmaps(evaluation: Evaluation, symbols: list[str]) -> Figure:
 
 
 def coverage(rows: list[MetricsRow]) -> Figure:
-    """Share of measured values inside the stated intervals, against what was stated."""
+    """Draw the share of measured values inside the stated intervals against the stated share."""
     figure = Figure(figsize=(5.2, 4.6), layout="constrained")
     axes = figure.subplots()
     axes.plot([40, 100], [40, 100], color="0.6", linestyle="--", linewidth=1)
@@ -120,7 +120,7 @@ def coverage(rows: list[MetricsRow]) -> Figure:
 
 
 def scores_by_model(rows: list[MetricsRow], ceiling: ReplicateCeiling, models: list[str]) -> Figure:
-    """RMSE, delta correlation and (if known) explained share of every row, with 95% intervals; models in colour."""
+    """Draw RMSE, correlations and (if known) explained share of every row, with 95% intervals; models in colour."""
     wanted: list[tuple[Score, str]] = [
         ("rmse", "RMSE (log2), lower is better"),
         ("delta_pcc", "delta correlation, higher is better"),
@@ -157,7 +157,7 @@ def scores_by_model(rows: list[MetricsRow], ceiling: ReplicateCeiling, models: l
 
 
 def _keep_far_rows_from_hiding_the_rest(axes: Axes, rows: list[MetricsRow], key: Score) -> None:
-    """A single draw's share is far below 0 by nature, and a bad model's RMSE far above; cut the axis and say so."""
+    """Cut the axis, and say so: a draw's share is far below 0 by nature, and a bad model's RMSE far above the rest."""
     if key == "explained_share":
         axes.set_xlim(left=-1.0)
         axes.set_xlabel("axis cut at -1 (draws lie below)", fontsize=7)

@@ -1,4 +1,4 @@
-"""Table 1 over several kinds of unseen test sides and several seeds."""
+"""Table 1 over several kinds of held-out sides and several seeds."""
 
 from statistics import fmean, stdev
 from typing import TypedDict, cast
@@ -19,16 +19,16 @@ WITH_INTERVAL = (
     "systematic_pcc",
     "explained_share",
 )
-"""Scores whose intervals are printed; the files hold all."""
+"""Scores printed with their intervals; the files hold all intervals."""
 COLUMNS = [column for section in SECTIONS for column in section.columns]
 
 
 class SeedsRow(MetricsRow):
-    """A row over seeds: means, and from two seeds on the standard deviation of each score as `<score>_sd`."""
+    """A row over seeds: means and, with two or more seeds, the standard deviation of each score as `<score>_sd`."""
 
 
 class Side(TypedDict):
-    """What was judged with one kind of thing unseen; counts and ceiling are the first seed's, as wells are the same."""
+    """Scores with one kind of held-out side; seeds share the wells, so counts and ceiling are the first seed's."""
 
     unseen: str
     seeds: list[int]
@@ -43,7 +43,7 @@ class Side(TypedDict):
 
 
 class Campaign(TypedDict):
-    """What `table1.json` holds."""
+    """Contents of `table1.json`."""
 
     dataset: str
     simulated: bool
@@ -51,7 +51,7 @@ class Campaign(TypedDict):
 
 
 def write_campaign(store: Store, runs: list[Metrics], config: Config) -> Campaign:
-    """Summarise the metrics of runs over seeds, and write `table1.html`, `.csv` and `.json`."""
+    """Summarise the runs' metrics over seeds, and write `table1.html`, `.csv` and `.json`."""
     result: Campaign = {"dataset": runs[0]["dataset"], "simulated": runs[0]["simulated"], "sides": summarise(runs)}
     page = Page(
         title="Table 1: drug-induced expression of what was unseen in training",
@@ -74,10 +74,10 @@ def write_campaign(store: Store, runs: list[Metrics], config: Config) -> Campaig
 
 
 def summarise(runs: list[Metrics]) -> list[Side]:
-    """Return each side's rows over seeds: mean, mean bounds of the interval, and from two seeds on the sd.
+    """Return each side's rows over seeds: mean, mean bounds of the interval and, with two or more seeds, the sd.
 
-    The sd says what training's randomness does (weights, order, draws) on the same held-out wells; the interval says
-    what other compounds would.
+    The sd shows the effect of training's randomness (weights, order, draws) on the same held-out wells; the interval
+    that of the choice of compounds.
     """
     sides: list[Side] = []
     for unseen in dict.fromkeys(run["unseen"] for run in runs):
@@ -121,7 +121,7 @@ def _rows(runs: list[Metrics]) -> list[SeedsRow]:
 
 
 def campaign_tables(result: Campaign) -> list[ScoreTable]:
-    """Return the tables of each side; with several seeds values have an sd."""
+    """Return the tables of each side; with several seeds, values have an sd."""
     tables = []
     for side in result["sides"]:
         seeds = len(side["seeds"])

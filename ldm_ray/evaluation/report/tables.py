@@ -1,4 +1,4 @@
-"""The printed tables of an evaluation: which columns, how a value reads, and what a column means."""
+"""The printed tables of an evaluation: columns, formats, and meanings."""
 
 import csv
 import io
@@ -22,7 +22,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Section:
-    """A table of some columns, with what they mean for a reader who has not met them."""
+    """A table of related columns, and an explanation for readers new to them."""
 
     title: str
     columns: tuple[Column, ...]
@@ -39,9 +39,10 @@ SECTIONS = (
             Column("mse_gain_over_best_baseline", "MSE gain", "gain"),
             Column("rmse_normalised", "of ceiling", "percent"),
         ),
-        "How near is the predicted expression? RMSE, PCC and R2 are the paper's scores; copying the control is already"
-        " good at them. MSE gain is the squared error saved over the best baseline, well by well; of ceiling says where"
-        " between the best trivial row (0%) and a perfect mean that knows no plate (100%) the RMSE lies.",
+        "How close is the predicted expression? RMSE, PCC and R2 are the paper's scores; copying the control already"
+        " does well on them. MSE gain is the squared error saved over the best baseline, well by well. of ceiling says"
+        " where the RMSE lies between the best trivial row (0%) and a perfect mean without knowledge of the plate"
+        " (100%).",
     ),
     Section(
         "change from the control",
@@ -51,10 +52,10 @@ SECTIONS = (
             Column("systematic_pcc", "plate-centred"),
             Column("explained_share", "share of delta"),
         ),
-        "Is the predicted change right? delta corr correlates it with the measured change, the latter against controls"
-        " that no prediction has seen. plate-centred does so after subtracting what the plate's other compounds have in"
-        " common: who says the same for every compound scores 0. share of delta (simulated data only) is how much of"
-        " the true compound-specific change is found: 0 is the cell line's mean change, 1 the truth.",
+        "Is the predicted change right? delta corr correlates it with the measured change, taken against controls that"
+        " no prediction has seen. plate-centred is the same after subtracting what the plate's other compounds have in"
+        " common: predicting the same for every compound scores 0. share of delta (simulated data only) is the share of"
+        " the true compound-specific change that is found: 0 is the cell line's mean change, 1 the truth.",
     ),
     Section(
         "strong genes and telling conditions apart",
@@ -64,9 +65,9 @@ SECTIONS = (
             Column("precision_at_50", "precision@50"),
             Column("discrimination", "discrimination"),
         ),
-        "Replicates averaged. The first three look at the 50 genes that go up most and the 50 that go down most: how"
-        " far off, how well correlated, and how many of them are named. discrimination asks whether a prediction is"
-        " nearer to its own condition than to the cell line's other conditions; 0.5 is chance, 1 always.",
+        "Replicates are averaged first. The first three columns score the 50 genes that go up most and the 50 that go"
+        " down most: their error, their correlation, and how many of them are found. discrimination asks whether a"
+        " prediction is nearer to its own condition than to the cell line's other conditions: 0.5 is chance, 1 always.",
     ),
     Section(
         "distribution over wells: only draws can match it",
@@ -77,10 +78,10 @@ SECTIONS = (
             Column("correlation_spearman", "corr Spearman"),
             Column("top30_overlap", "top-30", "count"),
         ),
-        "Do predicted wells, as a cloud, look like measured ones? energy dist and MMD are 0 for the same distribution."
+        "Do predicted wells, as a cloud, look like measured ones? energy dist and MMD are 0 for equal distributions."
         " corr error is the distance between gene-gene correlations, in units of that between two halves of the"
-        " measurements; top-30 counts how many of the paper's 30 most correlated genes are the same. A mean has too"
-        " little spread by nature: judge draws here, and means above.",
+        " measurements; top-30 counts how many of the 30 most correlated genes (as in the paper) are the same. A mean"
+        " always has too little spread: judge draws here, and means above.",
     ),
     Section(
         "calibration of the predicted spread",
@@ -90,17 +91,17 @@ SECTIONS = (
             Column("coverage_95", "in 95%", "share"),
             Column("crps", "CRPS"),
         ),
-        "Is the stated uncertainty honest? The share of measured values inside the 50, 80 and 95% intervals should be"
+        "Is the stated uncertainty right? The share of measured values inside the 50, 80 and 95% intervals should be"
         " 50, 80 and 95%. CRPS is the error of the whole predicted distribution, in log2; lower is better.",
     ),
 )
 NORMALISED: tuple[Score, ...] = ("rmse_normalised", "delta_pcc_normalised")
 SHORT = {"expression", "change from the control"}
-"""Sections whose intervals are printed too."""
+"""Sections printed with intervals."""
 
 
 def score_tables(metrics: Metrics) -> list[ScoreTable]:
-    """Return the printed tables; columns and rows that nothing fills are left out."""
+    """Return the printed tables, without empty columns and rows."""
     tables = []
     for section in SECTIONS:
         columns = [c for c in section.columns if c.key in NORMALISED or _any(metrics["rows"], c.key)]
@@ -116,7 +117,7 @@ def score_tables(metrics: Metrics) -> list[ScoreTable]:
 
 
 def cell(row: MetricsRow, column: Column, *, with_interval: bool) -> str:
-    """Write one value, with its interval if it has one and it is wanted."""
+    """Format one value, with its interval if it has one and it is wanted."""
     value = row.get(column.key)
     if value is None:
         return "undefined" if column.key in NORMALISED else "-"
@@ -135,10 +136,10 @@ def cell(row: MetricsRow, column: Column, *, with_interval: bool) -> str:
 
 
 def csv_text(scored: Sequence[Mapping[str, object]]) -> str:
-    """Return all rows with all scores as CSV; an interval is two columns.
+    """Return all rows with all scores as CSV; an interval takes two columns.
 
     Args:
-        scored: Rows as `MetricsRow`, perhaps with more columns.
+        scored: `MetricsRow`s, possibly with more columns.
     """
     rows = []
     for row in scored:
@@ -166,9 +167,9 @@ UNSEEN = {
 
 
 def describe_wells(metrics: Metrics) -> str:
-    """Say what was judged."""
+    """Describe the scored wells."""
     what = UNSEEN[metrics["unseen"]]
-    seen = f"{what} unseen in training" if metrics["split"] == "test" else f"validation {what} (they stopped training)"
+    seen = f"{what} unseen in training" if metrics["split"] == "test" else f"validation {what} (used to stop training)"
     return (
         f"{metrics['n_profiles']:,} wells, {metrics['n_compounds']:,} compounds, {metrics['n_cell_lines']:,} cell"
         f" lines: {seen}"
@@ -176,12 +177,12 @@ def describe_wells(metrics: Metrics) -> str:
 
 
 def caption(metrics: Metrics) -> list[str]:
-    """Return the lines under the tables: ceilings, best rows, which models, what was left out."""
+    """Return the lines under the tables: ceilings, best rows, models, and what was left out."""
     ceiling = metrics["ceiling"]
     lines: list[str] = []
     if "rmse_floor" in ceiling:
         floor = _range(ceiling["rmse_floor"], ceiling["rmse_floor_interval"])
-        best = f"a perfect mean that knows no plate reaches RMSE {floor}"
+        best = f"a perfect mean that does not know the plate reaches RMSE {floor}"
         if "delta_pcc_ceiling" in ceiling:
             best += f", delta corr {_range(ceiling['delta_pcc_ceiling'], ceiling['delta_pcc_ceiling_interval'])}"
             best += f" (root of the averaged replicate correlation: {ceiling['delta_pcc_root_of_mean']:.3f})"
@@ -201,12 +202,12 @@ def caption(metrics: Metrics) -> list[str]:
             lines.append(f"{row_name(row)}: RMSE {row['rmse_infinite_samples']:.3f} without its sampling noise")
     lines.append(f"best trivial row by RMSE: {metrics['best_trivial']}; best baseline: {metrics['best_baseline']}")
     for model in metrics["models"]:
-        lines.append(f"{told_of(model)}, epoch {model['best_epoch']} of {model['epochs']} kept")
+        lines.append(f"{model_line(model)}, epoch {model['best_epoch']} of {model['epochs']} kept")
     return [*lines, *metrics["notes"]]
 
 
-def told_of(model: ModelDescription) -> str:
-    """Say which model a row is."""
+def model_line(model: ModelDescription) -> str:
+    """Describe a model in one line."""
     small = "" if model.get("published_size", True) else " (NOT THE PUBLISHED SIZE)"
     return f"{model['name']}: {model['n_parameters']:,} parameters{small}, {model['encoder']}"
 

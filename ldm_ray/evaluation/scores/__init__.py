@@ -1,1 +1,1 @@
-"""The measures, each with its source."""
+"""The scores, each with its source."""

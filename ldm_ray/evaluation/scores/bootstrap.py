@@ -1,4 +1,4 @@
-"""Intervals by resampling compounds: wells of one compound come and go together."""
+"""Intervals by resampling compounds: all wells of a compound are drawn together."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,13 +27,13 @@ def _identity(values: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """How often each compound was drawn.
+    """How often each compound was drawn in each resample.
 
     Source: Efron & Tibshirani 1993, chapter 13 (percentile intervals), with compounds as the units.
 
     Attributes:
         compounds: The compounds, sorted, (n_compounds,).
-        counts: (draws, n_compounds).
+        counts: Draws of each compound, (draws, n_compounds).
     """
 
     compounds: np.ndarray
@@ -46,7 +46,7 @@ class Bootstrap:
         denominator: np.ndarray,
         then: Callable[[np.ndarray], np.ndarray] = _identity,
     ) -> Interval:
-        """Interval of a sum over a sum; a mean has denominator 1.
+        """Interval of a ratio of sums; for a mean the denominators are 1.
 
         Args:
             compound: Compound of each unit (a well, a condition), (n,).
@@ -64,7 +64,7 @@ class Bootstrap:
         denominator: np.ndarray,
         then: Callable[[np.ndarray], np.ndarray] = _identity,
     ) -> Interval:
-        """Interval of the mean over parts (cell lines, say) of a sum over a sum; parts without weight are left out.
+        """Interval of the mean over parts (e.g. cell lines) of ratios of sums; parts without weight are left out.
 
         Args:
             compound: See `ratio`.
@@ -87,7 +87,7 @@ class Bootstrap:
         scored = np.isfinite(ratios)
         sums, counts = np.where(scored, ratios, 0.0).sum(axis=1), scored.sum(axis=1)
         means = then(np.where(counts > 0, sums / np.maximum(counts, 1), np.nan))
-        # A resample may hold no scored well at all; it says nothing about the score.
+        # A resample without any scored well is left out.
         low, high = np.nanquantile(means[1:], [0.025, 0.975])
         return Interval(float(means[0]), float(low), float(high))
 

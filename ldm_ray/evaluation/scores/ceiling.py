@@ -1,4 +1,4 @@
-"""What the measurements themselves allow: scores of a replicate well, and what a perfect mean could reach."""
+"""Ceilings that the measurements allow: the scores of a replicate well and of a perfect mean."""
 
 import itertools
 from dataclasses import dataclass
@@ -22,18 +22,18 @@ class Ceiling:
     """Ceilings from pairs of wells of one condition on different plates, with intervals over compounds.
 
     Attributes:
-        n_pairs: Pairs in all.
-        n_wells: Wells in them.
-        n_cell_lines: Cell lines in them.
-        replicate_rmse: A replicate taken as the prediction of the other, the ceiling of one draw.
-        replicate_pcc: Likewise.
-        replicate_r2: Likewise.
+        n_pairs: Number of pairs.
+        n_wells: Number of wells in them.
+        n_cell_lines: Number of cell lines in them.
+        replicate_rmse: RMSE when one replicate predicts the other: the ceiling of one draw.
+        replicate_pcc: The same for PCC.
+        replicate_r2: The same for R2.
         replicate_delta_pcc: corr(y - C', y'' - C''), each with its own plate's reserved control, averaged per
             condition, then per cell line; None without reserved controls.
-        rmse_floor: sqrt(mean (y - y'')^2 / 2), what a perfect mean that knows no plate would reach.
-        delta_pcc_ceiling: What a perfect mean would reach: the square root of each condition's replicate delta
-            correlation (0 where that is negative), averaged as the scores are; None without reserved controls.
-            Conditions without effect but with noise raise it a little, strong noisy ones lower it a little.
+        rmse_floor: sqrt(mean (y - y'')^2 / 2), the RMSE of a perfect mean that does not know the plate.
+        delta_pcc_ceiling: Delta correlation of a perfect mean: the square root of each condition's replicate delta
+            correlation (0 where that is negative), averaged like the scores; None without reserved controls. The
+            noise of conditions without an effect raises it a little, that of conditions with a strong effect lowers it.
         delta_pcc_root_of_mean: The square root of `replicate_delta_pcc`.
     """
 
@@ -60,13 +60,13 @@ class Ceiling:
 def measure_ceiling(wells: Wells, delta_rows: np.ndarray, boot: Bootstrap) -> Ceiling | None:
     """Measure the ceilings; None if no condition has wells on two plates.
 
-    Source: docs/evaluation.md, `of ceiling`; the floor halves the replicates' squared difference because both
-    wells carry noise, the square root because both deltas do. The root is taken per condition: conditions differ, and
-    the root of their mean is more than even the truth reaches (0.46 for 0.41 on the demo's data).
+    Source: docs/evaluation.md, `of ceiling`. The floor halves the replicates' squared difference because both wells
+    carry noise; the square root is taken because both deltas do. It is taken per condition because conditions differ:
+    the root of their mean exceeds what the truth itself reaches (0.46 instead of 0.41 on the demo's data).
 
     Args:
         wells: Sampled wells, whole conditions.
-        delta_rows: Which of them count for the delta scores, (n,); the ceiling averages as those scores do.
+        delta_rows: Mask of the wells that count for delta scores, (n,); the ceiling is averaged like those scores.
         boot: Resampled compounds.
     """
     first, second = _replicate_pairs(wells)

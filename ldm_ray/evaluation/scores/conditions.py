@@ -1,4 +1,4 @@
-"""Scores of whole conditions, replicates averaged: the strongest genes, and telling conditions apart."""
+"""Scores of whole conditions, replicates averaged: strong genes and discrimination."""
 
 from dataclasses import dataclass
 
@@ -19,8 +19,8 @@ class ConditionJudge:
         wells: Sampled wells with a reserved control.
         number: Condition of each well, 0 to n_conditions - 1, (n,).
         effect: Mean measured change from the reserved control, (n_conditions, n_genes).
-        compound: Of each condition, (n_conditions,).
-        cell: Likewise.
+        compound: Compound of each condition, (n_conditions,).
+        cell: Cell line of each condition, (n_conditions,).
     """
 
     wells: Wells
@@ -30,7 +30,7 @@ class ConditionJudge:
     cell: np.ndarray
 
     def score(self, y_hat: np.ndarray) -> dict[str, np.ndarray]:
-        """Score predictions for `wells`, (n, n_genes); arrays (n_conditions,)."""
+        """Score predictions for `wells`, (n, n_genes); returns arrays (n_conditions,)."""
         predicted = average(y_hat - self.wells.basal, self.number)
         return strong_gene_scores(self.effect, predicted) | {"discrimination": self._discrimination(predicted)}
 
@@ -44,7 +44,7 @@ class ConditionJudge:
 
 
 def judge_conditions(wells: Wells) -> ConditionJudge | None:
-    """Set up for sampled wells that all have a reserved control; None if there are none."""
+    """Set up for sampled wells, all with a reserved control; None without wells."""
     if not len(wells):
         return None
     _, first, number = np.unique(wells.frame["condition_id"].to_numpy(), return_index=True, return_inverse=True)
@@ -54,7 +54,7 @@ def judge_conditions(wells: Wells) -> ConditionJudge | None:
 
 
 def average(values: np.ndarray, number: np.ndarray) -> np.ndarray:
-    """Average rows of one number, (n_numbers, n_genes), float64."""
+    """Average the rows with the same number, (n_numbers, n_genes), float64."""
     order = np.argsort(number, kind="stable")
     _, starts, counts = np.unique(number[order], return_index=True, return_counts=True)
     return np.asarray(np.add.reduceat(values[order].astype(np.float64), starts, axis=0) / counts[:, None])
@@ -63,12 +63,12 @@ def average(values: np.ndarray, number: np.ndarray) -> np.ndarray:
 def strong_gene_scores(effect: np.ndarray, predicted: np.ndarray) -> dict[str, np.ndarray]:
     """Compare the genes that a condition moves most: the top 50 up and the top 50 down of the measured effect.
 
-    Source: docs/evaluation.md, `strong genes`. A prediction that is the same for all genes has no top genes; its
-    precision is what chance gives, 50 of n_genes.
+    Source: docs/evaluation.md, `strong genes`. A prediction that is the same for all genes has no top genes; it gets
+    the precision of chance, 50 of n_genes.
 
     Args:
-        effect: Measured, replicates averaged, (n_conditions, n_genes).
-        predicted: Likewise.
+        effect: Measured change, replicates averaged, (n_conditions, n_genes).
+        predicted: Predicted change, same shape.
 
     Returns:
         `top50_squared`, `top50_pcc` and `precision_at_50`, each (n_conditions,).
@@ -103,7 +103,7 @@ def discrimination(effect: np.ndarray, predicted: np.ndarray) -> np.ndarray:
     size, scores = (effect**2).sum(axis=1), []
     for start in range(0, len(effect), AT_ONCE):
         rows = slice(start, start + AT_ONCE)
-        # |a - b|^2 but for |a|^2, which is the same for all candidates of a prediction
+        # |a - b|^2 - |a|^2; |a|^2 is the same for all candidates of a prediction.
         distance = size[None, :] - 2 * predicted[rows] @ effect.T
         own = distance[np.arange(len(distance)), start + np.arange(len(distance))][:, None]
         tolerance = 1e-9 * max(1.0, float(size.max()))
@@ -119,7 +119,7 @@ def _extremes(values: np.ndarray, top: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _shared(first: np.ndarray, second: np.ndarray, n_genes: int) -> np.ndarray:
-    """Count the genes that two lists of each row share, (n,)."""
+    """Count the genes shared by the two lists of each row, (n,)."""
     member = np.zeros((len(first), n_genes), dtype=bool)
     np.put_along_axis(member, first, values=True, axis=1)
     return np.asarray(np.take_along_axis(member, second, axis=1).sum(axis=1), dtype=np.float64)

@@ -1,4 +1,4 @@
-"""Gene-gene correlation structure: how it differs between predictions and measurements, and the paper's Fig. 3."""
+"""Gene-gene correlations: how predictions differ from measurements, and the paper's Fig. 3."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ TOP = 30
 
 @dataclass(frozen=True)
 class CorrelationScores:
-    """How a predicted correlation structure compares.
+    """Scores of predicted gene-gene correlations.
 
     Attributes:
         error: |R_pred - R_real|_F / |R_half - R_other_half|_F of the measurements.
@@ -33,7 +33,7 @@ def top_genes(matrix: np.ndarray, count: int = TOP) -> np.ndarray:
 
 
 def top_overlap(first: np.ndarray, second: np.ndarray) -> int:
-    """How many of the 30 most correlated genes two matrices share."""
+    """Return how many of the 30 most correlated genes two matrices share."""
     return len(set(top_genes(first).tolist()) & set(top_genes(second).tolist()))
 
 

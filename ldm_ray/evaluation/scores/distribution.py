@@ -1,7 +1,7 @@
-"""How the cloud of predicted wells compares with the cloud of measured ones.
+"""Compares the cloud of predicted wells with the cloud of measured wells.
 
-Pairwise distances are taken within cell line and time, on a stated sub-sample; gene-gene correlations on all wells,
-from moments. Only predictions that are draws can do well here: a mean has too little spread by nature.
+Pairwise distances are within cell line and time, on a sub-sample named in the notes; gene-gene correlations are on all
+wells, from moments. Only draws can do well here: a mean always has too little spread.
 
 Source: docs/evaluation.md, third table.
 """
@@ -27,8 +27,8 @@ class DistributionJudge:
     Args:
         wells: Sampled wells.
         halves: Moments of two random halves of all measured wells.
-        max_wells: Wells a group at most, a seeded sub-sample, for the pairwise distances.
-        seed: Of sub-samples and halves.
+        max_wells: Most wells per group for the pairwise distances, a seeded sub-sample.
+        seed: Seed of sub-samples and halves.
     """
 
     def __init__(self, wells: Wells, halves: tuple[GeneMoments, GeneMoments], max_wells: int, seed: int) -> None:
@@ -76,11 +76,11 @@ class DistributionJudge:
         }
 
     def note(self) -> str:
-        """Say how many wells were compared."""
+        """State how many wells were compared."""
         sizes = [len(rows) for rows in self.samples]
         return (
-            f"energy dist and MMD: within {len(sizes)} groups of cell line and time, {sum(sizes)} wells in all,"
-            f" at most {self.max_wells} a group, seed {self.seed}"
+            f"energy dist and MMD: within {len(sizes)} groups of cell line and time, {sum(sizes)} wells in total,"
+            f" at most {self.max_wells} per group, seed {self.seed}"
         )
 
     @cached_property

@@ -1,7 +1,7 @@
-"""Scores of one well, of one condition and of a whole set. Numpy only.
+"""Scores of one well, of one condition and of a whole set, in numpy only.
 
-Every function says its axis and pooling; nothing is averaged per batch. A prediction that is not finite is an
-error. A vector whose norm is below 1e-6 sqrt(n_genes) has correlation 0.
+Every function states its axis and pooling; nothing is averaged per batch. A non-finite prediction is an error. A vector
+with a norm below 1e-6 sqrt(n_genes) has correlation 0.
 """
 
 from dataclasses import dataclass
@@ -14,11 +14,11 @@ SMALL = 1e-6
 
 
 def require_finite(y_hat: np.ndarray, like: np.ndarray, name: str) -> None:
-    """Refuse predictions of another shape, or with NaN or infinite values.
+    """Refuse predictions of the wrong shape, or with NaN or infinite values.
 
     Raises:
-        ShapeError: For another shape than the measured profiles.
-        NonFiniteError: With the number of bad wells.
+        ShapeError: If the shape differs from the measured profiles'.
+        NonFiniteError: If values are not finite; states the number of bad wells.
     """
     if y_hat.shape != like.shape:
         raise ShapeError(f"predictions of {name} must be {like.shape}; got {y_hat.shape}")
@@ -60,17 +60,17 @@ def r2_per_profile(y: np.ndarray, y_hat: np.ndarray) -> np.ndarray:
 def plate_centred_pearson(
     y: np.ndarray, y_hat: np.ndarray, plate: np.ndarray, compound: np.ndarray, min_compounds: int
 ) -> np.ndarray:
-    """Correlation of what is left of truth and prediction after subtracting the plate's other compounds.
+    """Correlation of truth and prediction after subtracting the mean of the plate's other compounds from both.
 
         corr(y_hat - m_hat, y - m)
 
-    m is the mean of the plate's wells that hold other compounds, m_hat of the predictions for those wells.
+    m is the mean of the plate's wells with other compounds, m_hat the mean of the predictions for those wells.
 
     Source: docs/evaluation.md, `plate-centred`; the idea of removing systematic effects from
     Vinas Torne et al. 2025, doi:10.1038/s41587-025-02777-8.
 
     Note:
-        Both means run over the judged wells of the plate, those that have a prediction.
+        Both means are over the scored wells of the plate only.
 
     Returns:
         (n,), NaN for wells of plates with fewer than `min_compounds` compounds.
@@ -111,7 +111,7 @@ def per_condition(
 def explained_share(
     x_hat: np.ndarray, basal: np.ndarray, true_delta: np.ndarray, mean_true_delta: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Parts of the share of explainable delta, per well, each (n,).
+    """Numerator and denominator of the share of explainable delta, per well, each (n,).
 
         share = 1 - sum |x_hat - b - D|^2 / sum |D - Dbar|^2
 
@@ -126,14 +126,14 @@ def explained_share(
 
 @dataclass(frozen=True)
 class Distances:
-    """Euclidean distances between a sample x of n and a sample y of m profiles: (n, m), (n, n) and (m, m)."""
+    """Euclidean distances between and within samples x of n and y of m profiles: (n, m), (n, n) and (m, m)."""
 
     between: np.ndarray
     within_x: np.ndarray
     within_y: np.ndarray
 
     def energy(self) -> float:
-        """Energy distance: 2 E|x - y| - E|x - x'| - E|y - y'|, pairs with oneself left out.
+        """Energy distance: 2 E|x - y| - E|x - x'| - E|y - y'|, without pairs of a profile with itself.
 
         Source: Szekely & Rizzo 2013, doi:10.1016/j.jspi.2013.03.018 (unbiased form).
         """
@@ -153,14 +153,14 @@ class Distances:
 
 
 def distances(x: np.ndarray, y: np.ndarray, within_y: np.ndarray | None = None) -> Distances:
-    """Measure all distances between and within two samples, each at least 2; `within_y` if it is known already."""
+    """Compute all distances between and within two samples of at least 2 each; pass `within_y` if already known."""
     between, within_x = pairwise(x, y), pairwise(x, x)
     return Distances(between, within_x, pairwise(y, y) if within_y is None else within_y)
 
 
 def pairwise(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Euclidean distances between rows, (len(x), len(y)), float64; exactly 0 between a row and itself."""
-    centre = y.mean(axis=0, dtype=np.float64)  # the products below then lose no digits to the level
+    centre = y.mean(axis=0, dtype=np.float64)  # so that the products below lose no digits to the level
     a, b = x - centre, y - centre
     squared = (a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1) - 2 * a @ b.T
     if x is y:

@@ -1,11 +1,11 @@
-"""Gene-gene second moments, added up block by block: exact, whatever the blocks."""
+"""Gene-gene second moments summed block by block; the blocks do not affect the result."""
 
 from dataclasses import dataclass, field
 
 import numpy as np
 
 CONSTANT = 1e-9
-"""A gene whose variance is below this does not vary."""
+"""A gene with a variance below this counts as constant."""
 
 
 @dataclass
@@ -15,8 +15,8 @@ class GeneMoments:
     Attributes:
         n_groups: Groups of cell line and time.
         n_genes: Length of a profile.
-        counts: Wells of each group, (n_groups,).
-        sums: Sums of each group, (n_groups, n_genes).
+        counts: Number of wells of each group, (n_groups,).
+        sums: Sum over each group, (n_groups, n_genes).
         second: Sum of x x^T over all wells, (n_genes, n_genes).
     """
 
@@ -32,7 +32,7 @@ class GeneMoments:
         self.second = np.zeros((self.n_genes, self.n_genes))
 
     def add(self, x: np.ndarray, group: np.ndarray) -> None:
-        """Add wells, (n, n_genes), of some groups, (n,)."""
+        """Add wells, (n, n_genes), with their groups, (n,)."""
         if not len(x):
             return
         values = x.astype(np.float64)
@@ -43,7 +43,7 @@ class GeneMoments:
         self.second += values.T @ values
 
     def merge(self, other: "GeneMoments") -> None:
-        """Add what another has added up."""
+        """Add the sums of another."""
         self.counts += other.counts
         self.sums += other.sums
         self.second += other.second
@@ -53,7 +53,7 @@ class GeneMoments:
         return np.asarray(self.sums / np.maximum(self.counts, 1)[:, None])
 
     def covariance(self, *, within: bool) -> np.ndarray:
-        """Covariance of genes over wells, (n_genes, n_genes): within groups, or around the mean of all."""
+        """Covariance of genes over wells, (n_genes, n_genes), within groups or around the overall mean."""
         n = max(1.0, self.counts.sum())
         if within:
             scaled = self.sums / np.sqrt(np.maximum(self.counts, 1))[:, None]
@@ -62,7 +62,7 @@ class GeneMoments:
         return np.asarray(self.second / n - np.outer(mean, mean))
 
     def correlation(self, *, within: bool) -> np.ndarray:
-        """Correlation of genes over wells; genes that do not vary have correlation 0, and 1 with themselves.
+        """Correlation of genes over wells; a constant gene has correlation 1 with itself and 0 with others.
 
         Source: Pearson's correlation, as in Kim & Yoo, Fig. 3.
         """

@@ -1,4 +1,4 @@
-"""Predicted wells: what every score is a score of."""
+"""Predicted wells, the input of every score."""
 
 from dataclasses import dataclass
 
@@ -9,15 +9,16 @@ from ldm_ray.evaluation.scores.record import MetricsRow
 
 @dataclass(frozen=True)
 class PredictedWells:
-    """One row of the table, for some wells.
+    """Predictions of one row of the table for some wells.
 
     Attributes:
         model: Row name (docs/evaluation.md).
-        kind: `mean`, `one_draw`, `mean_of_N` or `mean_direct`; of the oracle also `true_mean`, which knows no plate.
+        kind: `mean`, `one_draw`, `mean_of_N` or `mean_direct`; for the oracle also `true_mean`, which does not know
+            the plate.
         y_hat: Predicted profiles, log2, (n, n_genes).
-        sd: Predicted standard deviation of a well around `y_hat`, (n, n_genes), where there is one.
+        sd: Predicted standard deviation of a well around `y_hat`, (n, n_genes), or None.
         latent_var: For a mean of N, variance over samples averaged over genes, (n,); else None.
-        n_samples: N; 1 where it does not apply.
+        n_samples: N for a mean of N; else 1.
     """
 
     model: str
@@ -29,5 +30,5 @@ class PredictedWells:
 
 
 def row_name(row: MetricsRow) -> str:
-    """Name a row for people; a plain `mean` needs no saying."""
+    """Return a readable name of a row; a plain `mean` is not mentioned."""
     return row["model"] if row["prediction"] == "mean" else f"{row['model']}, {row['prediction'].replace('_', ' ')}"

@@ -1,4 +1,4 @@
-"""What `metrics.json` of an evaluation holds."""
+"""Contents of an evaluation's `metrics.json`."""
 
 from collections.abc import Mapping
 from typing import Literal, NotRequired, Required, TypedDict, cast
@@ -39,7 +39,7 @@ Score = Literal[
 
 
 class DistributionScores(TypedDict, total=False):
-    """How like measured wells predicted ones are as a cloud; `_pooled` is over all cell lines and times together."""
+    """Similarity of predicted and measured wells as clouds; `_pooled` is over all cell lines and times together."""
 
     energy_distance: float | None
     mmd: float | None
@@ -52,10 +52,10 @@ class DistributionScores(TypedDict, total=False):
 
 
 class MetricsRow(DistributionScores, total=False):
-    """The scores of one prediction, by the names that docs/evaluation.md explains.
+    """The scores of one prediction; docs/evaluation.md explains their names.
 
-    A score that does not apply is left out; None stands for one that is undefined on these wells. An interval is
-    [low, high], 95%, over compounds.
+    A score that does not apply is left out; None means undefined on these wells. An interval is [low, high], 95%, over
+    compounds.
     """
 
     model: Required[str]
@@ -98,7 +98,7 @@ class MetricsRow(DistributionScores, total=False):
 
 
 class ReplicateCeiling(TypedDict, total=False):
-    """See `Ceiling`; empty where no condition has replicates, without the delta scores where none has a control."""
+    """See `Ceiling`; empty without replicates, and without delta scores if no replicate has a reserved control."""
 
     n_pairs: int
     n_wells: int
@@ -120,7 +120,7 @@ class ReplicateCeiling(TypedDict, total=False):
 
 
 class RealAgainstReal(TypedDict):
-    """The distribution scores of one half of the measured wells beside the other."""
+    """Distribution scores of one half of the measured wells against the other."""
 
     energy_distance_real: float | None
     mmd_real: float | None
@@ -129,11 +129,11 @@ class RealAgainstReal(TypedDict):
 
 
 class Ceilings(ReplicateCeiling, RealAgainstReal):
-    """What the measurements themselves allow."""
+    """All ceilings that the measurements allow."""
 
 
 class ModelDescription(TypedDict):
-    """Which model a row is; `published_size` is there for PertDiT only."""
+    """Description of a model; `published_size` exists for PertDiT only."""
 
     name: str
     kind: str
@@ -153,23 +153,23 @@ class BestRows(TypedDict):
 
 
 class Metrics(BestRows):
-    """All that `metrics.json` holds.
+    """The whole `metrics.json`.
 
     Attributes:
-        dataset: URL.
-        simulated: Whether the dataset's genes are made up.
-        split: Which wells were judged.
-        unseen: What the test side has that training has not.
-        n_profiles: Judged, as are the counts below.
-        n_compounds: Parent structures.
-        n_conditions: Cell line, parent structure, dose and time.
-        n_cell_lines: Cell lines.
-        n_plates: Plates.
-        seed: Of sub-samples, draws and the bootstrap.
-        rows: One a prediction.
-        ceiling: What the measurements allow.
-        models: Which models the rows are.
-        notes: What was left out, and how large sub-samples were.
+        dataset: URL of the dataset.
+        simulated: Whether the dataset is simulated.
+        split: Split that was scored.
+        unseen: What is unseen in the test side.
+        n_profiles: Number of scored wells; the counts below are of these wells.
+        n_compounds: Number of parent structures.
+        n_conditions: Number of conditions (cell line, parent structure, dose, time).
+        n_cell_lines: Number of cell lines.
+        n_plates: Number of plates.
+        seed: Seed of sub-samples, draws and the bootstrap.
+        rows: One row per prediction.
+        ceiling: Ceilings that the measurements allow.
+        models: The scored models.
+        notes: What was left out, and the sizes of sub-samples.
     """
 
     dataset: str
@@ -194,8 +194,8 @@ def read_metrics(store: Store, folder: str = "") -> Metrics:
 
 
 def add_score(row: MetricsRow, score: Score, interval: Interval | None) -> None:
-    """Add a score and its interval to a row; None where it is undefined."""
-    fields = cast("dict[str, object]", row)  # a key that is put together is beyond a TypedDict
+    """Add a score and its interval to a row; None if undefined."""
+    fields = cast("dict[str, object]", row)  # a TypedDict has no computed keys
     fields[score] = None if interval is None else interval.value
     if interval is not None:
         fields[f"{score}_interval"] = interval.as_list()

@@ -1,4 +1,4 @@
-"""Are predicted spreads right? Coverage of intervals, CRPS, and the per-gene scale that makes spreads honest."""
+"""Scores of predicted spreads (coverage of intervals, CRPS), and the per-gene scale that calibrates them."""
 
 import numpy as np
 from scipy.special import ndtr, ndtri
@@ -14,7 +14,7 @@ def covered(y: np.ndarray, mean: np.ndarray, sd: np.ndarray, level: float) -> np
         y: Measured profiles, (n, n_genes).
         mean: Predicted means, (n, n_genes).
         sd: Predicted standard deviations, (n, n_genes).
-        level: What the share should be if draws are Gaussian.
+        level: Expected share if errors are Gaussian.
     """
     z = float(ndtri(0.5 + level / 2))
     return np.asarray((np.abs(y - mean) <= z * sd).mean(axis=1, dtype=np.float64))
@@ -32,7 +32,7 @@ def crps_gaussian(y: np.ndarray, mean: np.ndarray, sd: np.ndarray) -> np.ndarray
 
 
 def fit_sd_scale(y: np.ndarray, mean: np.ndarray, sd: np.ndarray) -> np.ndarray:
-    """Per-gene factor on the standard deviation under which standardised errors have variance 1, (n_genes,).
+    """Per-gene factor on the standard deviation that gives standardised errors a mean square of 1, (n_genes,).
 
     Source: the maximum of the Gaussian likelihood in the factor; cf. Kuleshov et al. 2018, arXiv:1807.00263.
     """

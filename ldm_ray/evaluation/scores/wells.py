@@ -1,4 +1,4 @@
-"""The scores that each well of a block has by itself, or beside the other wells of its plate."""
+"""Scores of single wells, and of wells relative to the other wells of their plate."""
 
 from dataclasses import dataclass
 
@@ -19,7 +19,7 @@ from ldm_ray.evaluation.scores.spread import LEVELS, covered, crps_gaussian
 
 @dataclass(frozen=True)
 class Planted:
-    """True change of wells, and its training mean of their cell line and time, each (n, n_genes)."""
+    """True change of wells, and its training mean in their cell line and time, each (n, n_genes)."""
 
     delta: np.ndarray
     train_mean: np.ndarray
@@ -32,8 +32,8 @@ def score_wells(
 
     Args:
         wells: The wells.
-        prediction: For these wells.
-        planted: Of simulated data.
+        prediction: Predictions for these wells.
+        planted: Planted truth, for simulated data.
         min_compounds_per_plate: Plates with fewer are not plate-centred.
 
     Returns:

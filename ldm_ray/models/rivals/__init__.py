@@ -1,4 +1,4 @@
-"""What every model must beat, from copying the control to the published rivals."""
+"""The published rivals, PRnet and PertDiT."""
 
 from ldm_ray.models.rivals.build import build_baseline
 

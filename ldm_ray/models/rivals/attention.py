@@ -6,7 +6,7 @@ from torch.nn import functional
 
 
 class Attention(nn.Module):
-    """Multi-head attention with biases in all four maps."""
+    """Multi-head attention with biases in all four linear maps."""
 
     def __init__(self, dim: int, n_heads: int) -> None:
         super().__init__()
@@ -14,7 +14,7 @@ class Attention(nn.Module):
         self.query, self.key, self.value, self.out = (nn.Linear(dim, dim) for _ in range(4))
 
     def forward(self, queries: Tensor, memory: Tensor) -> Tensor:
-        """Let queries, (batch, n, dim), look at memory, (batch, m, dim); (batch, n, dim)."""
+        """Attend from queries, (batch, n, dim), to memory, (batch, m, dim); returns (batch, n, dim)."""
         q, k, v = (
             part.unflatten(2, (self.n_heads, -1)).transpose(1, 2)
             for part in (self.query(queries), self.key(memory), self.value(memory))
@@ -25,7 +25,7 @@ class Attention(nn.Module):
 
 
 class GatedFfn(nn.Module):
-    """Linear to twice the width, halves a * SiLU(b), Linear back."""
+    """Linear to twice the width, a * SiLU(b) of its halves, Linear back."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class CrossBlock(nn.Module):
         self.to_control, self.to_drug, self.ffn = Attention(dim, n_heads), Attention(dim, n_heads), GatedFfn(dim)
 
     def forward(self, h: Tensor, control: Tensor, drug: Tensor) -> Tensor:
-        """Map gene tokens (batch, n, dim), given control (batch, n, dim) and drug tokens (batch, m, dim)."""
+        """Map gene tokens (batch, n, dim), given control tokens (batch, n, dim) and drug tokens (batch, m, dim)."""
         h = h + self.to_control(self.norm_control_query(h), self.norm_control(control))
         h = h + self.to_drug(self.norm_drug_query(h), self.norm_drug(drug))
         out: Tensor = h + self.ffn(self.norm_ffn(h))

@@ -1,4 +1,4 @@
-"""Profiles from the published rivals, through the interface of the latent diffusion model's own generator."""
+"""Profiles from the published rivals, with the interface of the latent diffusion model's generator."""
 
 import torch
 from torch import Tensor
@@ -18,10 +18,10 @@ ROWS = 1024
 
 
 class RivalGenerator:
-    """Samples conditions a few at a time; what one sample is, its subclasses say.
+    """Samples conditions a few at a time; subclasses define one sample.
 
     Args:
-        rows: Rows of a pass; 0: 1024.
+        rows: Rows per pass; 0 means 1024.
     """
 
     has_direct_mean = False
@@ -30,7 +30,7 @@ class RivalGenerator:
         self._rows = rows or ROWS
 
     def direct_mean(self, condition: ConditionBatch, base: Tensor) -> Tensor:
-        """Not to be had: PRnet averages over input noise, and at t = T PertDiT's error is multiplied by 64.
+        """Not available: PRnet averages over input noise, and at t = T PertDiT's error is multiplied by 64.
 
         Raises:
             QueryError: Always.
@@ -39,7 +39,7 @@ class RivalGenerator:
 
     @torch.inference_mode()
     def sample(self, condition: ConditionBatch, base: Tensor, keys: Tensor, how: Sampling) -> Samples:
-        """Sample profiles as `ProfileSampler` asks; `base` and `how.sampler` mean nothing here."""
+        """Sample profiles, see `ProfileSampler`; `base` and `how.sampler` are ignored."""
         parts, n_samples = [], how.n_samples
         for rows in torch.arange(len(keys), device=keys.device).split(max(1, self._rows // n_samples)):
             repeated = rows.repeat_interleave(n_samples)
@@ -51,15 +51,15 @@ class RivalGenerator:
         return Samples(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
     def _sample(self, condition: ConditionBatch, keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Mean, variance around it, and a draw of each row's sample, each (n, n_genes), log2."""
+        """Return mean, variance around it, and a draw of each row's sample, each (n, n_genes), log2."""
         raise NotImplementedError
 
 
 class PrnetGenerator(RivalGenerator):
-    """PRnet's Gaussian at one input noise a sample.
+    """PRnet's Gaussian, with one input noise per sample.
 
     Args:
-        model: In eval mode.
+        model: A model in eval mode.
         rows: See `RivalGenerator`.
     """
 
@@ -77,11 +77,11 @@ class PrnetGenerator(RivalGenerator):
 class PertditGenerator(RivalGenerator):
     """PertDiT's ancestral sampling over its whole chain, with the small fixed variance and no clipping.
 
-    A sample is a draw: no noise is left out of it.
+    A sample is already a draw: it includes all noise.
 
     Args:
-        model: In eval mode.
-        settings: Its schedule.
+        model: A model in eval mode.
+        settings: Settings with its schedule.
         rows: See `RivalGenerator`.
     """
 

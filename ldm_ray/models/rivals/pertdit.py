@@ -1,13 +1,13 @@
-"""PertDiT: diffusion transformers in gene space, every gene a token.
+"""PertDiT: diffusion transformers in gene space, with every gene a token.
 
 Source: Hu, Chen & Gu 2026, Quantitative Biology. At 978 genes and 1024-wide drug tokens: CrossDiT 2,163,713 parameters,
 CatCrossDiT 2,162,433, AdaDiT 2,423,553.
 
 Note:
     The published drug tokens come from a language model that is not part of this project. Here Cross and CatCross see
-    two tokens, the compound's embedding and a sinusoid of log10 dose, both through the drug's linear map; Ada sees the
-    fingerprint that PRnet sees, as in its shipped configuration. Genes are centred and scaled by training moments.
-    Treatment time is not an input. `genes_per_token` above 1 is the small preset, not the published model.
+    two tokens through the drug's linear map: the compound's embedding and a sinusoid of log10 dose. Ada sees PRnet's
+    fingerprint, as in its shipped configuration. Genes are centred and scaled by training moments. Treatment time is
+    not an input. `genes_per_token` above 1 is the small preset, not the published model.
 """
 
 from typing import Literal
@@ -21,14 +21,14 @@ from ldm_ray.settings import PertditSettings
 
 Variant = Literal["cross", "catcross", "ada"]
 DOSE_SCALE = 100.0
-"""log10 dose is multiplied with this before its sinusoid: decades must be as distinct as steps."""
+"""Factor of log10 dose before its sinusoid, so that decades are as distinct as steps."""
 
 
 class PertDit(nn.Module):
     """Predicts the noise in a scaled profile, given the control, the drug and the step.
 
     Args:
-        variant: Which of the three.
+        variant: One of the three architectures.
         n_genes: Length of a profile.
         drug_dim: Width of a drug vector.
         settings: Sizes; the defaults are the published ones.
@@ -68,7 +68,7 @@ class PertDit(nn.Module):
         self.gene_scale.copy_(scale)
 
     def scale(self, x: Tensor) -> Tensor:
-        """Bring log2 profiles to zero mean and unit variance."""
+        """Scale log2 profiles to zero mean and unit variance."""
         return (x - self.gene_mean) / self.gene_scale
 
     def unscale(self, z: Tensor) -> Tensor:
@@ -76,7 +76,7 @@ class PertDit(nn.Module):
         return z * self.gene_scale + self.gene_mean
 
     def drug_tokens(self, embedding: Tensor, dose_um: Tensor) -> Tensor:
-        """Turn a compound and its dose into tokens, (batch, m, drug_dim); one, scaled by dose, for Ada."""
+        """Turn a compound and its dose into tokens, (batch, m, drug_dim); for Ada one token, scaled by dose."""
         if self.variant == "ada":
             return (embedding * torch.log10(dose_um + 1.0)[:, None])[:, None]
         return torch.stack([embedding, sinusoid(DOSE_SCALE * torch.log10(dose_um), self.drug_dim)], dim=1)
@@ -87,7 +87,7 @@ class PertDit(nn.Module):
         Args:
             z_t: Noised scaled profile, (batch, n_genes).
             control: Scaled matched control, (batch, n_genes).
-            drug_tokens: From `drug_tokens`.
+            drug_tokens: Output of `drug_tokens`.
             t: Zero-based step, (batch,), int64.
         """
         time = self.time(sinusoid(t, 2 * self.dim))[:, None]

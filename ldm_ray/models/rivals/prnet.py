@@ -1,10 +1,10 @@
-"""PRnet: control profile and fingerprint to a Gaussian over treated profiles, one gene independent of the next.
+"""PRnet: control profile and fingerprint to a Gaussian over treated profiles, independent between genes.
 
 Source: Qi et al. 2024, Nature Communications, doi:10.1038/s41467-024-53457-1; 551,204 parameters at 978 genes.
 
 Note:
-    PRnet's own scale is normalize_total + log1p of values that are log2 already; here it is trained on raw log2.
-    Treatment time is not an input.
+    PRnet applies normalize_total + log1p to values that are already log2; here it is trained on raw log2. Treatment
+    time is not an input.
 """
 
 import torch
@@ -52,9 +52,9 @@ class Prnet(nn.Module):
 
         Args:
             x_basal: Matched control, log2, (batch, n_genes).
-            drug: `scaled_drug`, (batch, drug_dim).
+            drug: Output of `scaled_drug`, (batch, drug_dim).
             noise: N(0, I), (batch, NOISE_DIM).
-            keys: Decide dropout in training, (batch,), int64.
+            keys: Keys of dropout in training, (batch,), int64.
         """
         adapted = self.adaptor(drug)
         z = self.encoder(torch.cat([x_basal, adapted], dim=1))
