@@ -15,12 +15,13 @@ help:  ## List the targets.
 # then the package with them, which are there. That second look adds what a lock made on one system lacks on another:
 # the CUDA libraries of Linux's ordinary build of torch, or what another Python needs. Byte-compiling is left to all
 # cores, without tests and other code that nobody imports here; a file for another Python fails, which is no matter.
+# setuptools warns of every editable installation.
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ldm-ray needs Python 3.11 or newer; got " + sys.version)'
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install --constraint constraints.txt pip
 	$(PIP) install --no-compile --no-deps --requirement constraints.txt
-	$(PIP) install --no-compile --no-build-isolation --constraint constraints.txt --editable '.[dev]'
+	PYTHONWARNINGS=ignore $(PIP) install --no-compile --no-build-isolation --constraint constraints.txt --editable '.[dev]'
 	$(PIP) check
 	$(BIN)/python -m compileall -q -j 0 -x '/(tests|testing|rllib|transformers/models)/' $(VENV)/lib || true
 	@touch $@
