@@ -3,9 +3,9 @@
     python benchmarks/presets.py --data DATA --out FOLDER [--search SEARCH] [--config FILE] [--unseen plate]
         [--model NAME ...] [--seed N ...] [--json OUT]
 
-`best` is the best trial of a search, `paper` the preset, `default` the preset with the settings file's changes. Existing
-results under --out are kept. The JSON holds mean and standard deviation over seeds of each figure; `ratio` is the first
-model's RMSE over that of the best trivial row.
+`best` is the best trial of a search, `paper` the preset, `default` the preset with the settings file's changes.
+Existing results under --out are kept. The JSON holds mean and standard deviation over seeds of each figure; `ratio` is
+the first model's RMSE over that of the best trivial row.
 """
 
 import argparse
