@@ -194,7 +194,7 @@ def test_table_1_trains_what_it_compares_once(demo: Path, tmp_path: Path, comman
         (["evaluate", "--out", "x", "--ic50"], "--ic50 needs --bundle, --gdsc and --basal-profiles"),
         (["evaluate", "--out", "x", "--ic50", "--fig3"], "give one of --table1, --fig3 and --ic50"),
         (["data", "resplit", "nowhere", "--unseen", "moon", "--out", "x"], "--unseen must be one of cell, both, plate"),
-        (["train", "baseline", "--kind", "x", "--data", "nowhere", "--out", "x"], "nowhere is not a paired dataset"),
+        (["train", "baseline", "--kind", "x", "--data", "nowhere", "--out", "x"], "--kind must be one of prnet,"),
     ],
 )
 def test_bad_requests_to_judge_are_one_line(
