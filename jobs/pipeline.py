@@ -1,4 +1,4 @@
-r"""Run the whole chain, or go on with it at the step where it was.
+r"""Run the pipeline, or resume it at the step where it was interrupted.
 
     ray job submit --working-dir . --runtime-env jobs/runtime_env.yaml -- \
         python jobs/pipeline.py --out O

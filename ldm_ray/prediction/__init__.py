@@ -1,1 +1,1 @@
-"""From queries to predictions with a bundle, one by one or in bulk."""
+"""Predictions from a bundle, for single queries or in bulk."""

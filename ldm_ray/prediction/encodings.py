@@ -17,11 +17,11 @@ COMPOUNDS, CONTROLS = 8192, 1024
 
 
 class Encodings:
-    """Encodes queries for a generator; embeddings and encodings of compounds and controls are kept.
+    """Encodes queries for a generator; caches embeddings of compounds, and encodings of compounds and controls.
 
     Args:
-        encoder: Of compounds.
-        generator: Whose networks encode.
+        encoder: Encoder of compounds.
+        generator: Generator whose networks encode.
     """
 
     def __init__(self, encoder: CompoundEncoder, generator: ProfileGenerator) -> None:
@@ -58,7 +58,7 @@ class Encodings:
     @torch.inference_mode()
     def _encode(self, vectors: Tensor) -> list[tuple[Tensor, Tensor]]:
         vectors = vectors.to(self._generator.device, torch.float32)
-        # Copies: a row would keep the whole block that it was computed in.
+        # Copies, since a view would keep its whole block in memory.
         encoded = self._generator.encode_compound(vectors)
         return [(vector.clone(), own.clone()) for vector, own in zip(vectors, encoded, strict=True)]
 

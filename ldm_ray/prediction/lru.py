@@ -10,7 +10,7 @@ Value = TypeVar("Value")
 
 
 class Lru(Generic[Key, Value]):
-    """Keeps what was asked for last; threads may share it.
+    """Keeps the most recently used entries; thread-safe.
 
     Args:
         size: Entries kept, at least 1.
@@ -25,11 +25,11 @@ class Lru(Generic[Key, Value]):
         return len(self._entries)
 
     def fetch(self, keys: Sequence[Key], make: Callable[[list[Key]], Sequence[Value]]) -> list[Value]:
-        """Return the value of each key; those that are missing are made together, each once.
+        """Return the value of each key; missing values are made together, each once.
 
         Args:
-            keys: May repeat, and may be more than the cache holds.
-            make: Values of keys that are not there, in their order.
+            keys: Keys, which may repeat and may be more than the cache holds.
+            make: Returns the values of missing keys, in order.
         """
         wanted = list(dict.fromkeys(keys))
         with self._using:
@@ -45,7 +45,7 @@ class Lru(Generic[Key, Value]):
     async def fetch_async(
         self, keys: Sequence[Key], make: Callable[[list[Key]], Awaitable[Sequence[Value]]]
     ) -> list[Value]:
-        """Do as `fetch`, where `make` has to be waited for; others may make the same meanwhile."""
+        """Like `fetch` with an awaitable `make`; concurrent calls may make the same value twice."""
         wanted = list(dict.fromkeys(keys))
         with self._using:
             found = self._known(wanted)

@@ -31,13 +31,13 @@ class Predictions:
         genes: Gene symbols, (n_genes,).
         basal: The control that each prediction starts from, (n, n_genes).
         mean: Expected expression, (n, n_genes).
-        std: Standard deviation of a well around the mean, (n, n_genes): latent spread plus observation noise, times
-            the per-gene scale under which validation wells are covered as they should be. With one sample the
-            latent spread is unknown and only the noise is in it.
+        std: Standard deviation of a well around the mean, (n, n_genes): latent spread plus observation noise, times a
+            scale per gene that was calibrated on validation wells. With one sample the latent spread is unknown, and
+            only the noise is included.
         draws: Simulated wells, (n, n_draws, n_genes).
         similarity: Tanimoto similarity of each compound to the nearest training compound, (n,).
-        out_of_domain: Whether compound, cell line, dose or time lie outside of what was trained on, (n,).
-        notes: What to know about each query, for instance why it is out of domain.
+        out_of_domain: Whether compound, cell line, dose or time lie outside of training, (n,).
+        notes: Notes on each query, for instance why it is out of domain.
     """
 
     genes: tuple[str, ...]
@@ -60,7 +60,7 @@ class Predictor:
 
     def __init__(self, bundle: Bundle, device: torch.device | str = "cpu") -> None:
         if bundle.kind == "vae":
-            raise BundleError("predictions want a bundle of kind 'ldm', or a rival's; got 'vae'")
+            raise BundleError("predictions need a bundle of kind 'ldm' or of a rival; got 'vae'")
         self.bundle, self.device = bundle, torch.device(device)
         self.encoder = build_encoder(bundle.config.encoder)
         stored = bundle.metadata["encoder"]
@@ -80,8 +80,8 @@ class Predictor:
 
         Args:
             url: Folder of the bundle.
-            device: Where to compute; a GPU if there is one by default.
-            storage_options: fsspec's arguments by protocol, beside what the environment says.
+            device: Device to compute on; by default a GPU if there is one.
+            storage_options: fsspec's arguments by protocol, besides the environment's.
 
         Raises:
             BundleError: If it is not a usable bundle.
@@ -91,7 +91,7 @@ class Predictor:
 
     @property
     def cell_lines(self) -> list[str]:
-        """Cell lines that a query may name."""
+        """The cell lines that a query may name."""
         return self.reader.cell_lines
 
     def predict(
@@ -102,26 +102,26 @@ class Predictor:
         seed: int = 0,
         n_draws: int = 0,
     ) -> Predictions:
-        """Predict profiles; the answer to a query does not depend on the others beside it, to the last bit.
+        """Predict profiles; the answer to a query does not depend on the other queries, to the last bit.
 
         Args:
             queries: At least one.
-            n_samples: Latent samples a query; more give a steadier mean.
-            steps: Steps of the sampler.
+            n_samples: Latent samples per query; more give a steadier mean; default: the bundle's.
+            steps: Sampling steps; default: the bundle's.
             seed: Same seed, same numbers.
-            n_draws: Simulated wells wanted a query, at most `n_samples`.
+            n_draws: Simulated wells per query, at most `n_samples`.
 
         Raises:
-            QueryError: For the first query that cannot be answered, or for numbers out of range.
+            QueryError: If a query cannot be answered, or a number is out of range.
         """
         how = self.sampling(n_samples, steps, seed, n_draws)
         if not queries:
-            raise QueryError("at least one query is wanted; got none")
+            raise QueryError("there must be at least one query; got none")
         prepared = [self.reader.prepare(query) for query in queries]
         return self.predictions(prepared, self.sample(prepared, how))
 
     def direct_mean(self, queries: Sequence[Query]) -> np.ndarray:
-        """Expected expression of each query without sampling, log2, (n, n_genes), where the model can; see `sampler`.
+        """Return expected expression without sampling, log2, (n, n_genes), if the model can; see `sampler`.
 
         Raises:
             QueryError: As `predict`.
@@ -130,14 +130,14 @@ class Predictor:
         return _checked(self.sampler.direct_mean(self._condition(prepared), self.base(prepared)))
 
     def sample(self, prepared: Sequence[PreparedQuery], how: Sampling) -> Samples:
-        """Sample prepared queries; each is the same whatever stands beside it, bit for bit."""
+        """Sample prepared queries; no query affects another's samples, bit for bit."""
         base, keys = self.base(prepared), self.keys(prepared)
         if isinstance(self.sampler, ProfileGenerator) and self.encodings is not None:
             return self.sampler.sample_encoded(self.encodings.encode(prepared), base, keys, how)
         return self.sampler.sample(self._condition(prepared), base, keys, how)
 
     def base(self, prepared: Sequence[PreparedQuery]) -> Tensor:
-        """Return what the target of each query is measured from, log2, (n, n_genes), on the device."""
+        """Return the base of each query's target, log2, (n, n_genes), on the device."""
         return torch.as_tensor(self.reader.base(prepared), device=self.device)
 
     def keys(self, prepared: Sequence[PreparedQuery]) -> Tensor:
@@ -147,10 +147,10 @@ class Predictor:
     def sampling(
         self, n_samples: int | None = None, steps: int | None = None, seed: int = 0, n_draws: int = 0
     ) -> Sampling:
-        """Fill in what is not given from the bundle.
+        """Return how to sample; missing numbers come from the bundle.
 
         Raises:
-            QueryError: For numbers out of range.
+            QueryError: If a number is out of range.
         """
         longest = self.bundle.config.schedule.num_steps
         how = Sampling(
@@ -170,19 +170,19 @@ class Predictor:
         return how
 
     def predictions(self, prepared: Sequence[PreparedQuery], samples: Samples) -> Predictions:
-        """Turn samples of prepared queries into the answer that users get."""
+        """Turn samples of prepared queries into predictions."""
         mean, spread, draws = (_checked(v) for v in (samples.mean, samples.std * self.sd_scale, samples.draws))
         similarity, outside, notes = self.reader.judge(prepared)
         basal = np.stack([item.basal for item in prepared])
         return Predictions(tuple(self.bundle.gene_symbols), basal, mean, spread, draws, similarity, outside, notes)
 
     def used(self, n_samples: int | None, steps: int | None) -> dict[str, Any]:
-        """Return the numbers that `predict` takes where none are given."""
+        """Return the sampling numbers that `predict` would use."""
         how = self.sampling(n_samples, steps)
         return {"n_samples": how.n_samples, **asdict(how.sampler)}
 
     def sampler_choice(self, steps: int | None = None) -> SamplerChoice:
-        """Return the sampler that `predict` takes: the bundle's own, with other steps where they are given."""
+        """Return the sampler that `predict` uses: the bundle's, with other steps if given."""
         own = self.bundle.sampler_choice()
         return own if steps is None else replace(own, steps=steps)
 
@@ -222,7 +222,7 @@ def build_sampler(bundle: Bundle, device: torch.device) -> ProfileSampler:
 
 
 def _checked(value: Tensor) -> np.ndarray:
-    """Return a result as numpy; a NaN is an error, never an answer."""
+    """Return a result as numpy; NaN or infinity is an error, never an answer."""
     array: np.ndarray = value.cpu().numpy()
     if not np.isfinite(array).all():
         raise BundleError("the model predicts NaN or infinite values; its bundle is damaged or badly trained")

@@ -1,4 +1,4 @@
-"""Queries: what a user asks, checked and prepared for a model."""
+"""Queries of users, checked and prepared for a model."""
 
 import difflib
 import math
@@ -19,14 +19,14 @@ KNOWN_SIMILARITIES = 16_384
 
 @dataclass(frozen=True)
 class Query:
-    """What would this compound, at this dose, after this time, do to these cells?
+    """What would this compound do to these cells, at this dose and after this time?
 
     Attributes:
-        smiles: The compound; salts and spellings of one parent structure are one compound.
-        dose_um: Micromolar, above 0.
-        time_h: Hours, above 0.
-        cell: A cell line that the bundle knows; its mean training control at the nearest time is the basal.
-        basal: Or a basal profile, log2, (n_genes,), in the bundle's gene order.
+        smiles: The compound; salts and other spellings of the same parent structure are the same compound.
+        dose_um: Dose, micromolar, above 0.
+        time_h: Exposure, hours, above 0.
+        cell: A cell line that the bundle knows; its mean training control at the nearest time is used.
+        basal: A control profile instead, log2, (n_genes,), in the bundle's gene order.
     """
 
     smiles: str
@@ -38,15 +38,15 @@ class Query:
 
 @dataclass(frozen=True)
 class PreparedQuery:
-    """A query that can be answered.
+    """A checked query.
 
     Attributes:
-        query: As it was asked.
+        query: The original query.
         parent: Parent structure of the compound.
         basal: The control, log2, (n_genes,).
-        origin: What the control is, for caches and keys.
-        key: Of its noise.
-        note: What to say of its control.
+        origin: Identifies the control, for caches and keys.
+        key: Key of its noise.
+        note: Note on its control, or empty.
     """
 
     query: Query
@@ -72,15 +72,15 @@ class QueryReader:
 
     @property
     def cell_lines(self) -> list[str]:
-        """Cell lines that a query may name."""
+        """The cell lines that a query may name."""
         return sorted(self._rows)
 
     def times_h(self, cell: str) -> list[float]:
-        """Times at which a cell line's control is known, hours."""
+        """Return the times at which a cell line's control is known, hours."""
         return sorted(entry["time_h"] for entry in self._cells if entry["cell"] == cell)
 
     def prepare(self, query: Query) -> PreparedQuery:
-        """Check one query.
+        """Check and prepare one query.
 
         Raises:
             QueryError: If it cannot be answered.
@@ -94,7 +94,7 @@ class QueryReader:
         return PreparedQuery(query, parent, basal, origin, key, note)
 
     def base(self, prepared: Sequence[PreparedQuery]) -> np.ndarray:
-        """Return what the target is measured from, log2, (n, n_genes)."""
+        """Return the base of the target, log2, (n, n_genes)."""
         basal, target = np.stack([item.basal for item in prepared]), self._target_base.target
         if target == "absolute":
             return np.zeros_like(basal)
@@ -104,7 +104,7 @@ class QueryReader:
         return basal
 
     def judge(self, prepared: Sequence[PreparedQuery]) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
-        """Similarity to the nearest training compound, whether out of domain, and notes, of each query."""
+        """Return each query's similarity to the nearest training compound, whether it is out of domain, and notes."""
         similarity = self.similarity([item.parent for item in prepared])
         outside = [
             self.domain.notes(float(near), item.query.cell, item.query.dose_um, item.query.time_h)
@@ -117,7 +117,7 @@ class QueryReader:
         return similarity, np.array([bool(more) for more in outside]), notes
 
     def similarity(self, parents: Sequence[str]) -> np.ndarray:
-        """Tanimoto similarity of parent SMILES to the nearest training compound, (n,)."""
+        """Return the Tanimoto similarity of parent SMILES to the nearest training compound, (n,)."""
         return np.array(self._similarity.fetch(parents, lambda new: self.domain.similarity(new).tolist()))
 
     def _basal(self, query: Query) -> tuple[np.ndarray, str | bytes, str]:

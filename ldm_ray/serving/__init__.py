@@ -1,1 +1,1 @@
-"""Answers over HTTP: batching, the API and its errors. Ray puts these on a cluster in `cluster/serve`."""
+"""Answers over HTTP: batching, the API, its errors, page and client. `cluster/serve` puts these on a cluster."""

@@ -26,16 +26,16 @@ class About(TypedDict):
 
 
 class Head(About):
-    """What all predictions of an answer share."""
+    """What is common to all predictions of an answer."""
 
     genes: list[str]
 
 
 def chosen_genes(request: PredictRequest, genes: list[str]) -> np.ndarray:
-    """Return the positions of the genes that are wanted.
+    """Return the positions of the requested genes.
 
     Raises:
-        RequestError: For a symbol that the model does not have.
+        RequestError: If the model does not have a gene.
     """
     if request.genes is None:
         return np.arange(len(genes))
@@ -47,7 +47,7 @@ def chosen_genes(request: PredictRequest, genes: list[str]) -> np.ndarray:
 
 
 def as_json(answer: Answer, request: PredictRequest) -> bytes:
-    """Write an answer as JSON; float32 numbers in the fewest digits that give the same bits back."""
+    """Write an answer as JSON, with the fewest digits that give the same float32 back."""
     place = chosen_genes(request, answer.genes)
     arrays = _arrays(answer, request, place)
     rows = [
@@ -65,7 +65,7 @@ def as_json(answer: Answer, request: PredictRequest) -> bytes:
 
 
 def as_arrow(answer: Answer, request: PredictRequest) -> bytes:
-    """Write an answer as an Arrow IPC stream, one row a condition; what all rows share is in the metadata `answer`."""
+    """Write an answer as an Arrow IPC stream with one row per condition; metadata `answer` holds the rest."""
     place = chosen_genes(request, answer.genes)
     columns: dict[str, object] = {"parent_smiles": answer.parents}
     for name, values in _arrays(answer, request, place).items():

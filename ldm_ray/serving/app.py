@@ -1,4 +1,4 @@
-"""The HTTP API: routes and limits around a backend."""
+"""The HTTP API: routes and limits in front of a backend."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -29,7 +29,7 @@ from ldm_ray.settings import ServeSettings
 
 WEB = Path(__file__).parent / "web"
 POLICY = "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'"
-"""The page asks this server and no other; the plots set styles of their own."""
+"""The page only contacts this server; its plots set their own styles."""
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": Problem, "content": {problems.MEDIA_TYPE: {}}, "description": what}
     for status, what in {
@@ -37,20 +37,20 @@ ERRORS: dict[int | str, dict[str, Any]] = {
         401: "the token is missing or wrong",
         404: "no such model",
         413: "the body is too large",
-        422: "the request cannot be answered; the field is named",
-        503: "too much is waiting; Retry-After says when to ask again",
+        422: "the request cannot be answered; the answer names the wrong field",
+        503: "too much is waiting; Retry-After says when to try again",
     }.items()
 }
 Model = Annotated[str | None, Query(max_length=100, description="one of /v1/models; default: the first")]
 
 
 def create_app(backend: Callable[[], Backend], limits: ServeSettings) -> FastAPI:
-    """Build the application; `backend` is asked for at each request, so that it may be replaced."""
-    app = FastAPIOffline(  # whose documentation page asks no other host
+    """Build the application; `backend` is called for each request, so that the backend may be replaced."""
+    app = FastAPIOffline(  # its documentation page contacts no other host
         title="ldm_ray",
         version=__version__,
         redirect_slashes=False,
-        description="Drug-induced expression profiles of the landmark genes, with uncertainty.",
+        description="Predicts drug-induced expression of the landmark genes, with uncertainty.",
     )
     problems.install(app)
 
@@ -71,7 +71,7 @@ def create_app(backend: Callable[[], Backend], limits: ServeSettings) -> FastAPI
     async def models() -> list[str]:
         return await backend().models()
 
-    @app.get("/v1/model", responses=ERRORS, summary="What a model is and was trained on")
+    @app.get("/v1/model", responses=ERRORS, summary="Describe a model and its training data")
     async def model(model: Model = None) -> ModelInfo:
         return await backend().model(model)
 
@@ -83,7 +83,7 @@ def create_app(backend: Callable[[], Backend], limits: ServeSettings) -> FastAPI
         "/v1/genes",
         response_model=list[dict[str, Any]],
         responses=ERRORS,
-        summary="Genes of a profile, in their order",
+        summary="Genes of a profile, in order",
     )
     async def genes(model: Model = None) -> list[Gene]:
         return await backend().genes(model)
@@ -94,14 +94,14 @@ def create_app(backend: Callable[[], Backend], limits: ServeSettings) -> FastAPI
             raise RequestError("smiles", f"smiles must have at most {MAX_SMILES_LENGTH} characters; got {len(smiles)}")
         return await backend().compound(smiles, model)
 
-    @app.get("/healthz", summary="Whether the server runs")
+    @app.get("/healthz", summary="Whether the server is running")
     async def health() -> dict[str, str]:
         return {"status": "ok"}
 
     @app.get("/readyz", responses={503: ERRORS[503]}, summary="Whether queries can be answered")
     async def ready() -> dict[str, str]:
         if not await backend().ready():
-            raise HTTPException(503, "the model is still being loaded", {"Retry-After": "1"})
+            raise HTTPException(503, "the model is still loading", {"Retry-After": "1"})
         return {"status": "ready"}
 
     @app.get("/", include_in_schema=False)
@@ -113,19 +113,19 @@ def create_app(backend: Callable[[], Backend], limits: ServeSettings) -> FastAPI
 
 
 def check_limits(request: PredictRequest, limits: ServeSettings, model: ModelInfo) -> None:
-    """Refuse what is larger than one request may be, with the model's own numbers where none are given.
+    """Refuse a request that is too large; where it gives no numbers, the model's own count.
 
     Raises:
-        RequestError: Naming the field.
+        RequestError: If it is too large; names the field.
     """
     n = len(request.conditions)
     if n > limits.max_conditions:
-        raise RequestError("conditions", f"at most {limits.max_conditions} conditions a request; got {n}")
+        raise RequestError("conditions", f"at most {limits.max_conditions} conditions per request; got {n}")
     if request.n_samples is not None and request.n_samples > limits.max_samples:
         raise RequestError("n_samples", f"n_samples must be at most {limits.max_samples}; got {request.n_samples}")
     samples, steps = n * (request.n_samples or model.n_samples), request.steps or model.sampler["steps"]
     if request.wanted == "draws" and samples > limits.max_draws:
-        raise RequestError("n_samples", f"at most {limits.max_draws} draws a request; got {samples}")
+        raise RequestError("n_samples", f"at most {limits.max_draws} draws per request; got {samples}")
     if samples * steps > limits.max_passes:
         got = f"{n} x {samples // n} x {steps}"
         raise RequestError(

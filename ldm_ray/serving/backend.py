@@ -1,4 +1,4 @@
-"""Where answers come from: a model in this process, or (in `cluster/serve`) deployments on a cluster."""
+"""The source of answers: a model in this process, or (in `cluster/serve`) deployments on a cluster."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -12,22 +12,22 @@ from ldm_ray.serving.schemas import CellLine, CompoundInfo, ModelInfo, PredictRe
 
 @dataclass(frozen=True)
 class Answer:
-    """Predictions of n conditions, log2; arrays as `predictor.Predictions`.
+    """Predictions for n conditions, log2; arrays as in `predictor.Predictions`.
 
     Attributes:
         model: Name of the model.
         bundle: Checksum of the bundle's metadata.
-        genes: Symbols, in the order of the arrays.
-        n_samples: Latent samples a condition.
-        sampler: Which sampler was used.
-        parents: Parent SMILES, n.
-        mean: (n, n_genes).
-        std: (n, n_genes).
-        basal: (n, n_genes).
-        draws: (n, n_draws, n_genes).
-        similarity: (n,).
-        out_of_domain: (n,).
-        notes: n.
+        genes: Gene symbols, in the order of the arrays.
+        n_samples: Latent samples per condition.
+        sampler: The sampler that was used.
+        parents: Parent SMILES of each condition, n.
+        mean: Expected expression, (n, n_genes).
+        std: Standard deviation of a well around the mean, (n, n_genes).
+        basal: The control, (n, n_genes).
+        draws: Simulated wells, (n, n_draws, n_genes).
+        similarity: Tanimoto similarity to the nearest training compound, (n,).
+        out_of_domain: Whether the condition lies outside of training, (n,).
+        notes: Notes on each condition, n.
     """
 
     model: str
@@ -46,9 +46,9 @@ class Answer:
 
 
 class Backend(Protocol):
-    """What the API asks; `model` is a name or None for the first.
+    """What the API calls; `model` is a name, or None for the first model.
 
-    All raise `RequestError` for a model that is not served, and `OverloadedError` where too much is waiting.
+    All raise `RequestError` if the model is not served, and `OverloadedError` if too much is waiting.
     """
 
     async def predict(self, request: PredictRequest) -> Answer:
@@ -58,16 +58,16 @@ class Backend(Protocol):
         """Describe a model."""
 
     async def models(self) -> list[str]:
-        """Names of the models."""
+        """Return the names of the models."""
 
     async def cells(self, model: str | None) -> list[CellLine]:
-        """Cell lines that a model knows."""
+        """Return the cell lines that a model knows."""
 
     async def genes(self, model: str | None) -> list[Gene]:
-        """Genes of a model's profiles, in their order."""
+        """Return the genes of a model's profiles, in order."""
 
     async def compound(self, smiles: str, model: str | None) -> CompoundInfo:
         """Describe a molecule."""
 
     async def ready(self) -> bool:
-        """Whether queries can be answered."""
+        """Tell whether queries can be answered."""

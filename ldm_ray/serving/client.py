@@ -1,4 +1,4 @@
-"""A typed client of the endpoint.
+"""A typed client for the endpoint.
 
 from ldm_ray.serving.client import Client
 with Client("http://127.0.0.1:8000") as client:
@@ -30,12 +30,12 @@ FIRST_WAIT_S, LONGEST_WAIT_S = 0.2, 10.0
 
 
 class ServerError(LdmRayError):
-    """An answer that is none.
+    """The server refused, failed or was unreachable.
 
     Attributes:
         status: HTTP status; 0 if the server could not be reached.
-        errors: Fields and what is wrong with them, if the server says so.
-        request_id: What the server's log calls the request.
+        errors: Wrong fields, each with a reason, if the server names them.
+        request_id: Id of the request in the server's log.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class ServerError(LdmRayError):
 
 
 class ServedCell(TypedDict):
-    """A cell line that a condition may name, and the hours at which its control is known."""
+    """A cell line that a condition may name, and the exposures in hours at which its control is known."""
 
     cell: str
     times_h: list[float]
@@ -61,7 +61,7 @@ class ServedTraining(TypedDict):
 
 
 class ServedInfo(TypedDict):
-    """What is served; doses and times are the smallest and largest of training."""
+    """A served model; doses and times are the smallest and largest in training."""
 
     model: str
     bundle: str
@@ -77,17 +77,17 @@ class ServedInfo(TypedDict):
 
 @dataclass(frozen=True)
 class Predicted:
-    """Predictions of n conditions, log2; `std`, `basal` and `draws` where they were asked for.
+    """Predictions for n conditions, log2; `std`, `basal` and `draws` only if asked for.
 
     Attributes:
-        genes: Symbols, in the order of the arrays.
-        mean: (n, n_genes).
-        std: (n, n_genes).
-        basal: (n, n_genes).
-        draws: (n, n_samples, n_genes).
-        similarity: Tanimoto, to the nearest training compound, (n,).
-        out_of_domain: (n,).
-        notes: n.
+        genes: Gene symbols, in the order of the arrays.
+        mean: Expected expression, (n, n_genes).
+        std: Standard deviation of a well around the mean, (n, n_genes).
+        basal: The control, (n, n_genes).
+        draws: Simulated wells, (n, n_samples, n_genes).
+        similarity: Tanimoto similarity to the nearest training compound, (n,).
+        out_of_domain: Whether the condition lies outside of training, (n,).
+        notes: Notes on each condition, n.
         about: Model, bundle, sampler, number of samples and seed.
     """
 
@@ -103,15 +103,15 @@ class Predicted:
 
 
 class Client:
-    """Asks a server, again where that helps: when it is busy, away, or loses the request.
+    """Queries a server, and retries if it is busy, unreachable, or loses the request.
 
-    A request has the same answer whenever it is sent, so that sending it again is always safe.
+    Equal requests have equal answers, so it is always safe to send a request again.
 
     Args:
-        url: Of the server.
-        token: Bearer token, if it wants one.
-        timeout_s: Of one try.
-        retries: Tries after the first.
+        url: URL of the server.
+        token: Bearer token, if the server needs one.
+        timeout_s: Seconds per attempt.
+        retries: Further attempts after the first.
     """
 
     def __init__(self, url: str, token: str = "", timeout_s: float = 60.0, retries: int = 5) -> None:
@@ -126,7 +126,7 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Close connections."""
+        """Close the connections."""
         self._http.close()
 
     def predict(
@@ -143,7 +143,7 @@ class Client:
         """Predict conditions: mappings with smiles, cell or basal, dose_um and time_h.
 
         Raises:
-            ServerError: If the server refuses, or cannot be reached.
+            ServerError: If the server refuses, fails or cannot be reached.
         """
         asked: dict[str, object] = {
             "n_samples": n_samples,
@@ -175,15 +175,15 @@ class Client:
         )
 
     def model(self, model: str | None = None) -> ServedInfo:
-        """Describe what is served."""
+        """Describe a served model."""
         return cast(ServedInfo, self._get("/v1/model", model))
 
     def cells(self, model: str | None = None) -> list[ServedCell]:
-        """Cell lines that a condition may name."""
+        """Return the cell lines that a condition may name."""
         return list(self._get("/v1/cells", model))
 
     def genes(self, model: str | None = None) -> "list[Gene]":
-        """Genes of a profile, in their order."""
+        """Return the genes of a profile, in order."""
         return list(self._get("/v1/genes", model))
 
     def _get(self, path: str, model: str | None) -> Any:
@@ -200,13 +200,13 @@ class Client:
             else:
                 if response.status_code < 400:
                     return response
-                # A replica that is killed takes its requests along; Serve says 500 for those.
+                # A killed replica loses its requests; Serve answers 500 for them.
                 if not left or response.status_code not in AGAIN | {500}:
                     raise _refusal(response)
                 wait_s = max(wait_s, _retry_after(response))
             time.sleep(min(wait_s, LONGEST_WAIT_S))
             wait_s = min(2 * wait_s, LONGEST_WAIT_S)
-        raise AssertionError("the last try returns or raises")
+        raise AssertionError("the last attempt returns or raises")
 
 
 def _retry_after(response: httpx.Response) -> float:
@@ -219,7 +219,7 @@ def _refusal(response: httpx.Response) -> ServerError:
         body = response.json()
     except ValueError:
         body = {}
-    detail = body.get("detail") or f"the server says {response.status_code}"
+    detail = body.get("detail") or f"the server answered {response.status_code}"
     return ServerError(
         str(detail), response.status_code, body.get("errors", []), response.headers.get("x-request-id", "")
     )

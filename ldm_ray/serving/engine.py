@@ -1,7 +1,7 @@
-"""Continuous batching: the samples of all requests go through the network together, and leave when they are done.
+"""Continuous batching: samples of all requests go through the network together, and leave when they are done.
 
-One thread owns the rows of a sampler. Between two passes it takes in what has arrived, so that a request waits for a
-pass at most, whatever the steps and samples of the others; see `models/row_sampler.py` for why nobody's numbers change.
+One thread owns the rows of a sampler. Between two passes it admits new requests, so they need not wait for others to
+finish; `models/row_sampler.py` explains why sharing passes does not change anyone's numbers.
 """
 
 import logging
@@ -35,13 +35,13 @@ class EngineLoad:
     """How busy an engine is.
 
     Attributes:
-        rows: Rows of a pass.
-        busy: Rows under way.
-        waiting: Network passes of one row that are still to be made.
+        rows: Rows per pass.
+        busy: Rows in use.
+        waiting: Single-row network passes still to be made.
         passes: Passes made so far.
-        row_passes: Single-row passes among them.
+        row_passes: Single-row passes made so far.
         rows_done: Samples finished so far.
-        rows_per_s: Rough rate at which single-row passes are made.
+        rows_per_s: Smoothed rate of single-row passes per second.
     """
 
     rows: int
@@ -54,7 +54,7 @@ class EngineLoad:
 
 
 class _Job:
-    """A request under way: n conditions, each `n_samples` rows, numbered one condition after the other."""
+    """A request in progress: n conditions with `n_samples` rows each, numbered by condition."""
 
     def __init__(self, prepared: Sequence[PreparedQuery], how: Sampling, length: int) -> None:
         self.prepared, self.how, self.length = list(prepared), how, length
@@ -74,7 +74,7 @@ class _Job:
         return self.rows * self.length
 
     def take(self, encoded: DenoiserTerms, base: Tensor, keys: Tensor, noise_var: Tensor) -> None:
-        """Take the encoded conditions, and make room for the answer."""
+        """Store the encoded conditions, and allocate the answer."""
         self.encoded, self.base, self.keys = encoded, base, keys
         _, self.own_keys = row_keys(self.keys, self.how.n_samples, self.how.seed)
         draws = base.new_zeros(len(base), self.how.n_draws, base.shape[1])
@@ -85,14 +85,14 @@ class SamplerEngine:
     """Samples queries of many requests at once.
 
     Args:
-        predictor: With a diffusion model.
-        max_waiting: Passes of single rows that may wait; more are refused.
+        predictor: Predictor with a diffusion model.
+        max_waiting: Single-row passes that may wait; more are refused.
     """
 
     def __init__(self, predictor: Predictor, max_waiting: int) -> None:
         generator = predictor.sampler
         if not isinstance(generator, ProfileGenerator) or predictor.encodings is None:
-            raise BundleError(f"serving wants a bundle of kind 'ldm'; got {predictor.bundle.kind!r}")
+            raise BundleError(f"serving needs a bundle of kind 'ldm'; got {predictor.bundle.kind!r}")
         self._predictor, self._generator, self._encodings = predictor, generator, predictor.encodings
         self._max_waiting = max_waiting
         self._rows, self._noise_var = generator.row_sampler(), generator.noise.total_var()[None]
@@ -109,10 +109,10 @@ class SamplerEngine:
         """Ask for samples of n queries.
 
         Returns:
-            What `ProfileGenerator.sample` says of each alone, bit for bit. May be cancelled at any time.
+            What `ProfileGenerator.sample` returns for each query alone, bit for bit. May be cancelled at any time.
 
         Raises:
-            OverloadedError: If too much is waiting already.
+            OverloadedError: If too much is waiting.
         """
         job = _Job(prepared, how, self._generator.lines(how.sampler)[1])
         with self._wake:
@@ -126,18 +126,18 @@ class SamplerEngine:
         return job.future
 
     def load(self) -> EngineLoad:
-        """Tell how busy the engine is."""
+        """Return how busy the engine is."""
         busy = sum(slot is not None for slot in self._slots)
         done = (self._passes, self._row_passes, self._rows_done)
         return EngineLoad(len(self._slots), busy, self._waiting, *done, self._rate)
 
     @property
     def stopped(self) -> bool:
-        """Whether new queries are refused."""
+        """Whether the engine refuses new queries."""
         return self._stopped
 
     def stop(self) -> None:
-        """Finish what has been taken in, and end."""
+        """Finish the queries submitted so far, and end."""
         with self._wake:
             self._stopped = True
             self._wake.notify()
@@ -146,7 +146,7 @@ class SamplerEngine:
 
     @property
     def broken(self) -> bool:
-        """Whether it has ended by a failure of its own."""
+        """Whether the engine has failed."""
         return self._broken
 
     def _run(self) -> None:
@@ -155,12 +155,12 @@ class SamplerEngine:
                 self._admit()
                 if any(self._slots):
                     self._step()
-        except Exception as error:  # memory that is short, for instance: nobody may wait for answers that never come
+        except Exception as error:  # out of memory, for instance: no one may wait for answers that never come
             log.exception("the sampler has ended")
             self._give_up(error)
 
     def _wait_for_work(self) -> bool:
-        """Wait until there is some; false once it is told to stop and has none left."""
+        """Wait for work; return False once the engine is stopped and has none left."""
         with self._wake:
             idle = not self._queue and not any(self._slots)
             while idle and not self._arrived and not self._stopped:
@@ -168,7 +168,7 @@ class SamplerEngine:
             return not idle or bool(self._arrived)
 
     def _give_up(self, error: Exception) -> None:
-        """Refuse what comes, and fail what is here."""
+        """Refuse new requests, and fail those in progress."""
         with self._wake:
             self._stopped = self._broken = True
             jobs = {*self._arrived, *self._queue, *(slot[0] for slot in self._slots if slot is not None)}
@@ -176,10 +176,10 @@ class SamplerEngine:
             _answer(job.future, error)
 
     def _admit(self) -> None:
-        """Fill free rows: at once if many are free, else a few passes later with more at a time.
+        """Fill free rows: at once if many are free, else a few passes later, with more at a time.
 
-        Encoding and decoding are a pass for a whole block however few of its rows are used, so rows that start
-        together, and so end together, share them.
+        Encoding and decoding cost a pass over a whole block, however few of its rows are used. Rows that start together
+        also end together, and so share that cost.
         """
         free = sum(slot is None for slot in self._slots)
         if not free or not (self._queue or self._arrived):
@@ -195,7 +195,7 @@ class SamplerEngine:
         self._fill()
 
     def _take_in(self, arrived: list[_Job]) -> None:
-        """Encode new queries together; those that cannot be are told so."""
+        """Encode new queries together; answer with the error if that fails."""
         jobs = [job for job in arrived if not job.future.cancelled()]
         self._forget([job for job in arrived if job not in jobs])
         if not jobs:
@@ -222,7 +222,7 @@ class SamplerEngine:
         slots, terms, keys, lines = list[int](), list[DenoiserTerms](), list[Tensor](), list[int]()
         while free and self._queue:
             job = self._queue[0]
-            if job.future.cancelled():  # those rows of it that are under way go on
+            if job.future.cancelled():  # its rows in progress still finish
                 self._queue.popleft()
                 self._forget_rows((job.rows - job.started) * job.length)
                 continue
@@ -264,7 +264,7 @@ class SamplerEngine:
 
     @torch.inference_mode()
     def _hand_out(self, ended: list[int]) -> None:
-        """Decode rows that have ended, and answer the requests that are complete."""
+        """Decode finished rows, and answer complete requests."""
         decoded = self._generator.decode(self._rows.latents())
         self._rows_done += len(ended)
         together: dict[tuple[_Job, int], list[int]] = {}
@@ -289,7 +289,7 @@ class SamplerEngine:
             self._conclude(group)
 
     def _conclude(self, conditions: Sequence[tuple[_Job, int]]) -> None:
-        """Sum up conditions of as many samples each that are complete."""
+        """Compute the answers of complete conditions with equal numbers of samples."""
         profiles = torch.stack([job.profiles.pop(condition) for job, condition in conditions])
         means, variances = mean_and_var(profiles)
         for own, mean, variance, (job, condition) in zip(profiles, means, variances, conditions, strict=True):
@@ -312,7 +312,7 @@ class SamplerEngine:
 
 
 def _answer(future: "Future[Samples]", answer: Samples | Exception) -> None:
-    """Answer who still waits; whoever has cancelled does not."""
+    """Answer a future, unless it was cancelled."""
     if not future.done() and future.set_running_or_notify_cancel():
         if isinstance(answer, Exception):
             future.set_exception(answer)

@@ -1,13 +1,13 @@
-"""What a server says no with, beside bad queries."""
+"""Errors of the server, besides bad queries."""
 
 from ldm_ray.errors import LdmRayError
 
 
 class OverloadedError(LdmRayError):
-    """More is waiting than the server takes.
+    """More is waiting than the server accepts.
 
     Attributes:
-        retry_after_s: When to ask again.
+        retry_after_s: Seconds after which to try again.
     """
 
     def __init__(self, message: str, retry_after_s: float) -> None:
@@ -23,7 +23,7 @@ class RequestError(LdmRayError):
     """A request that cannot be answered.
 
     Attributes:
-        field: Its path in the request.
+        field: Path of the wrong field in the request.
         status: HTTP status.
     """
 

@@ -1,4 +1,4 @@
-"""What every request passes through: its id, the token, the size of its body, the log line and the latency."""
+"""What every request passes through: request id, token, body size, log line and latency."""
 
 import hmac
 import json
@@ -18,18 +18,18 @@ RETRY_AFTER_S = "1"
 log = logging.getLogger("ldm_ray.serve")
 
 Observe = Callable[[str, int, float], None]
-"""Takes the route, the status and the seconds of an answered request."""
+"""Called with route, status and seconds of each answered request."""
 
 
 class Gate:
-    """An ASGI application around another.
+    """An ASGI application that wraps another.
 
     Args:
-        app: The other.
-        max_body_bytes: Larger bodies are refused with 413, before they are read.
-        max_in_flight: Requests under way; more are refused with 503, before they are read, but for health checks.
-        token: Bearer token that requests must carry, but for health checks; empty: none.
-        observe: Told of every answer.
+        app: The wrapped application.
+        max_body_bytes: Larger bodies are refused with 413.
+        max_in_flight: Most requests in progress; more are refused with 503 before they are read, except health checks.
+        token: Bearer token that requests must carry, except health checks; empty: no token.
+        observe: Called for every answer.
     """
 
     def __init__(self, app: ASGIApp, max_body_bytes: int, max_in_flight: int, token: str, observe: Observe) -> None:
@@ -78,13 +78,13 @@ class Gate:
         if self._token:
             given = request.headers.get("authorization", "")
             if not hmac.compare_digest(given.encode(), f"Bearer {self._token}".encode()):
-                return 401, "a bearer token is wanted", {"WWW-Authenticate": "Bearer"}
+                return 401, "the request must carry the bearer token", {"WWW-Authenticate": "Bearer"}
         length = request.headers.get("content-length", "0")
         if not length.isdigit() or int(length) > self._max_body_bytes:
             detail = f"the body must have at most {self._max_body_bytes} bytes; got {length[:20]}"
             return 413, detail, {"Connection": "close"}
         if self._in_flight >= self._max_in_flight:
-            return 503, "too many requests are under way; try again later", {"Retry-After": RETRY_AFTER_S}
+            return 503, "too many requests in progress; try again later", {"Retry-After": RETRY_AFTER_S}
         return None
 
 
@@ -94,7 +94,7 @@ def _id_of(request: Request) -> str:
 
 
 async def _read(receive: Receive, limit: int) -> bytes | None:
-    """Read a body; None if it is longer than its limit."""
+    """Read a body; return None if it exceeds the limit."""
     parts, size = list[bytes](), 0
     while True:
         message = await receive()
@@ -109,7 +109,7 @@ async def _read(receive: Receive, limit: int) -> bytes | None:
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
-    """Give a body that has been read once more, then whatever comes next."""
+    """Return a `receive` that repeats a body already read, then passes on what follows."""
     given = False
 
     async def again() -> Message:

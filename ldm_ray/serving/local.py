@@ -1,4 +1,4 @@
-"""Models of this process behind the API, without Ray: for tests, and where one process is enough."""
+"""Models in this process behind the API, without Ray: for tests, or if one process is enough."""
 
 from collections.abc import Mapping
 
@@ -10,7 +10,7 @@ from ldm_ray.serving.served import ServedModel
 
 
 class LocalBackend:
-    """Some served models, by name; the first is the one that is meant where none is named."""
+    """Served models by name; the first is the default."""
 
     def __init__(self, served: Mapping[str, ServedModel]) -> None:
         self._served = dict(served)
@@ -24,15 +24,15 @@ class LocalBackend:
         return self._named(model).model()
 
     async def models(self) -> list[str]:
-        """Names of the models."""
+        """Return the names of the models."""
         return list(self._served)
 
     async def cells(self, model: str | None) -> list[CellLine]:
-        """Cell lines that a model knows."""
+        """Return the cell lines that a model knows."""
         return self._named(model).cells()
 
     async def genes(self, model: str | None) -> list[Gene]:
-        """Genes of a model."""
+        """Return the genes of a model."""
         return self._named(model).genes
 
     async def compound(self, smiles: str, model: str | None) -> CompoundInfo:
@@ -40,7 +40,7 @@ class LocalBackend:
         return self._named(model).compound(smiles)
 
     async def ready(self) -> bool:
-        """Whether there is a model."""
+        """Tell whether there is a model."""
         return bool(self._served)
 
     def _named(self, model: str | None) -> ServedModel:

@@ -1,4 +1,4 @@
-"""Errors as problem details (RFC 9457), each naming the field and saying what was wanted."""
+"""Errors as problem details (RFC 9457), which name the wrong field and what was wanted."""
 
 import http
 import json
@@ -26,7 +26,7 @@ def problem(
     errors: Sequence[FieldProblem] = (),
     headers: dict[str, str] | None = None,
 ) -> Response:
-    """Build the response of an error."""
+    """Build the response for an error."""
     body = Problem(
         title=http.HTTPStatus(status).phrase, status=status, detail=detail, request_id=request_id, errors=list(errors)
     )
@@ -34,7 +34,7 @@ def problem(
 
 
 def install(app: FastAPI) -> None:
-    """Answer every error of an application with problem details."""
+    """Answer all errors of an application with problem details."""
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
@@ -69,7 +69,7 @@ def install(app: FastAPI) -> None:
 
 
 def request_id(request: Request) -> str:
-    """Return what the request is called in logs and answers."""
+    """Return the id of a request in logs and answers."""
     return str(request.scope.get("request_id", ""))
 
 
@@ -79,7 +79,7 @@ def _path(location: Sequence[object]) -> str:
 
 
 def _shown(item: dict[str, object]) -> str:
-    """Say what is wrong, and what was got if that is short."""
+    """Say what is wrong, and what was given if that is short."""
     message = str(item["msg"]).removeprefix("Value error, ")
     got = item.get("input")
     if isinstance(got, str | int | float | bool) or got is None:

@@ -1,4 +1,4 @@
-"""What goes over HTTP, typed, with units and examples."""
+"""Requests and answers over HTTP, typed, with units and examples."""
 
 from typing import Annotated, Any, Literal, Self
 
@@ -12,7 +12,7 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class Condition(BaseModel):
-    """A compound on some cells, at a dose, after a time."""
+    """A compound on a cell line, at a dose, after a time."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -21,7 +21,7 @@ class Condition(BaseModel):
         default=None, description="a cell line of /v1/cells", examples=["A375"]
     )
     basal: list[Finite] | None = Field(
-        default=None, description="or a control profile, log2, in the order of /v1/genes", max_length=50_000
+        default=None, description="or a control profile: log2 values in the order of /v1/genes", max_length=50_000
     )
     dose_um: Annotated[float, Field(gt=0, le=MAX_DOSE_UM, allow_inf_nan=False, examples=[10.0])]
     time_h: Annotated[float, Field(gt=0, le=MAX_TIME_H, allow_inf_nan=False, examples=[24.0])]
@@ -34,23 +34,23 @@ class Condition(BaseModel):
 
 
 class PredictRequest(BaseModel):
-    """One condition or many, and how they are sampled."""
+    """One or more conditions, and how to sample them."""
 
     model_config = ConfigDict(extra="forbid", populate_by_name=True)
 
     conditions: Annotated[list[Condition], Field(min_length=1)]
-    n_samples: Annotated[int, Field(ge=1, description="latent samples a condition; default: the bundle's")] | None = (
+    n_samples: Annotated[int, Field(ge=1, description="latent samples per condition; default: the bundle's")] | None = (
         None
     )
-    steps: Annotated[int, Field(ge=2, description="of the sampler; default: the bundle's own sampler")] | None = None
+    steps: Annotated[int, Field(ge=2, description="sampling steps; default: the bundle's")] | None = None
     seed: Annotated[int, Field(ge=0, le=2**63 - 1, description="same seed, same numbers")] = 0
     genes: Annotated[list[str], Field(min_length=1)] | None = Field(
-        default=None, description="symbols; default: all", examples=[["TP53", "MYC"]]
+        default=None, description="gene symbols; default: all", examples=[["TP53", "MYC"]]
     )
     wanted: Literal["summary", "mean", "draws"] = Field(
         default="summary",
         alias="return",
-        description="summary: mean, std, basal; mean: mean alone; draws: summary and n_samples simulated wells",
+        description="summary: mean, std and basal; mean: only mean; draws: summary and n_samples simulated wells",
     )
     model: Annotated[str, Field(max_length=100)] | None = Field(
         default=None, description="one of /v1/models; default: the first"
@@ -58,16 +58,16 @@ class PredictRequest(BaseModel):
 
 
 class Prediction(BaseModel):
-    """Log2 expression of one condition; arrays are in the order of `genes`."""
+    """Log2 expression under one condition; arrays are in the order of `genes`."""
 
     parent_smiles: str = Field(description="parent structure, canonical")
     mean: list[float] = Field(description="expected expression, log2")
-    std: list[float] | None = Field(default=None, description="of a well around the mean, log2")
-    basal: list[float] | None = Field(default=None, description="the control that it starts from, log2")
+    std: list[float] | None = Field(default=None, description="standard deviation of a well around the mean, log2")
+    basal: list[float] | None = Field(default=None, description="the control, log2")
     draws: list[list[float]] | None = Field(default=None, description="simulated wells, log2")
-    similarity: float = Field(description="Tanimoto, to the nearest training compound")
+    similarity: float = Field(description="Tanimoto similarity to the nearest training compound")
     out_of_domain: bool
-    notes: str = Field(description="why it is out of domain, or which control was taken")
+    notes: str = Field(description="why it is out of domain, or which control was used")
 
 
 class PredictResponse(BaseModel):
@@ -90,7 +90,7 @@ class CellLine(BaseModel):
 
 
 class ModelInfo(BaseModel):
-    """What is served."""
+    """A served model."""
 
     model: str
     bundle: str
@@ -99,8 +99,8 @@ class ModelInfo(BaseModel):
     sampler: dict[str, Any]
     encoder: dict[str, Any]
     trained_on: dict[str, Any]
-    dose_um: list[float] = Field(min_length=2, max_length=2, description="smallest and largest of training")
-    time_h: list[float] = Field(min_length=2, max_length=2, description="smallest and largest of training")
+    dose_um: list[float] = Field(min_length=2, max_length=2, description="smallest and largest in training")
+    time_h: list[float] = Field(min_length=2, max_length=2, description="smallest and largest in training")
     ldm_ray_version: str
 
 
@@ -111,12 +111,12 @@ class CompoundInfo(BaseModel):
     parent_smiles: str
     inchikey: str
     known: bool = Field(description="whether a training compound has the same fingerprint")
-    similarity: float = Field(description="Tanimoto, to the nearest training compound")
+    similarity: float = Field(description="Tanimoto similarity to the nearest training compound")
     drawing: str = Field(description="SVG")
 
 
 class FieldProblem(BaseModel):
-    """One thing that is wrong."""
+    """One wrong field."""
 
     field: str = Field(description="path in the request", examples=["conditions.0.dose_um"])
     detail: str

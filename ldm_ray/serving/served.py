@@ -1,4 +1,4 @@
-"""One model that is served: its predictor, its engine, and what the API says of it."""
+"""A served model: its predictor, its engine, and its description in the API."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -21,13 +21,13 @@ from ldm_ray.storage.filesystem import StorageOptions
 
 
 class ServedModel:
-    """Answers requests with one bundle; the API's methods without a model's name.
+    """Answers requests with one bundle; has the methods of `Backend` without the model's name.
 
     Args:
-        name: Of the model.
-        bundle: Of kind `ldm`.
+        name: Name of the model.
+        bundle: Bundle of kind `ldm`.
         max_waiting: See `SamplerEngine`.
-        device: Where to compute.
+        device: Device to compute on.
     """
 
     def __init__(self, name: str, bundle: Bundle, max_waiting: int, device: torch.device | str = "cpu") -> None:
@@ -47,10 +47,10 @@ class ServedModel:
         return ServedModel(name, load_bundle(url, "ldm", storage_options), max_waiting, device)
 
     async def predict(self, request: PredictRequest, vectors: Mapping[str, np.ndarray] | None = None) -> Answer:
-        """Answer a request; `vectors` are embeddings of its parents that were computed elsewhere.
+        """Answer a request; `vectors` are embeddings of its parents, if computed elsewhere.
 
         Raises:
-            RequestError: Naming the condition that cannot be answered.
+            RequestError: If a condition cannot be answered; names it.
             OverloadedError: If too much is waiting.
         """
         predictor, n_draws = self.predictor, 0
@@ -61,7 +61,7 @@ class ServedModel:
                 how = predictor.sampling(request.n_samples, request.steps, request.seed, n_draws)
         except QueryError as error:
             raise RequestError("steps" if error.field == "steps" else "n_samples", str(error)) from None
-        # In a thread: a molecule takes a millisecond to read, and other requests are not to wait for hundreds.
+        # In a thread: reading a molecule takes a millisecond, and other requests must not wait for hundreds.
         prepared = await asyncio.to_thread(self._prepare_all, request.conditions)
         if vectors and predictor.encodings is not None:
             predictor.encodings.preload(list(vectors), np.stack(list(vectors.values())))
@@ -105,7 +105,7 @@ class ServedModel:
         )
 
     def cells(self) -> list[CellLine]:
-        """Cell lines that a condition may name."""
+        """Return the cell lines that a condition may name."""
         reader = self.predictor.reader
         return [CellLine(cell=cell, times_h=reader.times_h(cell)) for cell in reader.cell_lines]
 
@@ -113,7 +113,7 @@ class ServedModel:
         """Describe a molecule.
 
         Raises:
-            RequestError: If it is none.
+            RequestError: If it is not a molecule.
         """
         compound = parse_compound(smiles)
         if compound is None:
@@ -134,21 +134,21 @@ class ServedModel:
 
     @property
     def closed(self) -> bool:
-        """Whether new requests are refused."""
+        """Whether the model refuses new requests."""
         return self.engine.stopped
 
     def close(self) -> None:
-        """Finish what is under way and free the sampler."""
+        """Finish requests in progress and free the sampler."""
         self.engine.stop()
 
     def __del__(self) -> None:
-        """Close; Ray Serve calls this by name when it unloads a model, which requests may still use."""
+        """Close; Ray Serve calls this method to unload a model, which requests may still be using."""
         if hasattr(self, "engine"):
             self.close()
 
     def _prepare_all(self, conditions: Sequence[Condition]) -> list[PreparedQuery]:
         prepared = [self._prepare(number, condition) for number, condition in enumerate(conditions)]
-        self.predictor.reader.similarity([item.parent for item in prepared])  # kept, for when they are judged
+        self.predictor.reader.similarity([item.parent for item in prepared])  # cached for `judge`
         return prepared
 
     def _prepare(self, number: int, condition: Condition) -> PreparedQuery:

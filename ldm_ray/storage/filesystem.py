@@ -1,4 +1,4 @@
-"""From a URL to a file system: fsspec's for files, and pyarrow's own S3 client for Parquet."""
+"""Opens the file system of a URL: fsspec's for files, and pyarrow's own S3 client for Parquet."""
 
 import os
 from collections.abc import Mapping
@@ -13,11 +13,11 @@ StorageOptions = Mapping[str, Mapping[str, Any]]
 """fsspec's arguments by protocol, for example `{"s3": {"anon": True}}`."""
 
 ATTEMPTS = 10
-"""How often one request to S3 is tried, with growing pauses (about a minute in all), before it is an error."""
+"""How often a request to S3 is tried, with growing pauses (about a minute in all)."""
 
 
 def open_filesystem(url: str, storage_options: StorageOptions) -> tuple[Any, str]:
-    """Return fsspec's file system of a URL, and the path on it."""
+    """Return fsspec's file system of a URL, and the path in it."""
     protocol = fsspec.utils.get_protocol(url)
     fs, path = fsspec.core.url_to_fs(url, **storage_options.get(protocol, {}))
     return fs, path
@@ -29,9 +29,9 @@ def is_local(fs: Any) -> bool:
 
 
 def arrow_filesystem(fs: Any, path: str, attempts: int = ATTEMPTS) -> pafs.FileSystem:
-    """Return pyarrow's file system for what fsspec opened.
+    """Return pyarrow's file system for the one that fsspec opened.
 
-    S3 gets pyarrow's own client: it reads column chunks in parallel and without Python's lock.
+    For S3 it is pyarrow's own client, which reads column chunks in parallel and without Python's lock.
     """
     if is_local(fs):
         return pafs.LocalFileSystem()
@@ -70,7 +70,7 @@ def _native_s3(
     import botocore.session
 
     session = botocore.session.Session(profile=profile)
-    # No request is made: the client only resolves what environment and profile say.
+    # The client makes no request; it only resolves environment and profile.
     client = session.create_client("s3", endpoint_url=endpoint, region_name=region or _region(session))
     if profile and not key and (found := session.get_credentials()) is not None:
         key, secret, token = found.access_key, found.secret_key, found.token

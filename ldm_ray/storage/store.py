@@ -1,7 +1,7 @@
 """Folders at any URL that fsspec understands: local paths, s3://, gs://, az://, hf://.
 
-Credentials, profile, region and endpoint come from where each service's own tools look (for S3 the `AWS_*`
-variables and `~/.aws`), or from `storage_options`, fsspec's arguments by protocol.
+Credentials, profile, region and endpoint come from the usual places of each service (for S3, the `AWS_*` variables and
+`~/.aws`), or from `storage_options`, fsspec's arguments by protocol.
 """
 
 import json
@@ -24,14 +24,14 @@ from ldm_ray.storage.filesystem import ATTEMPTS, StorageOptions, arrow_filesyste
 
 @dataclass(frozen=True)
 class Store:
-    """One folder at a URL; every path given to it is relative to that folder."""
+    """A folder at a URL; all names given to it are relative to the folder."""
 
     url: str
     storage_options: StorageOptions = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         if not self.url:
-            raise StoreError("a folder URL is wanted; got an empty string")
+            raise StoreError("a folder must have a path or URL; got an empty string")
 
     @property
     def _fs_and_root(self) -> tuple[Any, str]:
@@ -47,21 +47,21 @@ class Store:
         """Return pyarrow's view of the file system, and the folder's path on it.
 
         Args:
-            attempts: How often a request is tried.
+            attempts: How often to try a request.
         """
         fs, root = self._fs_and_root
         with one_line(self.url):
             return arrow_filesystem(fs, root, attempts), root
 
     def exists(self, name: str = "") -> bool:
-        """Tell whether a file or folder is there."""
+        """Tell whether a file or folder exists."""
         fs, root = self._fs_and_root
         with one_line(self.path(name)):
             fs.invalidate_cache()
             return bool(fs.exists(f"{root}/{name}" if name else root))
 
     def names(self, folder: str = "") -> list[str]:
-        """Return the sorted names of the files in a folder; empty when it does not exist."""
+        """Return the sorted names in a folder; an empty list if it does not exist."""
         fs, root = self._fs_and_root
         with one_line(self.path(folder)):
             fs.invalidate_cache()
@@ -78,11 +78,11 @@ class Store:
         return {str(path)[len(root) + 1 :]: written_at(found[path]) for path in sorted(found)}
 
     def find(self, name: str) -> list[str]:
-        """Return the sorted paths of all files of that name, in this folder and below it."""
+        """Return the sorted paths of all files with a name, in this folder and below it."""
         return [path for path in self.files() if path == name or path.endswith(f"/{name}")]
 
     def remove(self, name: str) -> None:
-        """Remove a file or folder if it is there."""
+        """Remove a file or folder, if it exists."""
         fs, root = self._fs_and_root
         with one_line(self.path(name)):
             fs.invalidate_cache()
@@ -90,13 +90,13 @@ class Store:
                 fs.rm(f"{root}/{name}", recursive=True)
 
     def read_bytes(self, name: str) -> bytes:
-        """Read a file whole."""
+        """Read a whole file."""
         fs, root = self._fs_and_root
         with one_line(self.path(name)):
             return bytes(fs.cat_file(f"{root}/{name}"))
 
     def write_bytes(self, name: str, content: bytes) -> None:
-        """Write a file so that a reader sees the old content or the new one, never half of it."""
+        """Write a file such that readers see the old or the new content, never half of it."""
         fs, root = self._fs_and_root
         path = f"{root}/{name}"
         with one_line(self.path(name)):
@@ -135,7 +135,7 @@ class Store:
             return pq.read_table(f"{root}/{name}", columns=columns, filesystem=fs, partitioning=None)
 
     def read_tables(self, names: list[str], columns: list[str], keep: pc.Expression | None = None) -> pa.Table:
-        """Read some columns of several Parquet files as one table, of the rows that `keep` selects."""
+        """Read some columns of several Parquet files as one table, with the rows that `keep` selects."""
         import pyarrow.dataset as pads  # imports pandas
 
         fs, root = self.arrow()
@@ -144,14 +144,14 @@ class Store:
             return data.to_table(columns=columns, filter=keep)
 
     def write_table(self, name: str, table: pa.Table) -> None:
-        """Write a Parquet file, whole or not at all as `write_bytes` does."""
+        """Write a Parquet file, whole or not at all; see `write_bytes`."""
         self.write_bytes(name, parquet_bytes([table]))
 
 
 def parquet_bytes(groups: list[pa.Table]) -> bytes:
-    """Return a Parquet file with one row group a table; at least one table.
+    """Return a Parquet file with one row group per table; at least one table.
 
-    Floats are split into byte streams before they are compressed: a quarter smaller, and as fast to read.
+    Floats are split into byte streams before compression, which makes files a quarter smaller and as fast to read.
     """
     sink = pa.BufferOutputStream()
     schema = groups[0].schema
@@ -171,7 +171,7 @@ def split_url(url: str, storage_options: StorageOptions | None = None) -> tuple[
 
 
 def written_at(entry: Mapping[str, Any]) -> datetime | None:
-    """Return when a file was last written, by what fsspec says of it; None where it does not say."""
+    """Return when a file was last written, from fsspec's description of it; None if it does not say."""
     for key in ("mtime", "LastModified", "last_modified", "updated", "created"):  # local, s3, az, gs, memory
         value = entry.get(key)
         if isinstance(value, int | float):
@@ -204,7 +204,7 @@ def matrix(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
 
 @contextmanager
 def one_line(url: str) -> Iterator[None]:
-    """Turn the many errors of file systems and Parquet into one line with the URL in it."""
+    """Turn the many errors of file systems and Parquet into one line with the URL."""
     try:
         yield
     except LdmRayError:
@@ -212,8 +212,8 @@ def one_line(url: str) -> Iterator[None]:
     except FileNotFoundError:
         raise StoreError(f"{url} does not exist") from None
     except ImportError as error:
-        raise StoreError(f"{url} wants a package that is not installed: {' '.join(str(error).split())}") from None
+        raise StoreError(f"{url} needs a package that is not installed: {' '.join(str(error).split())}") from None
     except (OSError, pa.ArrowException) as error:
         raise StoreError(f"{url}: {' '.join(str(error).split())}") from error
-    except Exception as error:  # each file system's client has errors of its own
+    except Exception as error:  # each client has its own errors
         raise StoreError(f"{url} cannot be opened: {' '.join(str(error).split())}") from error

@@ -1,1 +1,1 @@
-"""Searches over settings: their space, their state at any URL, and what came of them. No Ray here."""
+"""Searches over settings: their space, their state at any URL, and their results. No Ray here."""

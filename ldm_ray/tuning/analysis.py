@@ -1,4 +1,4 @@
-"""What a search teaches: its best trial, its Pareto front, and which settings mattered."""
+"""Results of a search: its best trial, its Pareto front, and which settings mattered."""
 
 import math
 from collections import Counter
@@ -16,7 +16,7 @@ from ldm_ray.tuning.study import study_of
 from ldm_ray.tuning.trials import Search, SearchObjective, Trial, Value
 
 FEWEST_TRIALS = 6
-"""Of fewer, a forest of trees says nothing."""
+"""With fewer, a random forest says nothing."""
 SEEDS = 8
 TREES = 32
 
@@ -25,9 +25,9 @@ class Importance(NamedTuple):
     """How much a setting mattered.
 
     Attributes:
-        key: Of the setting.
-        share: Of all settings' importance, in [0, 1]; the shares sum to 1.
-        spread: Standard deviation over forests, each of other trials drawn from the same.
+        key: Key of the setting.
+        share: Share of all settings' importance, in [0, 1]; shares sum to 1.
+        spread: Standard deviation of the share over forests, each on resampled trials.
     """
 
     key: str
@@ -41,7 +41,7 @@ def sign_of(objective: SearchObjective) -> float:
 
 
 def value_of(search: Search, trial: Trial, objective: SearchObjective) -> float | None:
-    """Return a trial's metric at its best epoch; of the first objective, else the best of its curve."""
+    """Return a trial's metric at its best epoch; if missing, the best of the curve for the first objective."""
     if objective.name in trial.metrics or objective != search.objectives[0] or not trial.curve:
         return trial.metrics.get(objective.name)
     factor = sign_of(objective)
@@ -49,12 +49,12 @@ def value_of(search: Search, trial: Trial, objective: SearchObjective) -> float 
 
 
 def epochs_of(trial: Trial) -> int:
-    """Return the epochs that a trial has trained."""
+    """Return how many epochs a trial has trained."""
     return max((epoch for epoch, _ in trial.curve), default=0)
 
 
 def best_trial(search: Search) -> Trial:
-    """Return the best complete trial by the first objective; of equals the first.
+    """Return the complete trial with the best first objective; if tied, the earliest.
 
     Raises:
         DataError: If no trial is complete.
@@ -62,7 +62,7 @@ def best_trial(search: Search) -> Trial:
     if not search.complete:
         states = Counter(trial.state for trial in search.trials)
         got = ", ".join(f"{count} {state}" for state, count in sorted(states.items())) or "no trial at all"
-        raise DataError(f"the best trial of {search.name} wants at least one complete trial; got {got}")
+        raise DataError(f"the best trial of {search.name} needs at least one complete trial; got {got}")
     return min(search.complete, key=lambda trial: (_losses(trial, search)[0], trial.number))
 
 
@@ -86,16 +86,15 @@ def _losses(trial: Trial, search: Search) -> list[float]:
 
 
 def comparable(search: Search) -> list[Trial]:
-    """Return the complete trials and those stopped after at least one epoch."""
+    """Return complete trials, and trials stopped after at least one epoch."""
     return [*search.complete, *(trial for trial in search.trials if trial.state == "stopped" and trial.curve)]
 
 
 def wins(search: Search) -> dict[int, float]:
-    """Share of the other trials that each trial beats in the first objective, by number; a tie is half a win.
+    """Return, by trial number, the share of other trials that it beats in the first objective; a tie is half a win.
 
-    Two complete trials are compared by their metric, others by their best value up to the last epoch that both have
-    trained. A trial stopped early is thus never held against one that was trained for longer, which the last value
-    itself would do.
+    Two complete trials are compared by their metric, other pairs by their best values up to the last epoch that both
+    have trained. So a trial stopped early is never compared with one that was trained for longer.
     """
     trials = comparable(search)
     won = {}
@@ -106,7 +105,7 @@ def wins(search: Search) -> dict[int, float]:
 
 
 def _loss(search: Search, trial: Trial, other: Trial) -> float:
-    """Return what a trial is compared by with another: lower is better."""
+    """Return the value by which a trial is compared with another; lower is better."""
     factor = sign_of(search.objectives[0])
     epochs = min(epochs_of(trial), epochs_of(other))
     if trial.state == other.state == "complete" or not epochs:
@@ -117,24 +116,23 @@ def _loss(search: Search, trial: Trial, other: Trial) -> float:
 
 
 def importance(search: Search) -> list[Importance]:
-    """Return the share of each setting in what made trials win or lose, the largest first.
+    """Return the share of each setting in wins and losses of trials, the largest first.
 
-    fANOVA (Hutter, Hoos & Leyton-Brown 2014) fits a random forest to a score over the space and splits its variance
-    by setting, averaging over all others: it answers what a setting does in the whole space that was searched, and
-    has no quantile to choose. Optuna's default, PED-ANOVA, compares the best tenth with all; of the few dozen trials
-    of our searches that is two or three.
+    fANOVA (Hutter, Hoos & Leyton-Brown 2014) fits a random forest to a score over the space, and splits its variance by
+    setting, averaged over all others. It shows what a setting does in the whole space, and needs no quantile. Optuna's
+    default, PED-ANOVA, compares the best tenth with all: two or three of the few dozen trials in our searches.
 
-    The score is `wins`, so that complete and stopped trials count alike: only a third of a search or less is complete
-    once a scheduler stops trials, and last values would find the settings that make training quick. Being ranks, wins
-    also keep one diverged trial from taking the whole variance.
+    The score is `wins`, so that stopped trials count as much as complete ones, which are a third of a search or less.
+    Last values would favour settings that make training fast. Since wins are ranks, one diverged trial cannot take the
+    whole variance.
 
     Returns:
-        Nothing where fewer than `FEWEST_TRIALS` trials can be compared, or all are equal.
+        Importance per setting; an empty list if fewer than `FEWEST_TRIALS` trials can be compared, or all are equal.
 
     Note:
-        Optuna's fANOVA weighs a setting evenly over its range even where that is searched on a log scale, so such
-        settings are given to it as logarithms. Failed trials are left out, and settings that not every trial has. The
-        evaluator needs scikit-learn.
+        Optuna's fANOVA weighs a setting evenly over its range, even if it is searched on a log scale, so such settings
+        are passed as logarithms. Failed trials, and settings that not every trial has, are left out. The evaluator
+        needs scikit-learn.
     """
     won = wins(search)
     if len(won) < FEWEST_TRIALS or len(set(won.values())) == 1:
@@ -151,16 +149,16 @@ def importance(search: Search) -> list[Importance]:
 
 
 def _shares(search: Search, seed: int) -> dict[str, float]:
-    """Return the shares that one forest finds in as many trials drawn with replacement."""
+    """Return the shares that one forest finds on trials resampled with replacement."""
     values = [trial.metrics["wins"] for trial in search.trials]
     drawn = generator(search.seed, Purpose.FOREST, seed).integers(len(values), size=len(values))
-    drawn[:2] = np.argmin(values), np.argmax(values)  # equal values everywhere would have no variance to split
+    drawn[:2] = np.argmin(values), np.argmax(values)  # at least two different values, or there is no variance to split
     study = study_of(replace(search, trials=[search.trials[i] for i in drawn]))
     return get_param_importances(study, evaluator=FanovaImportanceEvaluator(n_trees=TREES, seed=seed))
 
 
 def _on_even_scales(search: Search, won: Mapping[int, float]) -> Search:
-    """Return a search of complete trials whose value is their wins, over settings that are searched evenly."""
+    """Return a search whose trials are all complete and have their wins as value, with settings on even scales."""
     trials = [trial for trial in search.trials if trial.number in won]
     keys = [key for key, d in search.space.items() if not d.single() and all(key in trial.params for trial in trials)]
     objective = SearchObjective("wins", "maximize", "wins")

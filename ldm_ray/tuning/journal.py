@@ -1,4 +1,4 @@
-"""The state of a search in Optuna's own journal, kept in a folder at any URL."""
+"""The state of a search: Optuna's journal, in a folder at any URL."""
 
 import os
 import re
@@ -22,21 +22,21 @@ STUDY = "search"
 
 
 class StoreJournal(BaseJournalBackend):
-    """Optuna's journal as files of up to 200 logs each, for one writer.
+    """Optuna's journal in files of up to 200 logs each, for one writer.
 
     Args:
         store: The search's folder.
-        driver: Take the search over: its last driver, should it still live, is refused its next log.
+        driver: Whether to take over the search: if its last driver still runs, its next log is refused.
 
     Raises:
-        DataError: If its driver lives on this machine.
+        DataError: If `driver` is set and another driver of the search runs on this machine.
     """
 
     def __init__(self, store: Store, *, driver: bool = False) -> None:
         self._store, self._name = store, uuid.uuid4().hex if driver else ""
         if driver:
             self._take_over()
-        # A local file that is being replaced has a part beside it for a moment, or since a kill.
+        # A temporary file may lie beside a local one while it is replaced, or after a kill.
         self._files = [name for name in store.names(JOURNAL) if FILE.fullmatch(name)]
         self._logs = [log for name in self._files for log in store.read_json(f"{JOURNAL}/{name}")["logs"]]
         self._open: list[dict[str, Any]] = []
@@ -46,10 +46,10 @@ class StoreJournal(BaseJournalBackend):
         return iter(self._logs[log_number_from:])
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        """Write logs; a file is replaced whole until it is full, so that a kill leaves no half of one.
+        """Write logs; the last file is replaced until it is full, so that a kill never leaves half a file.
 
         Raises:
-            DataError: If another driver has taken over, or none was meant to write.
+            DataError: If another driver has taken over, or this journal is read-only.
         """
         if not self._name or self._store.read_json(DRIVER)["name"] != self._name:
             raise DataError(f"{self._store.url} is being searched by another process")
@@ -67,11 +67,11 @@ class StoreJournal(BaseJournalBackend):
 
 
 def driver_of(store: Store) -> tuple[int, bool | None]:
-    """Return a search's last driver, 0 if it had none, and whether it lives; None if it is on another machine."""
+    """Return the process id of a search's last driver (0: none), and whether it runs (None: on another machine)."""
     if not store.exists(DRIVER):
         return 0, False
-    there = store.read_json(DRIVER)
-    return int(there["pid"]), _is_alive(there["pid"]) if there["host"] == socket.gethostname() else None
+    last = store.read_json(DRIVER)
+    return int(last["pid"]), _is_alive(last["pid"]) if last["host"] == socket.gethostname() else None
 
 
 def _is_alive(pid: int) -> bool:
@@ -85,19 +85,19 @@ def _is_alive(pid: int) -> bool:
 
 
 def open_storage(store: Store, *, driver: bool = False) -> JournalStorage:
-    """Open the storage of a search, empty or not; arguments and errors as `StoreJournal`."""
+    """Open the storage of a search, empty or not; arguments and errors as for `StoreJournal`."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     return JournalStorage(StoreJournal(store, driver=driver))
 
 
 def open_study(storage: JournalStorage, objectives: tuple[SearchObjective, ...]) -> optuna.Study:
     """Load the study of a search, or create it."""
-    if is_begun(storage):  # to create it anew would write to the journal before Optuna finds that it is there
+    if is_begun(storage):  # create_study would write to the journal before it finds the study
         return optuna.load_study(storage=storage, study_name=STUDY)
     directions = [objective.direction for objective in objectives]
     return optuna.create_study(storage=storage, study_name=STUDY, directions=directions)
 
 
 def is_begun(storage: JournalStorage) -> bool:
-    """Tell whether a search has a study."""
+    """Tell whether a search has a study yet."""
     return any(frozen.study_name == STUDY for frozen in storage.get_all_studies())

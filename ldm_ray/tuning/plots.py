@@ -1,4 +1,4 @@
-"""Pictures of how a search went. Every function returns a figure and shows nothing."""
+"""Pictures of how a search went. Each function returns a figure and does not display it."""
 
 from collections.abc import Sequence
 from itertools import combinations
@@ -17,14 +17,14 @@ from ldm_ray.tuning.trials import Search, SearchObjective, Trial
 PALE = "#9db4d0"
 GREY = "0.55"
 FAR = 5.0
-"""Values this many times as far from the best as the middle one are cut off the axis."""
+"""Values this many times as far from the best as the median are cut off the axis."""
 SIDES = [(8, 6), (-8, 6), (8, -6), (-8, -6), (0, 9), (0, -9), (11, 0), (-11, 0)]
-"""Where a number may stand beside its point, in points (1/72 inch)."""
+"""Possible positions of a number beside its mark, in points (1/72 inch)."""
 FRONT = "complete, on the front"
 
 
 class MarkerLook(TypedDict):
-    """How trials of one state are marked."""
+    """How trials of a state are marked."""
 
     marker: str
     color: str
@@ -33,7 +33,7 @@ class MarkerLook(TypedDict):
 
 
 class CurveLook(TypedDict):
-    """How curves of one state are drawn."""
+    """How curves of a state are drawn."""
 
     color: str
     linewidth: float
@@ -57,7 +57,7 @@ CURVES: dict[str, CurveLook] = {
 
 
 def history(search: Search) -> Figure:
-    """The first objective of every trial by number, and the best complete one so far."""
+    """Draw the first objective of every trial by number, and the best complete trial so far."""
     objective, figure = search.objectives[0], Figure(figsize=(9, 3.8), layout="constrained")
     axes = figure.subplots()
     for state, look in MARKERS.items():
@@ -78,7 +78,7 @@ def history(search: Search) -> Figure:
 
 
 def curves(search: Search) -> Figure:
-    """The first objective by epoch, all of it and near the best; a mark at a curve's end says how it was cut short."""
+    """Draw the first objective by epoch, in full and near the best; marks at the ends of curves show how they ended."""
     objective, ends = search.objectives[0], [t.curve[-1][1] for t in search.trials if t.curve and t.state != "failed"]
     best = best_trial(search).number if search.complete else None
     figure = Figure(figsize=(11 if search.complete else 7, 4.4), layout="constrained")
@@ -98,7 +98,7 @@ def curves(search: Search) -> Figure:
 
 
 def importance_bars(rows: Sequence[Importance]) -> Figure:
-    """Share of each setting with its spread; the dotted line is what each had if none differed."""
+    """Draw the share of each setting and its spread; the dotted line marks equal shares."""
     figure = Figure(figsize=(8, 1.0 + 0.32 * len(rows)), layout="constrained")
     axes, places = figure.subplots(), range(len(rows))
     axes.barh(
@@ -118,7 +118,7 @@ def importance_bars(rows: Sequence[Importance]) -> Figure:
 
 
 def pareto(search: Search) -> Figure:
-    """Every pair of objectives; the trials on the front are accented and numbered."""
+    """Draw each pair of objectives; trials on the Pareto front are accented and numbered."""
     pairs = list(combinations(search.objectives, 2))
     n_columns = min(3, len(pairs))
     n_rows = -(-len(pairs) // n_columns)
@@ -140,7 +140,7 @@ def pareto(search: Search) -> Figure:
         axes.set(xlabel=better(across), ylabel=better(up))
         axes.margins(0.12)
     finish(figure)
-    figure.draw_without_rendering()  # places are known only once the layout is
+    figure.draw_without_rendering()  # positions are known only after layout
     for axes, (across, up) in zip(grid, pairs, strict=False):
         front_points = [(t.number, t.metrics[across.name], t.metrics[up.name]) for t in groups[FRONT][0]]
         _number(axes, front_points, figure.dpi)
@@ -148,18 +148,18 @@ def pareto(search: Search) -> Figure:
 
 
 def values_of(search: Search, state: str) -> list[tuple[int, float]]:
-    """Return number and value of the first objective of the trials in a state that have one."""
+    """Return number and first objective of the trials in a state that have a value."""
     values = [(t.number, value_of(search, t, search.objectives[0])) for t in search.trials if t.state == state]
     return [(number, value) for number, value in values if value is not None]
 
 
 def better(objective: SearchObjective) -> str:
-    """Label an axis with an objective and with which way is better."""
+    """Label an axis with an objective and the direction that is better."""
     return f"{objective.title}\n({'lower' if sign_of(objective) > 0 else 'higher'} is better)"
 
 
 def mark_failed(axes: Axes, objective: SearchObjective, places: Sequence[float]) -> None:
-    """Put a cross for every failed trial at the worse edge, where its value would be if it had one."""
+    """Mark failed trials, which have no value, with crosses at the worse edge."""
     if places:
         edge = [0.97 if sign_of(objective) > 0 else 0.03] * len(places)
         label, across = f"failed ({len(places)})", axes.get_xaxis_transform()
@@ -167,7 +167,7 @@ def mark_failed(axes: Axes, objective: SearchObjective, places: Sequence[float])
 
 
 def finish(figure: Figure) -> Figure:
-    """Take away frames, and put one legend above all panels if anything has a label."""
+    """Remove frames, and put one legend above all panels if anything is labelled."""
     labelled: dict[str, Artist] = {}
     for axes in figure.axes:
         axes.spines[["top", "right"]].set_visible(False)
@@ -179,7 +179,7 @@ def finish(figure: Figure) -> Figure:
 
 
 def cut_far(axes: Axes, values: Sequence[float], objective: SearchObjective) -> None:
-    """Keep far values from hiding the rest; the axis says so."""
+    """Cut the axis if far values would hide the rest; a title says so."""
     factor = sign_of(objective)
     losses = factor * np.array(values)
     if not len(losses):
@@ -194,18 +194,18 @@ def cut_far(axes: Axes, values: Sequence[float], objective: SearchObjective) -> 
 
 
 def _zoom(axes: Axes, trials: Sequence[Trial], objective: SearchObjective) -> None:
-    """Show where complete trials end, from the best value of any epoch to the worst last one."""
+    """Zoom in to the ends of complete trials, from the best value of any epoch to the worst last value."""
     factor = sign_of(objective)
     if trials:
         best = min(factor * value for trial in trials for _, value in trial.curve)
         span = max(factor * trial.curve[-1][1] for trial in trials) - best or 1e-6
         ends = (factor * (best - 0.05 * span), factor * (best + 1.3 * span))
         axes.set_ylim(min(ends), max(ends))
-    axes.set_title("the same, where complete trials end", fontsize=8)
+    axes.set_title("zoomed in to the ends of complete trials", fontsize=8)
 
 
 def _number(axes: Axes, points: Sequence[tuple[int, float, float]], dpi: float) -> None:
-    """Write trial numbers beside points, each where other points and numbers leave most room."""
+    """Write trial numbers beside points, each where there is most room."""
     offsets = np.array(SIDES) * dpi / 72
     taken = [place for line in axes.lines for place in axes.transData.transform(np.asarray(line.get_xydata()))]
     for number, x, y in points:

@@ -1,4 +1,4 @@
-"""Pictures of a search's settings against what came of them. Every function returns a figure and shows nothing."""
+"""Pictures of a search's settings and their results. Each function returns a figure and does not display it."""
 
 import math
 import re
@@ -21,14 +21,14 @@ MOST_AXES = 12
 NEAREST_TICKS = 0.1
 LONGEST_LABEL = 14
 CROWDED = 26
-"""Characters of all tick labels from which on they are slanted."""
+"""Tick labels are slanted if they have more characters than this together."""
 
 
 def parallel_coordinates(search: Search, keys: Sequence[str]) -> Figure:
-    """One axis a setting and one line a trial, coloured by the first objective; stopped trials are grey.
+    """Draw one axis per setting and one line per trial, coloured by the first objective; stopped trials are grey.
 
     Args:
-        search: With at least one complete trial.
+        search: A search with at least one complete trial.
         keys: Settings, at most `MOST_AXES`, from left to right.
     """
     objective, best = search.objectives[0], best_trial(search)
@@ -59,7 +59,7 @@ def parallel_coordinates(search: Search, keys: Sequence[str]) -> Figure:
 
 
 def slices(search: Search, keys: Sequence[str]) -> Figure:
-    """The first objective against each setting, one panel each; other settings vary freely within a panel."""
+    """Draw the first objective against each setting, one panel per setting; other settings vary within a panel."""
     objective, n_columns = search.objectives[0], min(4, len(keys))
     n_rows = -(-len(keys) // n_columns)
     figure = Figure(figsize=(max(4, 2.8 * n_columns), 2.5 * n_rows + 0.5), layout="constrained")
@@ -75,7 +75,7 @@ def slices(search: Search, keys: Sequence[str]) -> Figure:
 
 
 def place_of(distribution: BaseDistribution, value: Value) -> float:
-    """Return where a value lies between the ends of its range, in [0, 1]; on a log scale if it is searched so."""
+    """Return the position of a value in its range, in [0, 1]; on a log scale if the search uses one."""
     if isinstance(distribution, CategoricalDistribution):
         return (distribution.to_internal_repr(value) + 0.5) / len(distribution.choices)
     assert isinstance(distribution, FloatDistribution | IntDistribution)
@@ -86,7 +86,7 @@ def place_of(distribution: BaseDistribution, value: Value) -> float:
 
 
 def ticks_of(distribution: BaseDistribution) -> list[tuple[float, str]]:
-    """Return places and labels: each choice, or both ends of the range and round values between them."""
+    """Return positions and labels: each choice, or both ends of the range and round values between them."""
     if isinstance(distribution, CategoricalDistribution):
         n = len(distribution.choices)
         return [((place + 0.5) / n, shortened(str(choice))) for place, choice in enumerate(distribution.choices)]
@@ -102,7 +102,7 @@ def ticks_of(distribution: BaseDistribution) -> list[tuple[float, str]]:
 
 
 def wrapped(key: str, width: int) -> str:
-    """Break a settings key after dots and underscores into lines of at most some characters, where that can be."""
+    """Break a settings key after dots and underscores into lines of at most `width` characters, if possible."""
     lines = [""]
     for part in re.findall(r"[^._]+[._]?", key):
         if lines[-1] and len(lines[-1]) + len(part) > width:
@@ -112,7 +112,7 @@ def wrapped(key: str, width: int) -> str:
 
 
 def shortened(text: str) -> str:
-    """Cut a label that is too long."""
+    """Shorten a label that is too long."""
     return text if len(text) <= LONGEST_LABEL else text[: LONGEST_LABEL - 1] + "…"
 
 
@@ -122,14 +122,14 @@ def _line(search: Search, trial: Trial, keys: Sequence[str]) -> tuple[list[int],
 
 
 def _jittered(search: Search, trial: Trial, key: str) -> float:
-    """Return where a trial's value lies; trials of the same choice lie beside each other."""
+    """Return the position of a trial's value; trials with the same choice are spread side by side."""
     if key not in trial.params:
         return math.nan
     distribution = search.space[key]
     place = place_of(distribution, trial.params[key])
     if not isinstance(distribution, CategoricalDistribution):
         return place
-    golden = (trial.number * 0.618034) % 1  # spreads any number of consecutive trials evenly
+    golden = (trial.number * 0.618034) % 1  # spreads consecutive trials evenly, however many
     return place + 0.3 * (golden - 0.5) / len(distribution.choices)
 
 

@@ -1,4 +1,4 @@
-"""What a search may vary, from settings to Optuna's distributions and to the settings of a trial."""
+"""What a search may vary: from settings to Optuna's distributions, and to the settings of a trial."""
 
 import json
 from collections.abc import Mapping
@@ -26,8 +26,7 @@ def distributions(config: Config) -> dict[str, BaseDistribution]:
     """Return Optuna's distribution of each setting that `tune.space` names.
 
     Raises:
-        SettingsError: For a space that is empty, a key that does not exist or cannot be searched, or a value that the
-            setting refuses.
+        SettingsError: If the space is empty, a key does not exist or cannot be searched, or a setting refuses a value.
     """
     space = config.tune.space
     if not space:
@@ -35,9 +34,9 @@ def distributions(config: Config) -> dict[str, BaseDistribution]:
     known = setting_keys()
     for key, entry in space.items():
         if key not in known:
-            raise SettingsError(f"tune.space names {key!r}, which is no setting")
+            raise SettingsError(f"tune.space must name settings that exist; got {key!r}")
         if not key.startswith(SEARCHABLE):
-            raise SettingsError(f"tune.space may name settings of {', '.join(SEARCHABLE)}; got {key!r}")
+            raise SettingsError(f"tune.space may only name settings of {', '.join(SEARCHABLE)}; got {key!r}")
         if key == "train_ldm.epochs":
             raise SettingsError("tune.space may not vary train_ldm.epochs: early stops compare trials by epoch")
         for value in entry.choices if isinstance(entry, Choice) else _probes(entry):
@@ -46,31 +45,33 @@ def distributions(config: Config) -> dict[str, BaseDistribution]:
 
 
 def objectives(config: Config) -> tuple[SearchObjective, ...]:
-    """Return what is searched for.
+    """Return the objectives of a search.
 
     Raises:
-        SettingsError: If the first objective is known at a trial's end only, or is not comparable between trials.
+        SettingsError: If the first is known only at the end of a trial, or one cannot be compared between trials.
     """
     names = config.tune.objectives
     if names[0] in KNOWN_AT_THE_END:
-        raise SettingsError(f"tune.objectives must begin with one that each epoch has; got {names[0]}")
+        raise SettingsError(f"tune.objectives must begin with one that is measured every epoch; got {names[0]}")
     if "nll" in names and searches_autoencoder(config):
-        raise SettingsError("tune.objectives nll compares trials of the same latents; tune.space varies those")
+        raise SettingsError("tune.objectives nll can only compare trials with the same latents; tune.space varies them")
     return tuple(OBJECTIVES[name] for name in names)
 
 
 def searches_autoencoder(config: Config) -> bool:
-    """Tell whether trials train autoencoders of their own: the search has two stages then."""
+    """Tell whether trials train their own autoencoders."""
     return any(key.startswith(OF_THE_AUTOENCODER) for key in config.tune.space)
 
 
 def trial_config(config: Config, params: Mapping[str, Value]) -> Config:
-    """Return the settings of a trial: the search's own, with its parameters; tuples come as JSON text.
+    """Return the settings of a trial: the search's, changed by the trial's parameters; see `encoded` for lists.
 
     Raises:
-        SettingsError: If its parameters do not fit each other.
+        SettingsError: If its parameters do not fit together.
     """
-    values = config.model_dump(mode="json", exclude={"tune"})  # a trial stays the same when more are asked for
+    values = config.model_dump(
+        mode="json", exclude={"tune"}
+    )  # so that a trial does not change if more trials are asked for
     for key, value in params.items():
         values = merged(values, nested(key.split("."), _plain(value)))
     trial = config_from_dict(values)
@@ -78,7 +79,7 @@ def trial_config(config: Config, params: Mapping[str, Value]) -> Config:
 
 
 def encoded(value: object) -> Value:
-    """Return a choice as Optuna can store it: lists as JSON text."""
+    """Return a choice in a form that Optuna can store: lists and None as JSON text."""
     return value if isinstance(value, (float, int, str, bool)) else json.dumps(value)
 
 
@@ -88,14 +89,14 @@ def _plain(value: Value) -> object:
 
 
 def _probes(entry: Range) -> tuple[float, ...]:
-    """Both ends, and where the range is not of whole numbers a number with a fraction."""
+    """Return both ends of a range, and a number with a fraction if the range is not of integers."""
     whole = isinstance(entry.low, int) and isinstance(entry.high, int)
     inside = () if whole else (entry.low + 0.381966 * (entry.high - entry.low),)
     return (entry.low, entry.high, *inside)
 
 
 def _check_value(config: Config, key: str, value: object) -> None:
-    """Refuse a value that the setting itself refuses; combinations are a matter of each trial."""
+    """Refuse a value that the setting itself refuses; combinations are checked by each trial."""
     try:
         trial_config(config, {key: encoded(value)})
     except SettingsError as error:

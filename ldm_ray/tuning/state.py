@@ -1,4 +1,4 @@
-"""A search as its folder holds it."""
+"""Reads and writes the state of a search in its folder."""
 
 from collections.abc import Sequence
 from typing import TypedDict, cast
@@ -24,7 +24,7 @@ STATES: dict[TrialState, TrialStatus] = {
 
 
 class SearchRecord(TypedDict):
-    """What `search.json` holds: URLs of data and autoencoder (empty if searched), and the settings as JSON."""
+    """Contents of `search.json`: URLs of data and autoencoder (empty if searched), and the settings as JSON."""
 
     data: str
     vae: str
@@ -32,16 +32,16 @@ class SearchRecord(TypedDict):
 
 
 def begin_search(store: Store, data: str, vae: str, config: Config) -> None:
-    """Write down what is searched, or check that what is there is the same; more trials may be asked for.
+    """Record a new search, or check that the recorded one is the same; more trials may be asked for.
 
     Raises:
         DataError: If the folder holds another search.
     """
     wanted: SearchRecord = {"data": data, "vae": vae, "settings": config.model_dump(mode="json")}
     if store.exists(SEARCH):
-        there = cast(SearchRecord, store.read_json(SEARCH))
-        if _comparable(there) != _comparable(wanted):
-            raise DataError(f"{store.url} holds a search with other settings or data; take another --out")
+        recorded = cast(SearchRecord, store.read_json(SEARCH))
+        if _comparable(recorded) != _comparable(wanted):
+            raise DataError(f"{store.url} holds a search with other settings or data; choose another --out")
     store.write_json(SEARCH, wanted)
 
 
@@ -49,7 +49,7 @@ def read_record(store: Store) -> tuple[str, str, Config]:
     """Return data URL, autoencoder URL (empty if searched) and settings of a search.
 
     Raises:
-        DataError: If there is none.
+        DataError: If there is no search.
     """
     if not store.exists(SEARCH):
         raise DataError(f"{store.url} holds no search (no {SEARCH})")
@@ -58,10 +58,10 @@ def read_record(store: Store) -> tuple[str, str, Config]:
 
 
 def load_search(url: str, storage_options: StorageOptions | None = None) -> Search:
-    """Read a search, running or ended; nothing is written, since it may have a driver that writes.
+    """Read a search, running or ended; nothing is written, since a driver may be writing.
 
     Raises:
-        DataError: If there is none.
+        DataError: If there is no search.
     """
     store = Store(url, storage_options or {})
     _, _, config = read_record(store)
@@ -98,8 +98,8 @@ def trial_of(frozen: FrozenTrial) -> Trial:
 
 
 def _comparable(record: SearchRecord) -> tuple[str, str, dict[str, object]]:
-    """Return what must not change while a search goes on."""
-    config = config_from_dict(record["settings"])  # settings that a release has added have their defaults
+    """Return what must not change when a search is resumed."""
+    config = config_from_dict(record["settings"])  # settings added since then take their defaults
     free = {"trials", "concurrent", "gpus_per_trial", "silence_s"}
     settings = deciding(config) | {"tune": config.tune.model_dump(mode="json", exclude=free)}
     return record["data"], record["vae"], settings

@@ -1,4 +1,4 @@
-"""A search as an Optuna study, for whatever Optuna can say of one."""
+"""A search as an Optuna study, for Optuna's analyses."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,15 +10,15 @@ from ldm_ray.tuning.trials import Search, Trial
 
 
 def study_of(search: Search) -> optuna.Study:
-    """Rebuild a study in memory; running trials are left out.
+    """Rebuild a search as a study in memory, without running trials.
 
     Returns:
-        A study whose trials are complete, pruned (stopped early) or failed. Optuna counts the trials it holds; the
-        search's own number is the user attribute `number`. Curves are intermediate values where there is one
-        objective; Optuna has none for several.
+        A study whose trials are complete, pruned (stopped early) or failed. Optuna renumbers trials, so the search's
+        own number is the user attribute `number`. Curves are intermediate values if there is one objective; Optuna
+        allows none with several.
 
     Note:
-        A trial that says complete but lacks an objective has failed, for Optuna takes no complete trial without values.
+        A complete trial that lacks an objective counts as failed, since Optuna needs all values of a complete trial.
     """
     with _no_log_lines():
         study = optuna.create_study(study_name=search.name, directions=[o.direction for o in search.objectives])

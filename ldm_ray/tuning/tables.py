@@ -1,4 +1,4 @@
-"""The tables of a search's page: its trials, those that failed, and its settings."""
+"""The tables of a search's page: trials, failed trials and settings."""
 
 from collections.abc import Collection, Sequence
 
@@ -13,7 +13,7 @@ ORDER = ("complete", "stopped", "running", "failed")
 
 
 def trials_table(search: Search) -> ScoreTable:
-    """Return all trials: complete ones with the best first, then stopped, running and failed ones."""
+    """Return the table of all trials: complete (best first), stopped, running, failed."""
     keys = short_names(search.space)
     head = ["trial", "state", *(o.title for o in search.objectives), "epochs", "minutes", *keys.values()]
     body = [
@@ -29,36 +29,36 @@ def trials_table(search: Search) -> ScoreTable:
     ]
     accented = "; the Pareto front is accented" if len(search.objectives) > 1 else "; the best trial is accented"
     meaning = (
-        f"Complete trials, best {search.objectives[0].title} first, then trials stopped early by their value, running"
-        f" and failed ones{accented if search.complete else ''}. Values are of validation wells, at the trial's best"
+        f"Complete trials (best {search.objectives[0].title} first), trials stopped early (best first), running and"
+        f" failed trials{accented if search.complete else ''}. Values are of validation wells, at each trial's best"
         " epoch."
     )
     return ScoreTable("trials", head, body, meaning)
 
 
 def failed_table(search: Search) -> list[ScoreTable]:
-    """Return why trials failed; nothing if none did."""
+    """Return the reasons why trials failed; an empty list if none did."""
     body = [
-        [str(t.number), str(epochs_of(t)), " ".join((t.error or "no reason is known").split())[:LONGEST_REASON]]
+        [str(t.number), str(epochs_of(t)), " ".join((t.error or "unknown").split())[:LONGEST_REASON]]
         for t in search.trials
         if t.state == "failed"
     ]
-    meaning = "A setting that many of these share is better left out of the next search. They count in nothing below."
+    meaning = "If many of these share a setting, leave it out of the next search. The rest of this page ignores them."
     return [ScoreTable("trials that failed", ["trial", "epochs", "reason"], body, meaning)] if body else []
 
 
 def settings_table(search: Search, rows: Sequence[Importance], why_none: str) -> ScoreTable:
-    """Return what was searched, the best trial's choice, and how much each setting mattered."""
+    """Return what was searched, the best trial's choices, and how much each setting mattered."""
     best = best_trial(search).params if search.complete else {}
     found = {row.key: f"{100 * row.share:.1f} ± {100 * row.spread:.1f} %" for row in rows}
     keys = [*found, *(key for key in search.space if key not in found)]
-    body = [[key, told(search.space[key]), shown(best.get(key)), found.get(key, "-")] for key in keys]
+    body = [[key, range_of(search.space[key]), shown(best.get(key)), found.get(key, "-")] for key in keys]
     meaning = why_none
     if rows:
         meaning = (
-            "What each setting may be, what the best trial has, and its share of importance (fANOVA), ± the standard"
-            " deviation over forests on redrawn trials. Complete and stopped trials are compared pair by pair at the"
-            " last epoch that both trained. Of few trials, shares are uncertain and say little beyond the first rows."
+            "The values searched, the best trial's choice, and the share of importance (fANOVA) ± its standard"
+            " deviation over forests on resampled trials. Complete and stopped trials are compared in pairs, up to the"
+            " last epoch that both trained. With few trials, shares are uncertain and say little beyond the first rows."
         )
     return ScoreTable(
         "settings and their importance", ["setting", "searched", "best trial", "importance"], body, meaning
@@ -78,23 +78,23 @@ def ranked(search: Search) -> list[Trial]:
 
 
 def short_names(keys: Collection[str]) -> dict[str, str]:
-    """Return each key's last part, or the whole key where another ends the same."""
+    """Return the last part of each key, or the whole key if another has the same last part."""
     lasts = [key.rsplit(".", 1)[-1] for key in keys]
     return {key: last if lasts.count(last) == 1 else key for key, last in zip(keys, lasts, strict=True)}
 
 
 def shown(value: Value | None) -> str:
-    """Write a setting for people; exact ones are in the CSV."""
+    """Format a setting for people; the CSV has exact values."""
     return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def measured(value: float | None) -> str:
-    """Write a metric with four digits, also where the last ones are 0."""
+    """Format a metric with four digits, trailing zeros included."""
     return "-" if value is None else f"{value:#.4g}".rstrip(".")
 
 
-def told(distribution: BaseDistribution) -> str:
-    """Say what a setting may be."""
+def range_of(distribution: BaseDistribution) -> str:
+    """Describe the choices or range of a setting."""
     if isinstance(distribution, CategoricalDistribution):
         return ", ".join(str(choice) for choice in distribution.choices)
     assert isinstance(distribution, FloatDistribution | IntDistribution)
@@ -104,7 +104,7 @@ def told(distribution: BaseDistribution) -> str:
 
 
 def terminal_table(search: Search, rows: int = 12) -> tuple[str, list[str], list[list[str]]]:
-    """Return title, head and body of the best trials, narrow enough for a terminal: no settings but the best's."""
+    """Return title, head and body of a table of the best trials, without settings so that it fits a terminal."""
     head = ["trial", "state", *(objective.name for objective in search.objectives), "epochs", "minutes"]
     body = [
         [
@@ -122,7 +122,7 @@ def terminal_table(search: Search, rows: int = 12) -> tuple[str, list[str], list
 
 
 def summary(search: Search) -> tuple[int, int, str]:
-    """Return how many trials have ended and are wanted, and the best so far, for a progress bar."""
+    """Return the trials ended, the trials wanted and the best so far, for a progress bar."""
     ended = sum(trial.state != "running" for trial in search.trials)
     if not search.complete:
         return ended, search.wanted, "none complete yet"

@@ -1,4 +1,4 @@
-"""What a search has found: its objectives and its trials."""
+"""A search: its objectives and its trials."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,12 +12,12 @@ TrialStatus = Literal["complete", "stopped", "failed", "running"]
 
 @dataclass(frozen=True)
 class SearchObjective:
-    """A metric that is searched for.
+    """A metric that a search optimises.
 
     Attributes:
         name: Key in `Trial.metrics`.
-        direction: Which way is better.
-        title: For tables and axes, with its unit if it has one.
+        direction: Whether lower or higher is better.
+        title: Title in tables and on axes, with its unit if it has one.
     """
 
     name: str
@@ -30,13 +30,13 @@ class Trial:
     """One point of the search.
 
     Attributes:
-        number: Counted from 0; a trial that is interrupted and goes on keeps it.
+        number: Counted from 0; an interrupted trial keeps it when it resumes.
         state: `stopped` early by the scheduler, `failed` (for instance diverged), `running` when last seen.
         params: Settings key to value.
-        metrics: Of its best epoch, on validation wells; empty where it failed before one.
-        curve: (epoch from 1, value of the first objective) of each epoch trained.
-        seconds: Spent training, over all attempts.
-        error: One line, of a failed trial.
+        metrics: Metrics of its best epoch, on validation wells; empty if it failed before.
+        curve: (epoch, first objective) of each epoch trained, counted from 1.
+        seconds: Seconds of training, over all attempts.
+        error: Error of a failed trial, in one line.
     """
 
     number: int
@@ -50,16 +50,16 @@ class Trial:
 
 @dataclass(frozen=True)
 class Search:
-    """A search as it stands.
+    """The current state of a search.
 
     Attributes:
-        name: Of the search, for titles.
-        objectives: The first one decides about early stops; with several there is a Pareto front.
-        space: Settings key to what it may be.
-        trials: By number.
-        wanted: Trials the search was asked for.
-        settings: The settings that every trial starts from, and the search's own, as YAML.
-        seed: Of the sampler.
+        name: Name of the search, for titles.
+        objectives: The first decides about early stops; with several there is a Pareto front.
+        space: Settings key to its choices or range.
+        trials: Trials by number.
+        wanted: Number of trials asked for.
+        settings: Settings that every trial starts from, and the search's own, as YAML.
+        seed: Seed of the sampler.
     """
 
     name: str
@@ -72,5 +72,5 @@ class Search:
 
     @property
     def complete(self) -> list[Trial]:
-        """Trials that ran to their end, with every objective."""
+        """Complete trials that have every objective."""
         return [t for t in self.trials if t.state == "complete" and all(o.name in t.metrics for o in self.objectives)]

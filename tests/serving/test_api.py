@@ -110,10 +110,10 @@ def test_a_profile_may_stand_for_a_cell_line(app: FastAPI, served: ServedModel) 
     [
         ({}, "conditions", "Field required"),
         ({"conditions": []}, "conditions", "at least 1 item"),
-        ({"conditions": [CONDITION] * 9}, "conditions", "at most 8 conditions a request; got 9"),
+        ({"conditions": [CONDITION] * 9}, "conditions", "at most 8 conditions per request; got 9"),
         ({"conditions": [CONDITION], "n_sample": 3}, "n_sample", "Extra inputs are not permitted; got 3"),
         ({"conditions": [CONDITION], "n_samples": 65}, "n_samples", "n_samples must be at most 64; got 65"),
-        ({"conditions": [CONDITION], "n_samples": 64, "return": "draws"}, "n_samples", "at most 40 draws a request"),
+        ({"conditions": [CONDITION], "n_samples": 64, "return": "draws"}, "n_samples", "at most 40 draws per request"),
         ({"conditions": [CONDITION] * 2, "n_samples": 50, "steps": 50}, "n_samples", "at most 4000; got 2 x 50 x 50"),
         ({"conditions": [CONDITION], "steps": 51}, "steps", "steps must be between 2 and 50; got 51"),
         ({"conditions": [CONDITION], "genes": ["NOPE"]}, "genes.0", "gene 'NOPE' is not one of /v1/genes"),

@@ -163,5 +163,5 @@ def test_a_rival_is_not_served(world: World, predictor: Predictor) -> None:
     class Rival:
         sampler, encodings, bundle = object(), None, type("B", (), {"kind": "prnet"})
 
-    with pytest.raises(BundleError, match="serving wants a bundle of kind 'ldm'; got 'prnet'"):
+    with pytest.raises(BundleError, match="serving needs a bundle of kind 'ldm'; got 'prnet'"):
         SamplerEngine(Rival(), 10)  # type: ignore[arg-type]

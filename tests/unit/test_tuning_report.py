@@ -169,7 +169,7 @@ def test_without_a_complete_trial_there_is_no_best_one(search: Search) -> None:
     trials = [trial for trial in search.trials if trial.state in ("stopped", "failed")]
     n_stopped = sum(trial.state == "stopped" for trial in trials)
     with pytest.raises(
-        DataError, match=f"planted wants at least one complete trial; got 1 failed, {n_stopped} stopped"
+        DataError, match=f"planted needs at least one complete trial; got 1 failed, {n_stopped} stopped"
     ):
         best_trial(replace(search, trials=trials))
     with pytest.raises(DataError, match="got no trial at all"):
@@ -242,7 +242,7 @@ def test_a_search_without_a_complete_trial_still_has_a_page(search: Search, tmp_
     assert "No trial is complete" in page
     failed = [trial for trial in trials if trial.state == "failed"]
     page = written(replace(search, trials=[replace(failed[0], metrics={}, curve=())]), tmp_path)
-    assert "Importance wants at least 6 complete or stopped trials; there are 0." in page
+    assert "Importance needs at least 6 complete or stopped trials; there are 0." in page
 
 
 @pytest.mark.parametrize(

@@ -225,8 +225,8 @@ def test_a_trial_has_the_values_of_its_point() -> None:
 @pytest.mark.parametrize(
     ("space", "message"),
     [
-        ({"denoiser.dropot": {"choices": [0.1]}}, "names 'denoiser.dropot', which is no setting"),
-        ({"splits.seed": {"choices": [1]}}, "may name settings of .*; got 'splits.seed'"),
+        ({"denoiser.dropot": {"choices": [0.1]}}, "must name settings that exist; got 'denoiser.dropot'"),
+        ({"splits.seed": {"choices": [1]}}, "may only name settings of .*; got 'splits.seed'"),
         ({"denoiser.dropout": {"low": 0.0, "high": 1.5}}, "denoiser.dropout.*less than 1; got 1.5"),
         ({"train_ldm.learning_rate": {"low": 0, "high": 1, "log": True}}, "greater than 0; got 0"),
         ({"denoiser.dropout": {"low": 0.5, "high": 0.5}}, "must have low < high"),
@@ -243,8 +243,11 @@ def test_a_space_that_makes_no_sense_is_said(space: dict[str, Any], message: str
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (("tune.objectives=[energy_distance]",), "must begin with one that each epoch has"),
-        (("tune.objectives=[nll]", "tune.space.target={choices: [delta]}"), "compares trials of the same latents"),
+        (("tune.objectives=[energy_distance]",), "must begin with one that is measured every epoch"),
+        (
+            ("tune.objectives=[nll]", "tune.space.target={choices: [delta]}"),
+            "only compare trials with the same latents",
+        ),
     ],
 )
 def test_objectives_that_make_no_sense_are_said(overrides: tuple[str, ...], message: str) -> None:

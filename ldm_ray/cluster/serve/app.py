@@ -121,7 +121,7 @@ class Sampler:
                 continue
             self._finished.inc(len(request.conditions), {"model": served.name})
             return answer
-        return OverloadedError("the model is being reloaded", 1.0)
+        return OverloadedError("the model is reloading", 1.0)
 
     async def describe(
         self, model_id: str
@@ -275,7 +275,7 @@ class Api:
 
     def _named(self, model: str | None) -> _Model:
         if not self._models:
-            raise OverloadedError("the model is still being loaded", 1.0)
+            raise OverloadedError("the model is still loading", 1.0)
         if model is None:
             return next(iter(self._models.values()))
         if model not in self._models:

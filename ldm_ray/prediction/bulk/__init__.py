@@ -1,1 +1,1 @@
-"""Tables of conditions, predicted in parts."""
+"""Predictions for tables of conditions, in parts."""

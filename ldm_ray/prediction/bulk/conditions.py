@@ -1,4 +1,4 @@
-"""Many conditions: a table or a grid, staged as one Parquet file whose row groups are the parts to predict."""
+"""Many conditions, from a table or a grid, staged as one Parquet file whose row groups are the parts."""
 
 import hashlib
 import itertools
@@ -17,12 +17,12 @@ from ldm_ray.storage.store import Store, one_line, split_url
 
 COLUMNS = ("smiles", "cell", "dose_um", "time_h")
 SCHEMA = pa.schema([(name, pa.string()) for name in COLUMNS])
-"""As text, also the numbers: what is none is reported as it was written."""
+"""Numbers are text too, so that an invalid one is reported as it was written."""
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Every compound on every cell line at every dose and time, in that order of nesting.
+    """Every compound on every cell line at every dose and time; the last varies fastest.
 
     Attributes:
         smiles: Compounds.
@@ -41,12 +41,12 @@ class Grid:
 
     @property
     def fingerprint(self) -> str:
-        """Name a grid by what it holds."""
+        """Identify a grid by its contents."""
         values = json.dumps([list(part) for part in (self.smiles, self.cells, self.dose_um, self.time_h)])
         return f"grid of {len(self)}, sha256 {hashlib.sha256(values.encode()).hexdigest()[:16]}"
 
     def tables(self, rows: int) -> Iterator[pa.Table]:
-        """Yield its conditions, some rows at a time."""
+        """Yield the conditions in tables of at most `rows` rows."""
         numbers = [[f"{value:g}" for value in values] for values in (self.dose_um, self.time_h)]
         conditions = itertools.product(self.smiles, self.cells, *numbers)
         while chunk := list(itertools.islice(conditions, rows)):
@@ -57,8 +57,8 @@ def read_tables(url: str, storage_options: StorageOptions | None = None) -> Iter
     """Stream the conditions of a CSV, TSV or Parquet table of any size.
 
     Raises:
-        QueryError: For another format, or a missing column.
-        StoreError: If it cannot be read.
+        QueryError: If the format is unknown, or a column is missing.
+        StoreError: If the table cannot be read.
     """
     store, name = split_url(url, storage_options)
     fs, root = store.arrow()
@@ -82,14 +82,14 @@ def read_tables(url: str, storage_options: StorageOptions | None = None) -> Iter
 
 
 def stage(tables: Iterable[pa.Table], store: Store, name: str, rows_per_part: int) -> int:
-    """Write conditions as one Parquet file, each part a row group; return the number of rows.
+    """Write conditions as one Parquet file with one row group per part; return the number of rows.
 
     Raises:
-        QueryError: If there is none.
-        StoreError: If it cannot be written.
+        QueryError: If there are no conditions.
+        StoreError: If the file cannot be written.
     """
     fs, root = store.arrow()
-    store.write_bytes(name, b"")  # makes the folder, and says no early
+    store.write_bytes(name, b"")  # creates the folder, and fails early if it cannot
     n, waiting, waiting_rows = 0, list[pa.Table](), 0
     with one_line(store.path(name)), pq.ParquetWriter(f"{root}/{name}", SCHEMA, filesystem=fs) as writer:
         for table in tables:

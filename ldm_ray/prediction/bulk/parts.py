@@ -22,19 +22,19 @@ from ldm_ray.storage.store import Store, list_column
 
 @dataclass(frozen=True)
 class PartCounts:
-    """Conditions of a part that were predicted, and that were refused."""
+    """Numbers of conditions in a part that were predicted and refused."""
 
     rows: int
     errors: int
 
 
 class PartPredictor:
-    """Predicts parts; the networks are built once.
+    """Predicts parts; builds the networks once.
 
     Args:
-        run: Which bulk prediction.
+        run: The bulk prediction.
         storage_options: fsspec's arguments by protocol.
-        threads: Of torch; 0 leaves them as they are.
+        threads: Torch threads; 0 leaves the number unchanged.
     """
 
     def __init__(self, run: BulkRun, storage_options: StorageOptions, threads: int = 0) -> None:
@@ -45,7 +45,7 @@ class PartPredictor:
         self.predictor = Predictor.from_bundle(run.bundle, storage_options=storage_options)
 
     def write(self, part: int) -> PartCounts:
-        """Predict one part and write it, its errors first; return how many rows were predicted and refused."""
+        """Predict one part and write it, errors first; return how many rows were predicted and refused."""
         conditions = read_part(self._store, CONDITIONS, part)
         first = part * self._run.rows_per_part
         good, prepared, errors = self._prepare(conditions)

@@ -1,4 +1,4 @@
-"""What a bulk prediction is, and which of its parts are there."""
+"""The description of a bulk prediction, and which of its parts exist."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -10,12 +10,12 @@ from ldm_ray.layout import CONDITIONS, ERRORS, MANIFEST
 from ldm_ray.storage.store import Store
 
 NOTHING_GOOD = ".all.json"
-"""Ending of the file that a part without any prediction leaves beside its errors."""
+"""Suffix of the file that a part without predictions leaves beside its errors."""
 PART = re.compile(rf"part-(\d+)\.parquet|{ERRORS}/part-(\d+)\.parquet{re.escape(NOTHING_GOOD)}")
 
 
 def part_name(part: int) -> str:
-    """Return the file of a part's predictions."""
+    """Return the file name of a part's predictions."""
     return f"part-{part:06d}.parquet"
 
 
@@ -23,26 +23,26 @@ def parts_done(files: Iterable[str]) -> set[int]:
     """Return which parts are written.
 
     Args:
-        files: Paths below the folder of a bulk prediction, those of its errors among them.
+        files: Paths below the folder of a bulk prediction, including those of its errors.
     """
     return {int(found[1] or found[2]) for found in map(PART.fullmatch, files) if found}
 
 
 @dataclass(frozen=True)
 class BulkRun:
-    """What a bulk prediction is; the same for all its parts.
+    """Description of a bulk prediction, common to all its parts.
 
     Attributes:
         bundle: URL of the bundle.
-        bundle_id: Checksum of its metadata.
+        bundle_id: Checksum of the bundle's metadata.
         out: Folder URL of the results.
-        source: What the conditions are: the URL of a table, or a grid's fingerprint.
-        n_rows: Conditions.
-        rows_per_part: Conditions a part.
-        n_samples: Latent samples a condition.
-        steps: Of the sampler; None: the bundle's own.
+        source: Where the conditions come from: the URL of a table, or a grid's fingerprint.
+        n_rows: Number of conditions.
+        rows_per_part: Conditions per part.
+        n_samples: Latent samples per condition.
+        steps: Sampling steps; None for the bundle's.
         seed: Same seed, same numbers.
-        columns: Which of mean, std and basal are kept.
+        columns: Which of mean, std and basal to keep.
     """
 
     bundle: str
@@ -58,7 +58,7 @@ class BulkRun:
 
     @property
     def n_parts(self) -> int:
-        """Files of predictions."""
+        """Number of parts."""
         return -(-self.n_rows // self.rows_per_part)
 
     def rows_of(self, part: int) -> int:
@@ -66,7 +66,7 @@ class BulkRun:
         return min(self.rows_per_part, self.n_rows - part * self.rows_per_part)
 
     def described(self) -> "BulkManifest":
-        """Return the manifest of the run while it lasts; a run that resumes must agree with it."""
+        """Return the manifest of the unfinished run; a resumed run must agree with it."""
         return BulkManifest(
             bundle=self.bundle,
             bundle_id=self.bundle_id,
@@ -84,7 +84,7 @@ class BulkRun:
 
 
 class BulkCounts(TypedDict, total=False):
-    """What the manifest says of a bulk prediction at its end."""
+    """Fields of the manifest of a finished bulk prediction."""
 
     done: bool
     n_predicted: int
@@ -111,7 +111,7 @@ def described_run(manifest: Mapping[str, object]) -> BulkRun:
     """Return the run that a manifest describes.
 
     Raises:
-        DataError: If it is not that of a bulk prediction.
+        DataError: If it is not the manifest of a bulk prediction.
     """
     try:
         own: dict[str, Any] = {field.name: manifest[field.name] for field in fields(BulkRun)}
@@ -121,5 +121,5 @@ def described_run(manifest: Mapping[str, object]) -> BulkRun:
 
 
 def read_manifest(store: Store) -> BulkManifest | None:
-    """Return the manifest of a folder's bulk prediction; None if there is none."""
+    """Return the manifest of the bulk prediction in a folder, or None."""
     return cast("BulkManifest", store.read_json(MANIFEST)) if store.exists(MANIFEST) else None

@@ -20,11 +20,11 @@ OUT_FORMATS = (".parquet", ".h5ad")
 
 
 def read_queries(url: str, storage_options: StorageOptions | None = None) -> list[Query]:
-    """Read a table of queries whole; columns and formats as `read_tables`.
+    """Read a whole table of queries; columns and formats as in `read_tables`.
 
     Raises:
-        QueryError: For another format, a missing column, an empty table or a dose or time that is not a number.
-        StoreError: If it cannot be read.
+        QueryError: If the format is unknown, a column is missing, the table is empty, or a dose or time is no number.
+        StoreError: If the table cannot be read.
     """
     rows = [row for table in read_tables(url, storage_options) for row in table.to_pylist()]
     if not rows:
@@ -44,7 +44,7 @@ def _query(url: str, number: int, row: Mapping[str, str | None]) -> Query:
 
 
 def check_out(url: str) -> None:
-    """Refuse an output whose format is not known, before anything is computed."""
+    """Refuse an unknown output format before anything is computed."""
     if not url.endswith(OUT_FORMATS):
         raise QueryError(f"--out must end in {' or '.join(OUT_FORMATS)}; got {url!r}")
 
@@ -58,8 +58,8 @@ def write_predictions(
 ) -> None:
     """Write predictions as Parquet (lists `basal`, `mean`, `std`, genes in the metadata) or as h5ad.
 
-    In the h5ad X is the mean, layers hold `basal`, `std` and `delta`, and obs the queries. What was asked (bundle,
-    samples, steps, seed) is kept in the Parquet metadata `settings`, or in `uns`.
+    In the h5ad, X is the mean, layers hold `basal`, `std` and `delta`, and obs the queries. Bundle, samples, steps and
+    seed are kept in the Parquet metadata `settings`, or in `uns`.
     """
     store, name = split_url(url, storage_options)
     columns = {column: [getattr(query, column) for query in queries] for column in COLUMNS}

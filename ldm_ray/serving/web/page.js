@@ -1,5 +1,5 @@
 "use strict";
-// The page asks this server's API and nothing else.
+// The page only contacts this server's API.
 
 const Z90 = 1.645, SHOWN = 12, DOSES = 9, WAIT_MS = 250;
 const $ = (id) => document.getElementById(id);
@@ -16,7 +16,7 @@ async function ask(path, body) {
   const answer = await response.json().catch(() => ({}));
   if (!response.ok) {
     const busy = response.status === 503 || response.status === 429;
-    throw new Refusal(busy ? "The server is busy; please try again in a moment." : answer.detail || `The server says ${response.status}.`,
+    throw new Refusal(busy ? "The server is busy. Please try again in a moment." : answer.detail || `The server answered ${response.status}.`,
       answer.errors || []);
   }
   return answer;
@@ -51,7 +51,7 @@ async function draw() {
     if (mine !== state.drawn) return;
     $("drawing").src = `data:image/svg+xml;utf8,${encodeURIComponent(compound.drawing)}`;
     $("drawing").alt = `structure of ${compound.smiles}`;
-    const near = compound.known ? "known from training" : `similarity to the nearest training compound ${compound.similarity.toFixed(2)}`;
+    const near = compound.known ? "in the training data" : `similarity ${compound.similarity.toFixed(2)} to the nearest training compound`;
     $("caption").textContent = `${compound.parent_smiles} · ${near}`;
   } catch (error) {
     if (mine !== state.drawn) return;
@@ -95,7 +95,7 @@ function render() {
   const { query, answer } = state, [row] = answer.predictions, all = changes();
   $("result").hidden = false;
   $("domain").hidden = !row.out_of_domain;
-  $("domain").textContent = `Outside of what the model was trained on: ${row.notes}.`;
+  $("domain").textContent = `Outside the training data: ${row.notes}.`;
   $("title").textContent = `${row.parent_smiles} on ${query.cell}, ${query.dose_um} µM, ${query.time_h} h`;
   $("link").href = linkOf(query);
   const ranked = [...all].sort((a, b) => b.delta - a.delta);
@@ -144,7 +144,7 @@ function volcano(all) {
 async function choose(gene) {
   state.gene = gene;
   for (const row of document.querySelectorAll(".gene")) row.setAttribute("aria-pressed", String(row.dataset.gene === gene));
-  $("dose-title").textContent = `Doses: ${gene}`;
+  $("dose-title").textContent = `Dose response of ${gene}`;
   const { query } = state;
   const doses = Array.from({ length: DOSES }, (_, i) => query.dose_um * 10 ** ((i - (DOSES - 1) / 2) / 2));
   try {
@@ -172,8 +172,8 @@ async function start() {
   try {
     const [cells, model] = await Promise.all([ask("v1/cells"), ask("v1/model")]);
     $("cell").replaceChildren(...cells.map(({ cell }) => new Option(cell, cell)));
-    const simulated = model.trained_on.simulated ? " Trained on simulated data: the genes are made up." : "";
-    $("about").textContent = `${model.n_genes} genes with their uncertainty; model ${model.model}, trained on ` +
+    const simulated = model.trained_on.simulated ? " Trained on simulated data; the genes are made up." : "";
+    $("about").textContent = `${model.n_genes} genes with uncertainty, predicted by model ${model.model}, trained on ` +
       `${model.trained_on.n_profiles.toLocaleString("en")} profiles.${simulated}`;
   } catch (error) { show(error.message); return; }
   for (const [name, id] of [["smiles", "smiles"], ["cell", "cell"], ["dose_um", "dose"], ["time_h", "time"]]) {
