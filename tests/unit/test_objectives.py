@@ -80,7 +80,7 @@ class Linear:
         return torch.stack(out, dim=1)
 
     def train(self) -> None:
-        """Newton steps on the gradient, alternating between the mean's coefficients and s, each step and dimension alone."""
+        """Newton steps on the gradient, alternating between mean and s; each step and dimension is independent."""
         for number in range(50):
             values = self.values.clone().requires_grad_()
             (gradient,) = torch.autograd.grad(self.expected_loss(values).sum(), values, create_graph=True)
