@@ -22,7 +22,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> object:
-    """Import what is asked for now: torch takes seconds, which nobody should wait for who wants something else."""
+    """Import a name on first use: torch takes seconds, which users of other parts should not wait for."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value: object = getattr(import_module(_HOMES[name]), name)

@@ -9,10 +9,10 @@ import numpy as np
 
 @unique
 class Purpose(IntEnum):
-    """What randomness is for. It is mixed into every key and seed, so that no two uses share a stream.
+    """Purpose of random numbers, mixed into every key and seed, so that no two uses share a stream.
 
-    A dropout layer adds its place in its network, below 100. The planted world of a simulated release has streams of
-    its own (`data/world.py`): it is data, and stays the same.
+    A dropout layer adds its position in its network, below 100. The planted world of a simulated release has its own
+    streams (`data/world.py`): it is data, and must not change.
     """
 
     ORDER = 1
@@ -56,7 +56,7 @@ class Purpose(IntEnum):
 
 
 def generator(seed: int, purpose: Purpose, *parts: int) -> np.random.Generator:
-    """Return numpy's generator for a purpose, and for further whole numbers such as an epoch."""
+    """Return numpy's generator for a purpose and further integers, such as an epoch."""
     return np.random.default_rng([seed, purpose, *parts])
 
 

@@ -1,4 +1,4 @@
-"""Bundles of untrained models, for what asks of a bundle only that it is one."""
+"""Bundles of untrained models, for tests that need any valid bundle."""
 
 import torch
 

@@ -140,7 +140,7 @@ def resident_source(
 
 @pytest.fixture(scope="session")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    """A real S3 server, shared by the tests of a session; each takes a folder of its own."""
+    """A real S3 server, shared by the tests of a session; each takes its own folder."""
     with S3Server(tmp_path_factory.mktemp("s3"), free_port()) as server:
         yield server
 
@@ -159,7 +159,7 @@ def cluster() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Said:
-    """What a command printed: standard output, and what people see."""
+    """What a command printed: standard output, and standard error."""
 
     stdout: str
     stderr: str
@@ -170,7 +170,7 @@ Command = Callable[..., Said]
 
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """Run `ldm-ray` in this process, which has imported everything already, and hold it to its exit code."""
+    """Run `ldm-ray` in this process, which has imported everything already, and check its exit code."""
     monkeypatch.setenv("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
 
     def run(*arguments: str, code: int = 0) -> Said:

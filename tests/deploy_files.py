@@ -1,4 +1,4 @@
-"""The deployment files, and what compares their keys with those that are known."""
+"""The deployment files, and a comparison of their keys with known ones."""
 
 import json
 from pathlib import Path
@@ -40,7 +40,7 @@ def unknown(value: Any, schema: Any, path: str = "") -> list[str]:
 
 def changed(config: Any, path: str, value: Any = None) -> Any:
     """Set what is at a dotted path; without a value, misspell its last key."""
-    config = json.loads(json.dumps(config))  # an anchor's mapping is one object wherever it stands
+    config = json.loads(json.dumps(config))  # an anchor's mapping is the same object at every reference
     *parents, last = path.split(".")
     place = config
     for name in parents:

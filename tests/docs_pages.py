@@ -38,7 +38,7 @@ class Fence:
         page: Path of its page from the top of the repository.
         line: Line of its opening, from 1.
         language: As written after the backticks.
-        text: What is between.
+        text: Its content.
     """
 
     page: str
@@ -49,7 +49,7 @@ class Fence:
 
 @dataclass(frozen=True)
 class Command:
-    """One command of a block, with the lines that it goes on over."""
+    """One command of a block, with its continuation lines."""
 
     page: str
     line: int
@@ -57,7 +57,7 @@ class Command:
 
     @property
     def place(self) -> str:
-        """Where it stands."""
+        """Page and line of the command."""
         return f"{self.page}:{self.line}"
 
 
@@ -87,7 +87,7 @@ def fences(page: str, root: Path = ROOT) -> list[Fence]:
 
 
 def commands(fence: Fence) -> list[Command]:
-    """Split a block of `sh` into commands; a line that bash finds unfinished goes on."""
+    """Split a block of `sh` into commands; a line that bash finds unfinished continues on the next."""
     found: list[Command] = []
     lines: list[str] = []
     began = fence.line + 1
@@ -110,7 +110,7 @@ def _is_whole(text: str) -> bool:
 
 
 def simple_commands(text: str) -> list[list[str]]:
-    """Return the words of each program that a command starts, without what is assigned before it."""
+    """Return the words of each program that a command starts, without preceding assignments."""
     found: list[list[str]] = []
     for line in text.replace("\\\n", " ").replace("$(", " ( ").splitlines():
         lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
@@ -125,7 +125,7 @@ def simple_commands(text: str) -> list[list[str]]:
 
 
 def ending(words: list[str]) -> Ending | None:
-    """Tell how a program ends; None: the runner does not know.
+    """Return how a program ends; None if the runner does not know.
 
     Args:
         words: The program and its arguments.

@@ -68,7 +68,7 @@ COPIED = (
 
 
 class Reader:
-    """What all pages share: the small release, the bucket, and what README's commands have made.
+    """State shared by all pages: the small release, the bucket, and the results of README's commands.
 
     Args:
         folder: An empty one.
@@ -77,7 +77,7 @@ class Reader:
 
     def __init__(self, folder: Path, s3: S3Server) -> None:
         self._folder, self._s3 = folder, s3
-        self._ray = tempfile.TemporaryDirectory(prefix="d", dir="/tmp")  # sockets want a short path
+        self._ray = tempfile.TemporaryDirectory(prefix="d", dir="/tmp")  # sockets need a short path
         self._release = folder / "release"
         self.made = folder / "readme"
 
@@ -110,14 +110,14 @@ class Reader:
             elif (ROOT / name).is_file():
                 shutil.copy2(ROOT / name, folder / name)
         for name in ("pyproject.toml", "constraints.txt"):
-            os.utime(folder / name, (0, 0))  # older than the environment: make has nothing to install
+            os.utime(folder / name, (0, 0))  # older than the environment, so that make has nothing to install
         if not (folder / ".venv").exists():
             (folder / ".venv").symlink_to(ROOT / ".venv")
         for path in (folder / "ldm_ray" / "configs").glob("*.yaml"):
             path.write_text(yaml.safe_dump(small_settings(yaml.safe_load(path.read_text())), sort_keys=False))
 
     def _copy_files(self, folder: Path, text: str) -> None:
-        """Give a page the files that it names."""
+        """Provide the files that a page names."""
         for path in self._small_files():
             if path.name in text and not (folder / path.name).exists():
                 shutil.copytree(path, folder / path.name) if path.is_dir() else shutil.copyfile(
@@ -158,7 +158,7 @@ class Reader:
         (sim / "basal_profiles.csv.gz").rename(self._release / "basal.csv.gz")
 
     def _make(self, name: str) -> Path:
-        """Return what README's commands have made, made now if they were not run."""
+        """Return the results of README's commands, running them if necessary."""
         if not (self.made / name).exists():
             self._copy_repository(self.made)
             self._copy_files(self.made, MAKERS[name])

@@ -50,7 +50,7 @@ class Tally:
 
 
 def run_page(page: str, reader: Reader) -> Tally:
-    """Run a page's blocks in order; after the first failure the rest of the page is left out."""
+    """Run a page's blocks in order, up to the first failure."""
     tally, began = Tally(page), time.monotonic()
     blocks = fences(page)
     if not any(block.language in ("sh", "python") for block in blocks):
@@ -120,7 +120,7 @@ def substituted(command: Command) -> str:
 
 
 def problems(names: list[str]) -> list[str]:
-    """Return what would keep the pages from being run: fences without a language, commands whose end is not known."""
+    """Return what prevents running the pages: fences without a language, commands that are not known to end."""
     found = []
     for block in (block for page in names for block in fences(page)):
         if block.language not in LANGUAGES:
@@ -136,7 +136,7 @@ def problems(names: list[str]) -> list[str]:
 
 
 def unused_substitutions(names: list[str]) -> list[str]:
-    """Return what the table replaces and no page says any more."""
+    """Return replacements in the table that no page needs any more."""
     return [
         f"{page}: {old!r} is not said there"
         for page, old, *_ in SUBSTITUTIONS

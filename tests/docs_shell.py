@@ -36,11 +36,11 @@ class Service:
 
 
 class Shell:
-    """A reader's terminal in one page's folder; what a command exports stays.
+    """A reader's terminal in one page's folder; exported variables persist.
 
     Args:
-        folder: To work in.
-        environment: Its variables.
+        folder: Working folder.
+        environment: Environment variables.
     """
 
     def __init__(self, folder: Path, environment: dict[str, str]) -> None:
@@ -65,14 +65,14 @@ class Shell:
             self._bash(command.text)
 
     def python(self, text: str) -> None:
-        """Run a block of Python in a process of its own."""
+        """Run a block of Python in its own process."""
         self._finish([str(ROOT / ".venv/bin/python"), "-c", text])
 
     def end(self) -> None:
         """End what still serves, as Ctrl-C does, and the head.
 
         Raises:
-            DocsError: If something does not end by itself.
+            DocsError: If something does not end.
         """
         try:
             self._stop_services()

@@ -1,4 +1,4 @@
-"""A Ray head as `ray start` makes it, apart from every other cluster of this machine, and jobs submitted to it."""
+"""A Ray head started by `ray start`, separate from all other clusters of this machine, and jobs submitted to it."""
 
 import json
 import os
@@ -35,13 +35,13 @@ class Head:
     """`ray start --head` on free ports; jobs find it by its dashboard.
 
     Args:
-        environment: Of the head, and so of its jobs.
-        cpus: It may give away.
-        may_start: Nodes of one CPU that its autoscaler may start, as raylets on this machine.
+        environment: Environment of the head, and so of its jobs.
+        cpus: CPUs of the head.
+        may_start: Number of one-CPU nodes that its autoscaler may start, as raylets on this machine.
     """
 
     def __init__(self, environment: dict[str, str], cpus: int = 2, may_start: int = 0) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="r", dir="/tmp")  # sockets want a short path
+        self._folder = tempfile.TemporaryDirectory(prefix="r", dir="/tmp")  # sockets need a short path
         self.address = f"http://127.0.0.1:{free_port()}"
         # Of its own: a cluster's address is left there, and `ray.init()` elsewhere would join it.
         self._environment = os.environ | environment | {"RAY_TMPDIR": self._folder.name, "RAY_AUTH_MODE": "disabled"}
@@ -57,7 +57,7 @@ class Head:
         ports = ["--node-ip-address=127.0.0.1", f"--port={self.gcs.rsplit(':', 1)[1]}"]
         ports += [f"--dashboard-port={self.address.rsplit(':', 1)[1]}"]
         ports += [f"--ray-client-server-port={free_port()}", f"--dashboard-agent-listen-port={free_port()}"]
-        ports += ["--min-worker-port=0", "--max-worker-port=0"]  # any; its own range may hold what was found free
+        ports += ["--min-worker-port=0", "--max-worker-port=0"]  # any; the default range may include ports found free
         command = [str(BIN / "ray"), "start", "--head", "--block", "--disable-usage-stats", *ports]
         command += [f"--num-cpus={self._cpus}", f"--object-store-memory={300 * 2**20}"]
         command += self._autoscaling()
@@ -154,7 +154,7 @@ class Head:
         return done.returncode, done.stdout + done.stderr
 
     def info(self, job_id: str) -> dict[str, Any]:
-        """Return what the head says of a job."""
+        """Return a job's status on the head."""
         with urllib.request.urlopen(f"{self.address}/api/jobs/{job_id}") as answer:
             return dict(json.loads(answer.read()))
 
@@ -163,7 +163,7 @@ class Head:
         return self.job("logs", job_id)[1]
 
     def _nodes(self) -> set[str]:
-        """Ids of the nodes that live, or were killed so lately that the head does not know it yet."""
+        """Ids of the nodes that are alive, or whose death the head has not noticed yet."""
         with urllib.request.urlopen(f"{self.address}/nodes?view=summary") as answer:
             summary = json.loads(answer.read())["data"]["summary"]
         return {node["raylet"]["nodeId"] for node in summary if node["raylet"].get("state") == "ALIVE"}

@@ -1,4 +1,4 @@
-"""The processes of this machine, as /proc tells."""
+"""The processes of this machine, from /proc."""
 
 import os
 import signal
@@ -23,7 +23,7 @@ def parents() -> dict[int, int]:
 
 
 def tree(pid: int) -> list[int]:
-    """Return a process and all below it: Ray starts its own in sessions of their own."""
+    """Return a process and its descendants: Ray starts its processes in separate sessions."""
     above, found = parents(), [pid]
     for own in found:
         found += [child for child, parent in above.items() if parent == own]
@@ -39,7 +39,7 @@ def name_of(pid: int) -> str:
 
 
 def kill_tree(pid: int) -> None:
-    """Kill a process and all below it."""
+    """Kill a process and its descendants."""
     for own in tree(pid):
         try:
             os.kill(own, signal.SIGKILL)
@@ -50,7 +50,7 @@ def kill_tree(pid: int) -> None:
 def kill_driver(process: "subprocess.Popen[bytes] | subprocess.Popen[str]", within_s: float = 120.0) -> None:
     """Kill a process that drives Ray, and wait until Ray's processes, which follow it, have ended.
 
-    A raylet's agents notice only after a minute that it is gone. They do nothing until then, so they are killed.
+    A raylet's agents notice only after a minute that it is gone, so they are killed.
     """
     below = [pid for pid in tree(process.pid) if pid != process.pid]
     os.kill(process.pid, signal.SIGKILL)

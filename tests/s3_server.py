@@ -26,7 +26,7 @@ class S3Server:
     """A SeaweedFS process with one bucket and one pair of credentials.
 
     Attributes:
-        folder: Where it keeps its data; a server started again there has what the first one had.
+        folder: Folder of its data; a server restarted there has the same data.
         port: Port of the S3 interface; `port + 1000` and on serve SeaweedFS itself.
     """
 
@@ -72,7 +72,7 @@ class S3Server:
         names = ("master", "volume", "filer")
         for number, name in enumerate(names, start=1):
             command += [f"-{name}.port={self.port + number}", f"-{name}.port.grpc={self.port + 10 + number}"]
-        # Catalogues that nobody asks, on ports that a second server would want too.
+        # Unused catalogues, on ports that a second server would need too.
         command += [f"-s3.port.grpc={self.port + 20}", "-s3.port.iceberg=0", "-s3.port.lance=0"]
         with (self.folder / "weed.log").open("ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
@@ -114,7 +114,7 @@ class S3Server:
 
 
 def free_port() -> int:
-    """Return a port that is free with those SeaweedFS takes beside it, below the range of outgoing connections."""
+    """Return a port that is free, with the others SeaweedFS needs, below the range of outgoing connections."""
     while True:
         port = random.randrange(12_000, 32_000)
         if all(_is_free(port + offset) for offset in (0, 1, 2, 3, 11, 12, 13, 20)):

@@ -1,4 +1,4 @@
-"""Made-up searches whose truth is known: only the learning rate matters, and stops are those of successive halving."""
+"""Made-up searches with a known truth: only the learning rate matters, and trials are stopped by successive halving."""
 
 import math
 
@@ -46,7 +46,7 @@ def planted_search(n_trials: int = 24, *objectives: SearchObjective, seed: int =
 
 
 def halved(curve: list[float], seen: dict[int, list[float]]) -> tuple[TrialStatus, int]:
-    """Stop a trial at the first rung where it is not in the better third of those that came so far."""
+    """Stop a trial at the first rung where it is not in the better third so far."""
     for rung in RUNGS:
         seen[rung].append(curve[rung - 1])
         if curve[rung - 1] > np.quantile(seen[rung], 1 / 3):

@@ -12,8 +12,8 @@ def unknown_keys(settings: Any, kind: Any = ServeDeploySchema, path: str = "") -
 
     Args:
         settings: The configuration, or a part of it.
-        kind: Serve's annotation of that part; what is annotated as a plain dict may have any keys.
-        path: Of that part.
+        kind: Serve's annotation of that part; a plain dict may have any keys.
+        path: Path of that part.
     """
     if isinstance(settings, list):
         return [key for n, item in enumerate(settings) for key in unknown_keys(item, kind, f"{path}{n}.")]

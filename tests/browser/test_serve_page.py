@@ -43,7 +43,7 @@ def url(world: World) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def pages(url: str) -> Iterator[tuple[Page, Page, list[str]]]:
-    """A desktop's page, a phone's, and every address that either asked for."""
+    """A desktop's page, a phone's, and every address that either requested."""
     asked: list[str] = []
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])

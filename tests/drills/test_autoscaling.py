@@ -36,13 +36,13 @@ QUICK = {
 
 
 def replicas() -> int:
-    """Samplers that run."""
+    """Number of running samplers."""
     states = serve.status().applications[NAME].deployments["sampler"].replica_states
     return sum(count for state, count in states.items() if str(getattr(state, "value", state)) == "RUNNING")
 
 
 def workers() -> set[str]:
-    """Processes whose sampler has made passes, as Prometheus is told."""
+    """Number of processes whose sampler has made passes, by Prometheus."""
     deadline = time.monotonic() + 30
     while True:
         text = httpx.get(f"http://127.0.0.1:{ray.nodes()[0]['MetricsExportPort']}/metrics").text
@@ -80,7 +80,7 @@ def test_one_then_more_then_one(world: World, tmp_path: Path) -> None:
                     answers.append(1)
                     if not np.array_equal(got.mean, wanted.mean):
                         wrong.append("other bits")
-                except Exception as error:  # whatever it is, the test shows it
+                except Exception as error:  # reported by the test
                     wrong.append(error)
 
     try:

@@ -1,4 +1,4 @@
-"""200,000 conditions to Parquet on a real S3 server, the driver killed twice: one row for each in the end."""
+"""200,000 conditions to Parquet on a real S3 server, with the driver killed twice: in the end one row each."""
 
 import json
 import os
@@ -41,7 +41,7 @@ def test_two_hundred_thousand_rows_killed_twice(world: World, s3: S3Server, tmp_
     fs, root = store.arrow()
 
     def written() -> dict[str, float]:
-        """Parts that are there, and when they were written."""
+        """Existing parts, and when they were written."""
         names = [name for name in store.names() if name.startswith("part-")] if store.exists(MANIFEST) else []
         return {name: fs.get_file_info(f"{root}/{name}").mtime.timestamp() for name in names}
 

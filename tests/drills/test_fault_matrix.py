@@ -1,7 +1,7 @@
 """Processes killed with -9 while a two-node cluster prepares, trains, predicts and serves (docs/faults.md).
 
-Every cell either goes on by itself or fails with one line and goes on when asked to; what comes out is what an
-undisturbed run gives. `-s` prints the table.
+Every cell either continues on its own, or fails with one line and continues when asked to; the result equals that of an
+undisturbed run. `-s` prints the table.
 """
 
 import os
@@ -60,9 +60,9 @@ class Job:
     """A command on the cluster.
 
     Attributes:
-        head: Of the cluster.
+        head: Head of the cluster.
         command: Arguments of `ldm-ray`.
-        resume: Arguments more, to go on.
+        resume: Additional arguments to resume.
         begun: Whether it is midway.
     """
 
@@ -79,7 +79,7 @@ class Job:
         )  # fmt: skip
 
     def disturbed(self, victim: str, title: str) -> str:
-        """Run, kill the victim midway, go on; say how it went."""
+        """Run, kill the victim midway, resume; return what happened."""
         with ExitStack() as ends:
             with self.head.node(NODE_CPUS) as node:
                 driver = self.start()
@@ -178,7 +178,7 @@ def test_prepare(
 
 @pytest.fixture(scope="module")
 def trained(head: Head, world: World, tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
-    """Weights of a run that nothing disturbed."""
+    """Weights of an undisturbed run."""
     folder = tmp_path_factory.mktemp("undisturbed")
     settings = written(small_config(*TRAIN), folder / "settings.yaml")
     command = ["train", "vae", "--data", world.dataset.url, "--out", str(folder / "vae"), "--config", settings]
@@ -233,7 +233,7 @@ def test_predict(head: Head, world: World, tmp_path: Path, victim: str, title: s
     [("sampler", "ServeReplica:ldm_ray:sampler"), ("controller", "ServeController"), (RAYLET, ""), (DRIVER, "")],
 )
 def test_serve(head: Head, world: World, tmp_path: Path, victim: str, title: str) -> None:
-    """Answers that come are right, and they come again; the endpoint outlives the command that started it."""
+    """Answers are right and resume; the endpoint outlives the command that started it."""
     bundle, port = tmp_path / "bundle", free_port()
     save_bundle(random_bundle(world), str(bundle))
     command = ["serve", "--bundle", str(bundle), "--port", str(port)]
@@ -274,7 +274,7 @@ def test_serve(head: Head, world: World, tmp_path: Path, victim: str, title: str
 
 
 def finish(job: Job, driver: "subprocess.Popen[str]", victim: str) -> None:
-    """End the endpoint; one whose command was killed goes on, and the command says so when it is given again."""
+    """End the endpoint; if its command was killed, it keeps running, and the command says so when run again."""
     if victim != DRIVER:
         driver.send_signal(signal.SIGINT)
         driver.communicate(timeout=WAIT_S)

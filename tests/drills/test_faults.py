@@ -38,7 +38,7 @@ OUTAGE_S = 20
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    """A server of their own: these tests kill it."""
+    """A separate server, because these tests kill it."""
     with S3Server(tmp_path_factory.mktemp("s3"), free_port()) as own:
         yield own
 
@@ -56,7 +56,7 @@ def release(server: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Relea
 
 @pytest.fixture(scope="module")
 def dataset(server: S3Server, release: ReleaseFiles) -> PairedDataset:
-    """Prepared without a disturbance."""
+    """A dataset prepared without interruption."""
     files = read_l1000(release.gctx, release.inst_info, release.pert_info, release.gene_info)
     prepare(files, f"s3://{BUCKET}/undisturbed", config_for(server))
     return open_dataset(f"s3://{BUCKET}/undisturbed", server.options)

@@ -72,10 +72,10 @@ def test_a_pool_that_is_asked_for_has_a_node_started(growing: Head) -> None:
 
 
 def test_a_pool_on_a_head_that_gives_no_cpu_has_one_started() -> None:
-    """As on a cluster of `cluster.yaml` that has just been started.
+    """Like a cluster of `cluster.yaml` that has just been started.
 
-    What an autoscaler may start Ray does not tell, though it has a function for it; when the last value is not None any
-    more, pools can be counted by it and `ray.actors` need not be set.
+    Ray has a function for what an autoscaler may start, but it returns None. When the last value is no longer None,
+    pools can be sized by it and `ray.actors` need not be set.
     """
     with Head({}, cpus=0, may_start=1) as idle:
         assert printed(idle, EMPTY) == [0, 1, None]

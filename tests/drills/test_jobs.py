@@ -1,4 +1,4 @@
-"""The whole chain by `ray job submit` on a fresh head, data and results on S3; a pipeline stopped midway goes on."""
+"""The whole chain by `ray job submit` on a fresh head, data and results on S3; a pipeline stopped midway resumes."""
 
 import time
 from collections.abc import Iterator
@@ -73,7 +73,7 @@ def test_the_chain_as_six_jobs(head: Head, s3: S3Server, world: World) -> None:
 
 
 def test_a_pipeline_that_was_stopped_goes_on_at_its_step(head: Head, s3: S3Server, cluster: None) -> None:
-    """`ray job stop` while the diffusion model trains; its weights are those of a run that nobody stopped."""
+    """`ray job stop` while the diffusion model trains; its weights are those of an undisturbed run."""
     store = Store(f"s3://{BUCKET}/pipeline", s3.options)
     config = small_config(*SMALL_REPORT, "train_ldm.epochs=60", "train_ldm.early_stopping_epochs=60",
                           "train_ldm.checkpoint_every_steps=10")  # fmt: skip
@@ -117,7 +117,7 @@ def states(store: Store) -> dict[str, str]:
 
 
 def modified(store: Store, s3: S3Server) -> dict[str, str]:
-    """When each file of the steps that are done was written."""
+    """When each file of the finished steps was written."""
     import s3fs
 
     fs = s3fs.S3FileSystem(**s3.options["s3"], use_listings_cache=False)

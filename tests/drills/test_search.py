@@ -21,7 +21,7 @@ COMMAND = [sys.executable, "-m", "ldm_ray.cli"]
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo's dataset and an autoencoder; `LDM_RAY_DEMO` names a demo that has been run already."""
+    """The demo's dataset and an autoencoder; `LDM_RAY_DEMO` names a finished demo."""
     if there := os.environ.get("LDM_RAY_DEMO"):
         return Path(there)
     folder, config = tmp_path_factory.mktemp("demo"), "demo"
@@ -39,7 +39,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def trials_of(out: Path) -> Search | None:
-    """Read a search while it is written; its files are replaced whole."""
+    """Read a search while it is being written; its files are replaced as a whole."""
     return load_search(str(out)) if (out / "search.json").exists() else None
 
 

@@ -23,7 +23,7 @@ DEMO = small_config(
 
 
 def as_typed(*arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-    """Run the command line as a process of its own, which starts a cluster of its own if it wants one."""
+    """Run the command line in its own process, which starts its own cluster if it needs one."""
     run = subprocess.run([sys.executable, "-m", "ldm_ray.cli", *arguments], capture_output=True, text=True, timeout=400)
     assert run.returncode == code, run.stderr
     assert "Traceback" not in run.stderr

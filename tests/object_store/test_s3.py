@@ -126,7 +126,7 @@ def run(environment: dict[str, str], *arguments: str) -> "subprocess.CompletedPr
 def test_the_command_line_takes_urls_and_the_environments_credentials(
     s3: S3Server, environment: dict[str, str], mini_release: tuple[Path, Path, Path, Path], tmp_path: Path
 ) -> None:
-    """Prepare, validate and describe, from bucket to bucket; then what is said when something is wrong."""
+    """Prepare, validate and describe, from bucket to bucket; then the messages when something is wrong."""
     gctx, inst, pert, genes = put(s3, "cli", *mini_release)
     root = f"s3://{BUCKET}/cli/data"
     release = ["--gctx", gctx, "--inst-info", inst, "--pert-info", pert, "--gene-info", genes, "--out", root]

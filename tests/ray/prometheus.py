@@ -16,12 +16,12 @@ AT_MOST_S = 60.0
 def exported(
     names: Sequence[str], *tags: str, enough: Callable[[dict[str, float]], bool] = lambda seen: True
 ) -> dict[str, float]:
-    """Wait until Ray exports metrics with these tags, and return their values, added up over processes.
+    """Wait until Ray exports metrics with these tags, and return their values, summed over processes.
 
     Args:
-        names: Without prefixes; a counter's with `_total`.
-        tags: As Prometheus writes them, `run="vae"`.
-        enough: Whether all processes have told theirs.
+        names: Names without prefixes; a counter's with `_total`.
+        tags: Tags in Prometheus's form, `run="vae"`.
+        enough: Whether the values of all processes are there.
     """
     port, deadline = ray.nodes()[0]["MetricsExportPort"], time.monotonic() + AT_MOST_S
     while True:

@@ -87,7 +87,7 @@ def test_a_stream_goes_on_midway_and_is_the_same_again(on_s3: PairedDataset) -> 
 
 @pytest.mark.usefixtures("cluster")
 def test_a_file_that_is_not_what_the_manifest_says_is_an_error(world: World, tmp_path: Path) -> None:
-    """Rows that went missing in a store are never a shorter epoch."""
+    """Rows missing from a store are an error, not a shorter epoch."""
     shutil.copytree(world.dataset.url, tmp_path / "data")
     dataset = open_dataset(str(tmp_path / "data"))
     path = next((tmp_path / "data" / "profiles").iterdir())
@@ -112,7 +112,7 @@ def test_a_file_that_is_not_what_the_manifest_says_is_an_error(world: World, tmp
 def test_only_missing_embeddings_are_computed(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A table with half of the compounds, one of them marked: the rest is added, the mark stays.
 
-    More calls than actors: once, an operator that cut the blocks waited for a CPU that the pool held.
+    More calls than actors: an operator that cut the blocks once waited for a CPU that the pool held.
     """
     monkeypatch.setattr("ldm_ray.cluster.batch.embed.ROWS_PER_CALL", 7)
     monkeypatch.setattr("ldm_ray.cluster.batch.embed.ROWS_PER_SAVE", 20)

@@ -91,7 +91,7 @@ def test_two_workers_equal_one(trained: Path, case: str) -> None:
 
 
 def test_unsynchronised_workers_would_be_noticed(trained: Path) -> None:
-    """The comparison can fail: another rate, other weights."""
+    """The comparison can fail: another learning rate gives other weights."""
     weights = [result(trained, ALONE, case)["weights"] for case in ("ldm default", OTHER)]
     assert difference(*weights) > 1e-4
 

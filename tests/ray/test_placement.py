@@ -1,4 +1,4 @@
-"""Workers and actor pools on clusters of all sizes; a place that never comes is an error, soon."""
+"""Workers and actor pools on clusters of all sizes; if they cannot be placed, that is an error, soon."""
 
 import json
 import subprocess
@@ -47,7 +47,7 @@ def test_what_is_set_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     assert count_workers(RaySettings(num_workers=4, use_gpu=True), 256)[:2] == (4, True)
     with pytest.raises(SettingsError, match="ray.num_workers is 64; the cluster has 8 CPUs"):
         count_workers(RaySettings(num_workers=64), 256)
-    monkeypatch.setattr(placement, "cpus_and_gpus", lambda: (32, 2))  # never on CPUs beside GPUs without a word
+    monkeypatch.setattr(placement, "cpus_and_gpus", lambda: (32, 2))  # never silently on CPUs beside GPUs
     with pytest.raises(SettingsError, match=r"num_workers is 4; the cluster has 2 GPUs; ray.use_gpu=true waits"):
         count_workers(RaySettings(num_workers=4), 256)
     assert count_workers(RaySettings(num_workers=4, use_gpu=False), 256)[:2] == (4, False)
@@ -110,12 +110,12 @@ def test_a_cluster_that_is_not_there_is_one_line_at_once() -> None:
 @pytest.mark.parametrize(
     ("cpus", "gpus", "settings", "wanted"),
     [
-        (16, 0, RaySettings(), ActorPool(8, 0.5, 0)),  # no more than there is work for
+        (16, 0, RaySettings(), ActorPool(8, 0.5, 0)),  # no more than the work needs
         (4, 0, RaySettings(), ActorPool(4, 0.5, 0)),
         (16, 2, RaySettings(), ActorPool(2, 0.0, 1)),
         (16, 2, RaySettings(use_gpu=False), ActorPool(8, 0.5, 0)),
         (4, 0, RaySettings(actors=6), ActorPool(6, 0.5, 0)),  # two wait for nodes that an autoscaler starts
-        (0, 0, RaySettings(), ActorPool(1, 0.5, 0)),  # for which a node has to be started first
+        (0, 0, RaySettings(), ActorPool(1, 0.5, 0)),  # needs a new node first
         (4, 0, RaySettings(use_gpu=True), ActorPool(1, 0.0, 1)),
         (4, 1, RaySettings(use_gpu=True, actors=4), ActorPool(4, 0.0, 1)),
     ],

@@ -1,4 +1,4 @@
-"""Bulk prediction by the command line: every row once, bad rows with their reason, and a killed run goes on."""
+"""Bulk prediction by the command line: every row once, bad rows with their reason, and a killed run resumes."""
 
 import json
 import subprocess
@@ -135,7 +135,7 @@ def test_what_fails_in_an_actor_is_one_line_and_overwrite_keeps_other_files(
 def test_an_overwrite_that_ends_midway_leaves_nothing_to_be_taken_for_results(
     bundle: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is left says that it is the old prediction with parts missing, so that another one is refused there."""
+    """The remains are recognised as the old prediction with parts missing, so another one is refused there."""
     out, table = tmp_path / "out", tmp_path / "table.csv"
     table.write_text("smiles,cell,dose_um,time_h\nCCO,SIMC001,1,24\nCCC,SIMC001,1,24\n")
     arguments = ["--bundle", bundle, "--conditions", str(table), "--out", str(out), *ONE_ACTOR]
@@ -159,7 +159,7 @@ def test_an_overwrite_that_ends_midway_leaves_nothing_to_be_taken_for_results(
 
 
 def test_a_killed_run_goes_on(bundle: str, tmp_path: Path, cluster: None) -> None:
-    """SIGKILL of the driver; the same command then predicts what is missing, and every row is there once."""
+    """SIGKILL of the driver; the same command then predicts the missing parts, and every row exists once."""
     n, out = 3000, tmp_path / "out"
     frame = pd.DataFrame({"smiles": ["C" * (1 + i % 20) for i in range(n)], "cell": "SIMC001"})
     frame.assign(dose_um=np.arange(n) + 1.0, time_h=24.0).to_parquet(tmp_path / "many.parquet")

@@ -1,6 +1,6 @@
 """The endpoint on a real Ray Serve: same bits, reload and death under load, and replicas that come and go.
 
-In this order: three replicas are started, at five seconds each, whenever something else is served than before.
+The order matters: whenever other bundles are served, three replicas are started, at five seconds each.
 """
 
 import os
@@ -61,14 +61,14 @@ def url(cluster: None, bundles: tuple[str, str]) -> Iterator[str]:
 
 
 def deploy(*urls: str) -> None:
-    """Serve bundles as `main` and `other`; replicas take little, so that they fit beside each other on two cores."""
+    """Serve bundles as `main` and `other`, with replicas small enough to share two cores."""
     names = dict(zip(("main", "other"), urls, strict=False))
     little = {name: {"ray_actor_options": {"num_cpus": 0.1}} for name in ("api", "encoder", "sampler")}
     start(application(ServeArguments(bundles=names), Config(), options=little), placement_timeout_s=60)
 
 
 class Load:
-    """Clients that ask all the time while the block runs."""
+    """Clients that send queries without pause while the block runs."""
 
     def __init__(self, url: str, ask: Callable[[Client], object], clients: int = 4, retries: int = 0) -> None:
         self._url, self._ask, self._retries = url, ask, retries
@@ -90,7 +90,7 @@ class Load:
             while not self._ended.is_set():
                 try:
                     self.answers.append(self._ask(client))
-                except Exception as error:  # whatever it is, the test shows it
+                except Exception as error:  # reported by the test
                     self.errors.append(error)
 
 
@@ -166,7 +166,7 @@ def test_a_new_bundle_is_taken_without_a_failed_request(url: str, bundles: tuple
 
 
 def test_the_shipped_settings_deploy_and_a_change_of_bundle_reconfigures(url: str, bundles: tuple[str, str]) -> None:
-    """As `serve deploy` does; a bundle that cannot be loaded leaves the old one, in the same process."""
+    """Like `serve deploy`; if a bundle cannot be loaded, the old one keeps serving, in the same process."""
     own = [Predictor.from_bundle(bundle, "cpu").predict([QUERY], n_samples=4).mean for bundle in bundles]
     settings = yaml.safe_load((ROOT / "serve_config.yaml").read_text())
     (served,) = settings["applications"]

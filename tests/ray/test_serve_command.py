@@ -36,7 +36,7 @@ def log(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def served(bundle: str, log: Path) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    """The command in a process group of its own, as a shell starts it."""
+    """The command in its own process group, as a shell starts it."""
     port = free_port()
     command = [sys.executable, "-m", "ldm_ray.cli", "serve", "--bundle", bundle, "--port", str(port)]
     with log.open("wb") as out:

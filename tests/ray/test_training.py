@@ -1,4 +1,4 @@
-"""Real Ray Train runs of the autoencoder: followed, killed, resumed, and what is said of what cannot run."""
+"""Real Ray Train runs of the autoencoder: tracked, killed, resumed, and errors of runs that cannot start."""
 
 import json
 import os
@@ -110,7 +110,7 @@ def test_one_ray_worker_equals_two_and_is_followed(world: World, undisturbed: Bu
 
 
 def check_prometheus(record: RunRecord, run: str) -> None:
-    """A worker that ends tells its last figures first, so a short run is seen too; of whole epochs, as the record."""
+    """A worker reports its last figures before it ends, so short runs are seen; of whole epochs, as in the record."""
     wanted = {
         "train_wells_per_second": record.last["wells_per_s"],
         "train_data_wait_ratio": record.last["data_wait"],
@@ -126,10 +126,10 @@ def check_prometheus(record: RunRecord, run: str) -> None:
 def test_killed_workers_leave_the_result_alone(
     world: World, undisturbed: Bundle, uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """SIGKILL of one rank, more often than the settings allow: the run fails, and is resumed as the same run.
+    """SIGKILL of one rank, more often than the settings allow: the run fails and is resumed as the same run.
 
-    Then another rank is killed, both restart from the checkpoint by themselves, and end with the same weights. Ray's
-    watcher of nodes is on, as it is for users. The epochs that the run had are not told twice.
+    Then another rank is killed, and both restart from the checkpoint and end with the same weights. Ray's watcher of
+    nodes is on, as it is for users. Epochs are not reported twice.
     """
     monkeypatch.setenv("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "1")
     out, killed = tmp_path / "vae", list[int]()
@@ -218,7 +218,7 @@ def test_settings_that_cannot_run_are_said_before_anything_starts(
 
 
 def interrupted(folder: Path, config: Config, share: dict[str, Any]) -> Store:
-    """Leave what a run leaves that was killed; `share` is how its wells were dealt out."""
+    """Leave the files of a killed run; `share` says how its wells were shared."""
     store = Store(str(folder))
     store.write_bytes("settings.yaml", dump_config(config).encode())
     store.write_json("run/x.json", {})
@@ -227,12 +227,12 @@ def interrupted(folder: Path, config: Config, share: dict[str, Any]) -> Store:
 
 
 def test_a_stream_is_resumed_by_as_many_workers_only(world: World, tmp_path: Path) -> None:
-    """A step of a streamed epoch means other wells with another number of workers."""
+    """A step of a streamed epoch has other wells with another number of workers."""
     config = small_config("ingest.mode=stream", "ray.num_workers=2")
     store = interrupted(tmp_path, config, {"num_workers": 1, "mode": "stream"})
     with pytest.raises(SettingsError, match="started with ray.num_workers=1 and ingest.mode=stream; got 2, stream"):
         train(Run(kind="vae", dataset=world.dataset, out=str(tmp_path), config=config, begin="resume"))
-    # Where no number is asked for, it is that of the run and not the cluster's.
+    # Without a requested number, the run's number of workers counts, not the cluster's.
     derived = config.model_copy(update={"ray": config.ray.model_copy(update={"num_workers": 0})})
     assert as_begun(derived.ray, store).num_workers == 1
     assert as_begun(config.ray, store).num_workers == 2

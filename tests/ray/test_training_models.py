@@ -25,8 +25,8 @@ def train_ldm(world: World, vae: Bundle, out: Path, *overrides: str) -> Bundle:
 
 
 def test_the_diffusion_model_learns_predicts_and_reads_latents_as_it_likes(world: World, tmp_path: Path) -> None:
-    """In memory the noise of each row and step is the same, encoded once or at every step and with any number of
-    workers; from a stream of latents only the batches differ."""
+    """In memory the noise of each row and step is the same, whether encoded once or at every step and with any number
+    of workers; with a stream of latents only the batches differ."""
     vae = random_autoencoder(world)
     bundles = {
         "cached": train_ldm(world, vae, tmp_path / "cached", "ingest.latents=true", "ray.num_workers=2"),
@@ -51,7 +51,7 @@ def test_the_diffusion_model_learns_predicts_and_reads_latents_as_it_likes(world
 
 @pytest.mark.parametrize("kind", [pytest.param("prnet", marks=pytest.mark.full), "pertdit-cross"])
 def test_a_rival_goes_the_same_way_as_the_model(world: World, tmp_path: Path, kind: str) -> None:
-    """Trained by two workers, saved, loaded, asked and judged like the diffusion model."""
+    """Trained by two workers, saved, loaded, queried and scored like the diffusion model."""
     small = ("pertdit.model_dim=8", "pertdit.n_blocks=1", "pertdit.n_heads=1", "pertdit.genes_per_token=109")
     rates = ("train_prnet.epochs=2", "train_pertdit.epochs=2", "train_prnet.global_batch_size=64")
     config = small_config(*small, *rates, "pertdit.num_steps=5", "ray.num_workers=2", "predict.n_samples=2")

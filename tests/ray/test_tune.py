@@ -108,7 +108,7 @@ def test_a_fold_holds_out_its_compounds_and_leaves_the_test_side(world: World, t
 
 @pytest.mark.usefixtures("cluster")
 def test_folds_are_trained_side_by_side(world: World, tmp_path: Path, command: Command) -> None:
-    """Two folds at once on two cores; the table's mean is that of bundles scored anew; done folds are not repeated."""
+    """Two folds at once on two cores; the table's mean is that of bundles scored again; finished folds are kept."""
     config = small_config("train_vae.epochs=2", "splits.n_folds=2")
     data, files = str(tmp_path / "data"), world.files
     prepare(read_l1000(files.gctx, files.inst_info, files.pert_info, files.gene_info), data, config)

@@ -1,4 +1,4 @@
-"""Trains 20 steps of each case, alone or as one of two gloo processes; started by `test_ddp.py`, writes a file a case.
+"""Trains 20 steps of each case, alone or as one of two gloo processes; started by `test_ddp.py`, one file per case.
 
 Arguments: rank, world size, port, dataset root, output folder, cases (JSON: settings, kind and precision by name).
 """

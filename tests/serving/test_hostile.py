@@ -1,4 +1,4 @@
-"""What strangers send: requests made from the API's own description, and strings that are no molecules or odd ones."""
+"""Requests of strangers: generated from the API's description, and strings that are not molecules or odd ones."""
 
 import asyncio
 import gc
@@ -60,7 +60,7 @@ def test_requests_made_from_the_description(gate: Gate, mode: GenerationMode) ->
 
         try:
             send()
-        except Unsatisfiable:  # a route that takes nothing cannot be asked wrongly
+        except Unsatisfiable:  # a route without parameters has no wrong requests
             assert mode == GenerationMode.NEGATIVE
     assert {"/v1/predict", "/v1/model", "/v1/compounds/{smiles}", "/readyz"} <= set(tried)
 

@@ -1,4 +1,4 @@
-"""Spreads, conditions and the planted truth: what the suite must separate, it separates."""
+"""Spreads, conditions and the planted truth: the suite separates what it must."""
 
 import numpy as np
 import pytest
@@ -80,7 +80,7 @@ def test_the_oracle_reaches_the_ceilings_and_is_calibrated(judged: Evaluation) -
 
 
 def test_the_oracles_draws_cover_as_they_should(world: World) -> None:
-    """Of 200 draws a well, the central 50, 80 and 95% hold the measured value that often."""
+    """The central 50, 80 and 95% of 200 draws per well hold the measured value that often."""
     truth, wells = open_truth(world.dataset), load_wells(world.dataset, "test", max_profiles=150)
     assert truth is not None
     draws = np.stack([truth.draw(wells, seed=100 * number) for number in range(200)])

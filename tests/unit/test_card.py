@@ -1,4 +1,4 @@
-"""The card in every bundle says what it is, what it was trained on, and that simulated data are no biology."""
+"""The card in every bundle says what it is, what it was trained on, and that simulated data are not biology."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Molecules: parents, what is not a molecule, and fingerprints that stay what they are."""
+"""Molecules: parents, texts that are not molecules, and stable fingerprints."""
 
 import numpy as np
 import pytest
@@ -51,7 +51,7 @@ def test_any_text_is_a_molecule_or_none(text: str) -> None:
 
 
 def test_fingerprints_are_golden() -> None:
-    """Bits of aspirin from RDKit 2026.9.1; if RDKit ever hashes otherwise, the encoder's revision must change."""
+    """Bits of aspirin from RDKit 2026.9.1; if RDKit ever hashes differently, the encoder's revision must change."""
     bits = {kind: np.flatnonzero(MorganEncoder(kind).encode([ASPIRIN])[0]).tolist() for kind in ("ecfp", "fcfp")}  # type: ignore[arg-type]
     assert bits == GOLDEN
 

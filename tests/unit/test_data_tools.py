@@ -1,4 +1,4 @@
-"""Validate, migrate, pictures, GDSC2: what one does to a dataset that is there."""
+"""Validate, migrate, pictures, GDSC2: the tools for an existing dataset."""
 
 import json
 import shutil

@@ -59,7 +59,7 @@ def ec2_errors(value: Any, shape: Shape, path: str) -> list[str]:
 
 
 def cluster_errors(config: dict[str, Any]) -> list[str]:
-    """What is wrong with a cluster: by Ray's word, in its provider, and in what Ray hands on to the cloud."""
+    """Errors of a cluster file: by Ray's check, in its provider, and in what Ray passes to the cloud."""
     try:
         validate_config(prepare_config(copy.deepcopy(config)))
     except (ValueError, AssertionError, jsonschema.ValidationError) as error:

@@ -14,7 +14,7 @@ from tests.deploy_files import CLUSTERS, MANIFESTS, ROOT, TEXTS, manifest
 
 
 def ignored(path: str) -> bool:
-    """Whether `.dockerignore` keeps a file from the builder: the last pattern that fits it or a folder of it says."""
+    """Whether `.dockerignore` hides a file from the builder: the last pattern that matches it or its folder decides."""
     parts = PurePosixPath(path).parts
     prefixes = ["/".join(parts[: n + 1]) for n in range(len(parts))]
     out = False

@@ -142,7 +142,7 @@ def test_the_files_name_what_is_there(aws: Any) -> None:
 
 
 class NoSpot:
-    """A cloud that has no spot machine when it is asked for one."""
+    """A cloud without spot machines."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []

@@ -138,7 +138,7 @@ def test_regressing_on_the_mean_alone_would_drive_the_variance_to_its_bound() ->
 
 @pytest.mark.parametrize("head", ["x0", "v", "epsilon"])
 def test_the_simple_loss_is_the_squared_error_of_the_head(head: Head) -> None:
-    """It is computed from x0_hat; each head's own error is linear in it. lambda weighs the sum over all steps."""
+    """It is computed from x0_hat; each head's own error is linear in it. lambda weights the sum over all steps."""
     z_0, eps, raw = normal(BATCH, LATENT), normal(BATCH, LATENT, seed=1), normal(BATCH, LATENT, seed=2)
     t = torch.tensor([5, 400, 999])
     z_t = DIFFUSION.q_sample(z_0, t, eps)

@@ -1,4 +1,4 @@
-"""The pages say nothing that is not there: languages of fences, links, commands, options, settings, figures."""
+"""The pages name only things that exist: languages of fences, links, commands, options, settings, figures."""
 
 import json
 import re
@@ -71,7 +71,7 @@ def test_the_runner_knows_how_each_command_ends(page: str) -> None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_commands_and_options_exist(page: str) -> None:
-    """Also in `console` blocks: what cannot be run here is at least spelt right."""
+    """Also in `console` blocks: commands that cannot run here are at least spelt right."""
     for block in fences(page):
         if block.language in ("sh", "console"):
             for command in commands(block):

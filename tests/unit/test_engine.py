@@ -54,7 +54,7 @@ def test_requests_of_all_kinds_at_once_get_the_bits_they_get_alone(predictor: Pr
 
 
 def test_a_short_request_is_not_held_up_by_the_end_of_a_long_one(predictor: Predictor) -> None:
-    """A request of few steps comes back while one of many steps, begun before it, is under way."""
+    """A request of few steps returns while one of many steps, started before it, is still running."""
     engine = SamplerEngine(predictor, max_waiting=10**9)
     long = engine.submit([predictor.reader.prepare(queries(1)[0])], predictor.sampling(4, 50, 0))
     short = engine.submit([predictor.reader.prepare(queries(2)[1])], predictor.sampling(4, 2, 0))
@@ -111,7 +111,7 @@ def test_cancelled_and_broken_queries_leave_the_others_alone(
 
     monkeypatch.setattr(engine._encodings, "tell", slow)
     first = engine.submit(prepared, how)
-    time.sleep(0.1)  # the thread stands in the encoder
+    time.sleep(0.1)  # the thread is in the encoder
     cancelled = engine.submit(prepared, how)
     assert cancelled.cancel()
     broken = engine.submit(prepared, how)
@@ -145,7 +145,7 @@ def test_a_failure_of_the_thread_is_told_to_all_who_wait(predictor: Predictor, m
 
 
 def test_who_goes_away_does_not_keep_the_others_waiting(predictor: Predictor) -> None:
-    """What is not begun of a cancelled request is never made."""
+    """Samples of a cancelled request that have not started are never made."""
     engine = SamplerEngine(predictor, max_waiting=10**9)
     prepared = [predictor.reader.prepare(query) for query in queries(20)]
     huge = engine.submit(prepared, predictor.sampling(1000, 50, 0))

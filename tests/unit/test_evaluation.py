@@ -125,12 +125,12 @@ def scoring(world: World) -> Scoring:
 
 @pytest.fixture(scope="module")
 def wells(scoring: Scoring) -> Wells:
-    """All judged wells at once, in the reader's order."""
+    """All scored wells at once, in the reader's order."""
     return scoring.reader.read(np.arange(len(scoring.reader)))
 
 
 class Fixed:
-    """Predictions that are known beforehand, by number of well, in the place of baselines."""
+    """Predictions that are known beforehand, by number of well, in place of baselines."""
 
     def __init__(self, scoring: Scoring, wells: Wells, predictions: list[PredictedWells]) -> None:
         self.order = {name: i for i, name in enumerate(wells.frame["profile_id"])}
@@ -186,7 +186,7 @@ def test_controls_score_exactly_zero_and_the_truth_scores_full(world: World, sco
 
 
 def test_nothing_but_the_wells_decides_a_score(world: World, scoring: Scoring, wells: Wells) -> None:
-    """The size of blocks, their order, and the wells beside a well change no score."""
+    """The size and order of blocks, and the other wells in a block, change no score."""
     noise = np.random.default_rng(4).normal(size=wells.y.shape).astype(np.float32)
     made = Fixed(scoring, wells, [PredictedWells("control", "mean", wells.basal + noise, np.abs(noise) + 0.5)])
     whole, small = made.rows(world.dataset)["control"], made.rows(world.dataset, blocks=40)["control"]
@@ -236,7 +236,7 @@ def test_nan_is_an_error_never_a_score(world: World, scoring: Scoring, wells: We
 
 
 def test_baselines_know_the_training_side_only(world: World, scoring: Scoring, wells: Wells) -> None:
-    """Other measurements of the judged wells change no prediction for them, drawn or not."""
+    """Other measurements of the scored wells change no prediction for them, drawn or not."""
     changed = replace(wells, y=wells.y[::-1] + 1.0)
     for row, other in zip(scoring.baselines.predict(wells), scoring.baselines.predict(changed), strict=True):
         np.testing.assert_array_equal(row.y_hat, other.y_hat, row.name)

@@ -1,4 +1,4 @@
-"""The rules of the house that a linter cannot see."""
+"""The house rules that a linter cannot check."""
 
 import ast
 import shutil

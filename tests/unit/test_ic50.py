@@ -48,7 +48,7 @@ def one_thread() -> Iterator[None]:
 
 
 class Oracle:
-    """The planted truth as a model of profiles; counts what it is asked for."""
+    """The planted truth as a model of profiles; counts its queries."""
 
     def __init__(self, planted: Planted) -> None:
         self.planted, self.asked = planted, list[tuple[str, bytes]]()

@@ -81,7 +81,7 @@ def test_two_way_means_are_least_squares() -> None:
     design = np.concatenate([drug[:, None] == np.unique(drug), cell[:, None] == np.unique(cell)], axis=1).astype(float)
     plain = y.mean() + design @ np.linalg.lstsq(design, y - y.mean(), rcond=None)[0]
     np.testing.assert_allclose(fit_two_way_means(y, drug, cell, 1e-9).predict(drug, cell), plain, atol=1e-6)
-    # Shrinkage is rows at effect 0: least squares on the rows and one more equation an effect.
+    # Shrinkage means rows at effect 0: least squares on the rows and one more equation per effect.
     more = np.concatenate([design, np.sqrt(2.0) * np.eye(10)])
     shrunk = np.linalg.lstsq(more, np.append(y - y.mean(), np.zeros(10)), rcond=None)[0]
     means = fit_two_way_means(y, drug, cell, 2.0)

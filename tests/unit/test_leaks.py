@@ -1,4 +1,4 @@
-"""What the test side measures decides nothing that is fitted."""
+"""Nothing fitted depends on the measurements of the test side."""
 
 import numpy as np
 import pyarrow as pa
@@ -26,7 +26,7 @@ from tests.conftest import World, resident_source
 
 @pytest.fixture(scope="module")
 def shuffled(world: World, tmp_path_factory: pytest.TempPathFactory) -> PairedDataset:
-    """The same dataset, the measurements of its test wells dealt anew among them."""
+    """The same dataset with the measurements of its test wells shuffled among them."""
     store, original = Store(str(tmp_path_factory.mktemp("shuffled"))), world.dataset
     for name in (BASAL, COMPOUNDS, CELLS, TRUTH):
         store.write_bytes(name, original.store.read_bytes(name))

@@ -1,4 +1,4 @@
-"""Progress where there is no terminal: lines now and then, and one at the end."""
+"""Progress without a terminal: a line now and then, and one at the end."""
 
 import time
 

@@ -1,4 +1,4 @@
-"""What goes to Prometheus: the pace of a worker by a clock of our own, and the dashboard's names."""
+"""Prometheus metrics: the pace of a worker by a fake clock, and the dashboard's names."""
 
 import json
 import re
@@ -26,7 +26,7 @@ def exported() -> set[str]:
 
 
 def asked(dashboard: dict[str, Any]) -> set[str]:
-    """Names that a dashboard's panels and variables ask for."""
+    """Names that a dashboard's panels and variables use."""
     queries = [target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", [])]
     queries += [variable["definition"] for variable in dashboard["templating"]["list"] if "definition" in variable]
     return {name for query in queries for name in NAME.findall(query)}
@@ -81,7 +81,7 @@ def test_a_sampler_tells_gauges_that_exist() -> None:
 
 
 class Clock:
-    """Seconds that only pass when they are told to."""
+    """A clock that the test advances."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -91,7 +91,7 @@ class Clock:
 
 
 class Slow:
-    """A source of batches of 8 wells, each of which comes after a while."""
+    """A source of batches of 8 wells, each after a delay."""
 
     def __init__(self, clock: Clock, waits_s: float, steps: int) -> None:
         self.clock, self.waits_s, self.steps = clock, waits_s, steps
@@ -104,7 +104,7 @@ class Slow:
 
 
 def test_pace_of_an_epoch() -> None:
-    """3 s of work and 1 s of waiting a step; validation between epochs is in nothing."""
+    """3 s of work and 1 s of waiting per step; validation between epochs does not count."""
     clock = Clock()
     pace, slow = Pace(clock), Slow(clock, 1.0, 5)
     source = PacedSource(slow, pace)  # type: ignore[arg-type]
@@ -121,7 +121,7 @@ def test_pace_of_an_epoch() -> None:
 
 
 def test_the_latest_pace_forgets() -> None:
-    """Looked at once a step, it is that of the last steps; at the first step nothing is known yet."""
+    """Called once per step, it is the pace of the last steps; None at the first step."""
     clock = Clock()
     pace, slow = Pace(clock), Slow(clock, 1.0, 3 * LATEST)
     seen = []

@@ -32,7 +32,7 @@ def settings(checkpoint: Path) -> EncoderSettings:
 
 
 def reference(tensors: dict[str, Tensor], config: dict[str, int], ids: list[int]) -> np.ndarray:
-    """One molecule, no padding, no batch: every pair of tokens weighed by the product of its features, float64."""
+    """One molecule, no padding, no batch: every pair of tokens weighted by the product of its features, float64."""
     w = {name.removeprefix("molformer."): value.double().numpy() for name, value in tensors.items()}
     heads, size = config["num_attention_heads"], config["hidden_size"] // config["num_attention_heads"]
     n = len(ids)
@@ -107,7 +107,7 @@ def test_padding_has_no_weight(checkpoint: Path) -> None:
 
 
 def test_every_published_tensor_is_loaded_by_name(checkpoint: Path, tmp_path: Path) -> None:
-    """The published list of names and shapes, head left out, is exactly ours; values come through unchanged."""
+    """The published names and shapes, without the head, are exactly ours; values are unchanged."""
     with torch.device("meta"):
         full = Molformer(MolformerConfig.from_json(PUBLISHED))
     ours = {f"molformer.{name}": tuple(value.shape) for name, value in full.state_dict().items()}

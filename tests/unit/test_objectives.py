@@ -1,8 +1,8 @@
 """Every schedule, head and loss that is not refused, against the closed form of a Gaussian z_0.
 
-The network is linear in z_t with coefficients of its own for each step and dimension, so that the exact reverse
-process is within its reach. Expectations over z_0 and all noise are taken exactly: the losses are polynomials of
-second degree in them, which three Gauss-Hermite nodes a variable integrate without error.
+The network is linear in z_t with separate coefficients for each step and dimension, so it can represent the exact
+reverse process. Expectations over z_0 and all noise are exact: the losses are polynomials of second degree in them,
+which three Gauss-Hermite nodes per variable integrate without error.
 """
 
 import itertools
@@ -80,7 +80,7 @@ class Linear:
         return torch.stack(out, dim=1)
 
     def train(self) -> None:
-        """Newton steps on the gradient, in turn of slope and offset and of s; each step and dimension is its own."""
+        """Newton steps on the gradient, alternating between mean and s; each step and dimension is independent."""
         for number in range(50):
             values = self.values.clone().requires_grad_()
             (gradient,) = torch.autograd.grad(self.expected_loss(values).sum(), values, create_graph=True)
@@ -110,7 +110,7 @@ def build(kind: str, zero: bool, head: Head, loss: str) -> Objective:
 
 @pytest.mark.parametrize(("kind", "zero", "head", "loss"), CASES)
 def test_the_optimum_is_the_exact_reverse_process(kind: str, zero: bool, head: Head, loss: str) -> None:
-    """Trained to its optimum: s as the closed form says, and the whole chain gives back mean and variance."""
+    """At the optimum s equals the closed form, and the whole chain gives back mean and variance."""
     objective = build(kind, zero, head, loss)
     linear, diffusion = Linear(objective), objective.diffusion
     linear.train()
@@ -129,7 +129,7 @@ def test_the_optimum_is_the_exact_reverse_process(kind: str, zero: bool, head: H
 
 
 def last_step(diffusion: GaussianDiffusion) -> Tensor:
-    """Variance that the chain ends without: no noise is added at its last step."""
+    """Variance missing at the chain's end, because its last step adds no noise."""
     return exact_var(diffusion, torch.tensor([0]))[0]
 
 

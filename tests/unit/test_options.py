@@ -1,4 +1,4 @@
-"""The choices of network, sampling and target that a search may vary, each against what defines it."""
+"""The choices of network, sampling and target that a search may vary, each against its definition."""
 
 import itertools
 import math
@@ -52,13 +52,13 @@ def generator_of(model: LatentDiffusion, guidance: float = 1.0) -> ProfileGenera
 
 
 class TestStepSampling:
-    """Eq. (18) of Nichol & Dhariwal: steps in proportion to the root of the second moment, losses weighed back."""
+    """Eq. (18) of Nichol & Dhariwal: steps in proportion to the root of the second moment, losses reweighted."""
 
     KEYS = mix(torch.arange(40_000), 5)
 
     def trained(self, num_steps: int = 100) -> tuple[StepSampler, torch.Tensor]:
         sampler = StepSampler(num_steps, importance=True).train()
-        loss = 1.0 + 30.0 * torch.exp(-torch.arange(num_steps) / 5.0)  # large at the first steps, as a bound's is
+        loss = 1.0 + 30.0 * torch.exp(-torch.arange(num_steps) / 5.0)  # large at the first steps, like that of a bound
         for epoch in range(60):
             t, _ = sampler.draw(mix(self.KEYS[:2000], epoch))
             sampler.update(t, loss[t])
@@ -192,7 +192,7 @@ def test_free_bits_cost_nothing() -> None:
     assert vae.mu_head.weight.grad is None or not vae.mu_head.weight.grad.any()
     little = vae_loss(vae, x, eps, 1.0, "mean", 1e-9)
     assert little.loss.item() == pytest.approx(plain.loss.item(), rel=1e-6)
-    assert free.kl.item() == plain.kl.item()  # what is reported is the divergence itself
+    assert free.kl.item() == plain.kl.item()  # the divergence itself is reported
 
 
 def test_dropout_of_the_autoencoder_is_keyed() -> None:

@@ -1,4 +1,4 @@
-"""What a run of the whole chain says of itself, and which conditions it predicts."""
+"""The status of a run of the whole chain, and the conditions it predicts."""
 
 from collections.abc import Callable
 from pathlib import Path

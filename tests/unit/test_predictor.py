@@ -71,7 +71,7 @@ def test_salts_and_spellings_are_one_compound(predictor: Predictor) -> None:
 
 
 def test_more_samples_share_the_first_ones(predictor: Predictor) -> None:
-    """Noise belongs to the draw's number, so draws stay when more are asked for."""
+    """Noise belongs to the draw's number, so asking for more draws keeps the first ones."""
     query = [Query(SMILES, 10.0, 24.0, "SIMC001")]
     few, more = predictor.predict(query, n_samples=2, n_draws=2), predictor.predict(query, n_samples=8, n_draws=2)
     np.testing.assert_allclose(few.draws, more.draws, atol=1e-5)
@@ -173,7 +173,7 @@ def test_nan_weights_are_an_error_not_an_answer(world: World) -> None:
 
 
 def test_compound_without_effect_returns_basal(world: World) -> None:
-    """Target delta, a decoder that says 0: the prediction is the control."""
+    """With target delta and a decoder that returns 0, the prediction is the control."""
     bundle = random_bundle(world)
     for name, value in bundle.tensors.items():
         if name.startswith("vae.decoder"):
@@ -236,7 +236,7 @@ def test_bad_tables(tmp_path: Path) -> None:
 
 
 def test_direct_mean_is_the_limit_of_sampled_means(world: World) -> None:
-    """A denoiser that says a constant x0_hat, whatever it sees: every sample is that latent."""
+    """With a denoiser that always returns the same x0_hat, every sample is that latent."""
     bundle = random_bundle(world, "denoiser.head=x0")
     bundle.tensors["ldm.denoiser.output.weight"].zero_()
     bundle.tensors["ldm.denoiser.output.bias"] = torch.linspace(-1, 1, 16)

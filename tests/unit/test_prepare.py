@@ -1,4 +1,4 @@
-"""Cleaning, pairing, splits, and a dataset that is written whole or not at all."""
+"""Cleaning, pairing, splits, and a dataset that is written completely or not at all."""
 
 import hashlib
 import json

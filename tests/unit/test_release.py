@@ -1,4 +1,4 @@
-"""Reading releases: GCTX, the tables beside it, h5ad; and what is said of bad ones."""
+"""Reading releases: GCTX, its tables, h5ad; and the errors of bad ones."""
 
 import warnings
 from pathlib import Path

@@ -118,7 +118,7 @@ def test_each_learns_a_planted_effect_and_beats_the_control(toy: Toy, kind: str,
     rmse = float(((samples.mean - y) ** 2).mean().sqrt())
     control = float(((condition.x_basal - y) ** 2).mean().sqrt())
     assert rmse < 0.8 * control, (rmse, control)
-    # a row's sample is its own, whatever is sampled beside it
+    # a row's sample does not depend on the other rows
     few = sampler.sample(
         condition.rows(slice(5, 9)), condition.x_basal[5:9], toy.valid.keys[5:9], Sampling(8, SamplerChoice(), 0, 2)
     )

@@ -1,4 +1,4 @@
-"""Rows that go through samplers side by side: each as if it were alone, and as the plain loop says."""
+"""Rows sampled side by side: each as if it were alone, and as in the plain loop."""
 
 import pytest
 import torch
@@ -29,7 +29,7 @@ def config_of(name: str) -> Config:
 
 
 def model_of(config: Config) -> LatentDiffusion:
-    """A network whose every weight says something, also those that start at 0, in eval mode."""
+    """A network in eval mode in which every weight matters, including those that start at 0."""
     torch.manual_seed(0)
     model = LatentDiffusion(GENES, DIM, config)
     with torch.no_grad():
@@ -130,7 +130,7 @@ def test_bits_do_not_depend_on_the_threads() -> None:
 
 
 def test_rows_of_other_plans_share_passes() -> None:
-    """Rows join and leave at any tick; each ends with the bits that it has when it is sampled with its like."""
+    """Rows join and leave at any tick; each ends with the same bits as when sampled with rows of the same kind."""
     generator = generator_of("default", rows=32)
     condition, _, keys = conditions(6)
     encoded = generator.encode(condition)

@@ -1,4 +1,4 @@
-"""The simulated release: deterministic, dirty as planned, and true to its own truth."""
+"""The simulated release: deterministic, with errors as planned, and consistent with its truth."""
 
 from pathlib import Path
 
@@ -69,7 +69,7 @@ def test_replicates_correlate_as_in_real_data(world: World) -> None:
 
 
 def test_dose_response_goes_the_right_way(world: World) -> None:
-    """More compound, more effect; no compound, only what any treatment does."""
+    """More compound, more effect; without compound, only the common response."""
     truth = planted(world)
     cell, compound = np.zeros(30, dtype=int), np.arange(30)
     time = np.full(30, 24.0)

@@ -1,4 +1,4 @@
-"""One look at folders of every kind, each as the code itself leaves it, and at those that are none."""
+"""The status of folders of every kind, each as the code itself leaves it, and of other folders."""
 
 import json
 import os
@@ -39,7 +39,7 @@ EPOCH = {"step": 40.0, "train_loss": 0.5, "valid_loss": 0.4, "wells_per_s": 1234
 
 
 def later(url: str, seconds: float = SILENT_S + 60) -> FolderStatus:
-    """Look as if so much time had passed."""
+    """Read the status as if that much time had passed."""
     return read_status(url, now=datetime.now(UTC) + timedelta(seconds=seconds))
 
 
@@ -73,7 +73,7 @@ def test_a_training_run(recorded: str, state: str, said: str, goes_on: bool, tmp
 
 
 def test_a_killed_run_is_told_by_its_silence(tmp_path: Path) -> None:
-    """Of a run with long epochs, more silence is expected."""
+    """A run with long epochs may be silent for longer."""
     store = Store(str(tmp_path))
     write_record(store, with_epoch(a_run(status="running", seconds=60.0), 1, EPOCH))
     found = later(store.url)
@@ -104,7 +104,7 @@ def test_a_search(tmp_path: Path) -> None:
     assert (found.kind, found.state, found.done, found.total, found.unit) == ("search", "running", 2, 3, "trials")
     counts = {"complete": 1, "stopped": 1, "failed": 0, "running": 1}
     assert found.figures == counts | {"best": "best delta_pcc 0.2000, trial 0"}
-    assert later(str(tmp_path), 1e6).state == "running"  # its process is seen, however long it says nothing
+    assert later(str(tmp_path), 1e6).state == "running"  # its process is alive, however long it writes nothing
     written = store.read_json(DRIVER)
     store.write_json(DRIVER, written | {"host": "elsewhere"})
     assert (read_status(str(tmp_path)).state, later(str(tmp_path)).state) == ("running", "interrupted")

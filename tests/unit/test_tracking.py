@@ -1,4 +1,4 @@
-"""The record of a run, the table of runs, TensorBoard's events, and what a tracker that fails does."""
+"""The record of a run, the table of runs, TensorBoard's events, and failing trackers."""
 
 import json
 import struct
@@ -249,7 +249,7 @@ def test_tensorboard_events_lie_at_any_url() -> None:
 
 
 class Flaky:
-    """A tracker that fails while it is told to."""
+    """A tracker that fails on demand."""
 
     name = "flaky"
 

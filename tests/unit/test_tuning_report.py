@@ -1,4 +1,4 @@
-"""What a search teaches, on searches whose truth is known, and the page that says so."""
+"""The findings of a search, on searches with a known truth, and the page that shows them."""
 
 import csv
 import io
@@ -42,7 +42,7 @@ def folder(search: Search, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def of_values(*values: float, direction: Literal["minimize", "maximize"] = "minimize") -> Search:
-    """A search of complete trials without curves, one a value."""
+    """A search of complete trials without curves, one per value."""
     objective = replace(RMSE, direction=direction)
     space = {"x": FloatDistribution(0.0, 1.0), "even": CategoricalDistribution([True, False])}
     params = [{"x": n / len(values), "even": n % 2 == 0} for n in range(len(values))]
@@ -131,7 +131,7 @@ def test_importance_leaves_out_what_was_not_varied() -> None:
 
 
 def test_a_stopped_trial_is_compared_at_the_epochs_it_had() -> None:
-    """Held against final values, the quick starter that was stopped would lose to everyone."""
+    """Compared by final values, the quick starter that was stopped would lose to everyone."""
     slow = Trial(0, "complete", {}, {"rmse": 1.0}, ((1, 9.0), (2, 8.0), (3, 1.0)))
     slower = Trial(1, "complete", {}, {"rmse": 2.0}, ((1, 9.5), (2, 9.0), (3, 2.0)))
     stopped = Trial(2, "stopped", {}, {"rmse": 5.0}, ((1, 5.0),))

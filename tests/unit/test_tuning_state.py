@@ -1,4 +1,4 @@
-"""What outlives a search's driver: the journal, its trials, and what the next driver makes of them."""
+"""What outlives a search's driver: the journal, its trials, and the next driver's use of them."""
 
 import json
 import os
@@ -37,7 +37,7 @@ def config_of(*overrides: str, space: dict[str, Any] | None = None) -> Config:
 
 
 class Driver:
-    """A search's driver without Tune: what Tune would call, called in turn."""
+    """A search's driver without Tune: it makes the calls that Tune would make."""
 
     def __init__(self, store: Store, config: Config) -> None:
         storage = open_storage(store, driver=True)
@@ -50,7 +50,7 @@ class Driver:
         self.search = StoredSearch(self.study, storage, distributions(config), self.wanted, config, told)
 
     def run(self, name: str, values: list[float], final: dict[str, float] | None = None, stop: bool = False) -> Any:
-        """Suggest a trial, report its epochs, and end it unless neither `final` nor `stop` says so."""
+        """Suggest a trial, report its epochs, and end it if `final` or `stop` says so."""
         point = self.search.suggest(name)
         rows = [{"epoch": float(i + 1), "delta_pcc": value} for i, value in enumerate(values)]
         for row in rows[: -1 if stop else None]:
@@ -93,7 +93,7 @@ def test_a_driver_goes_on_where_the_last_one_was_killed(tmp_path: Path) -> None:
 
 
 def test_a_new_driver_suggests_new_points(tmp_path: Path) -> None:
-    """A sampler that begins anew with its seed would suggest the first points once more."""
+    """A sampler that restarts with its seed would suggest the first points again."""
     config, points = config_of("tune.random_trials=99"), []
     for number in range(4):
         point = Driver(Store(str(tmp_path)), config).run(f"t{number}", [0.1], {"delta_pcc": 0.1})
@@ -114,7 +114,7 @@ def test_several_objectives_are_told_and_stopped(tmp_path: Path) -> None:
 
 
 def test_early_stops_go_on_from_past_curves(tmp_path: Path) -> None:
-    """A fresh scheduler lets the first trial pass; one that knows the past stops what is worse than it."""
+    """A fresh scheduler lets the first trial pass; one that knows the past stops worse trials."""
     store, config = Store(str(tmp_path)), config_of("tune.grace_epochs=1", "tune.reduction_factor=3")
     driver = Driver(store, config)
     for number in range(6):
@@ -132,7 +132,7 @@ def test_early_stops_go_on_from_past_curves(tmp_path: Path) -> None:
 
 
 def test_a_trial_that_reaches_its_last_epoch_is_not_stopped_before_its_scores() -> None:
-    """Four equal trials of nine epochs that differ at the last one only: all are paid for, and none is stopped."""
+    """Four equal trials of nine epochs that differ only at the last one: all run to the end."""
     config = config_of("tune.grace_epochs=1")
     asha = ContinuedAsha(optuna.create_study(direction="maximize"), config, objectives(config)[0])
     for number in range(4):
@@ -256,13 +256,13 @@ def test_objectives_that_make_no_sense_are_said(overrides: tuple[str, ...], mess
 
 
 def test_values_that_fit_only_together_may_be_searched() -> None:
-    """head mean wants another loss than the default; such pairs are refused trial by trial."""
+    """Head `mean` needs another loss than the default; such pairs are refused trial by trial."""
     distributions(config_of(space={"denoiser.head": {"choices": ["mean", "v"]}, "denoiser.loss": {"choices": ["nll"]}}))
 
 
 @pytest.mark.parametrize("name", [name for name in shipped_configs() if name.startswith("tune_")])
 def test_the_shipped_searches_are_sound(name: str) -> None:
-    """Every value of their spaces fits its setting, and a point of first choices fits together."""
+    """Every value of their spaces is valid for its setting, and a point of first choices is valid."""
     config = load_config(name)
     space = distributions(config)
     assert objectives(config)
@@ -276,7 +276,7 @@ def test_an_empty_space_is_said() -> None:
 
 
 def test_a_silent_trial_ends_its_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The watchdog ends the process of a trial that says nothing, and none that does."""
+    """The watchdog ends the process of a silent trial, and no other."""
     import time
 
     ended: list[int] = []
