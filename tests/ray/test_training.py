@@ -146,7 +146,7 @@ def test_killed_workers_leave_the_result_alone(
         config = followed(uri, "resumed", *LONG, "ray.num_workers=2", *overrides)
         return Run(kind="vae", dataset=world.dataset, out=str(out), config=config, begin=begin, on_status=kill)
 
-    with pytest.raises(LdmRayError, match="training failed, --resume"):
+    with pytest.raises(LdmRayError, match="training failed; --resume continues from the last checkpoint"):
         train(run("fresh", 2, "ray.max_failures=0"))
     failed = read_record(Store(str(out)))
     assert (failed.status, failed.failures, len(killed)) == ("failed", 1, 1)
