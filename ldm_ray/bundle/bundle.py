@@ -12,6 +12,7 @@ from torch import Tensor
 from ldm_ray import __version__
 from ldm_ray.bundle.card import model_card
 from ldm_ray.bundle.metadata import BundleKind, Metadata, StoredBase, read_metadata
+from ldm_ray.bundle.presence import require_bundle
 from ldm_ray.bundle.target_base import TargetBase
 from ldm_ray.config import Config, config_from_dict
 from ldm_ray.data.dataset import PairedDataset
@@ -174,11 +175,6 @@ def update_metadata(url: str, changes: Metadata, storage_options: StorageOptions
     store.write_json(METADATA, metadata)
 
 
-def bundle_exists(url: str, storage_options: StorageOptions | None = None) -> bool:
-    """Tell whether there is a complete bundle at the URL."""
-    return Store(url, storage_options or {}).exists(METADATA)
-
-
 def load_bundle(url: str, kind: str | None = None, storage_options: StorageOptions | None = None) -> Bundle:
     """Read a bundle.
 
@@ -186,8 +182,7 @@ def load_bundle(url: str, kind: str | None = None, storage_options: StorageOptio
         BundleError: If there is no bundle, or it is damaged, of another format or of another kind.
     """
     store = Store(url, storage_options or {})
-    if not store.exists(METADATA):
-        raise BundleError(f"{url} is not a model bundle (no {METADATA})")
+    require_bundle(url, storage_options)
     metadata = read_metadata(store)
     if metadata.get("format_version") != FORMAT_VERSION:
         raise BundleError(f"{url} must have bundle format {FORMAT_VERSION}; got {metadata.get('format_version')}")

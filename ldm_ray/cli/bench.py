@@ -37,6 +37,9 @@ def samplers(
     from ldm_ray.data.dataset import open_dataset
 
     dataset = open_dataset(data, asked.storage_options)
+    from ldm_ray.bundle.presence import require_bundle
+
+    require_bundle(bundle, asked.storage_options)
     from ldm_ray.bundle.bundle import check_splits, load_bundle, update_metadata
     from ldm_ray.evaluation.samplers import as_rows, recommended, score_samplers
 

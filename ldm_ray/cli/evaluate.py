@@ -66,10 +66,18 @@ def evaluate(
     _judge(data=data, urls=bundles, out=out, config=resolved, json=json, only_fig3=fig3)
 
 
+def _require_bundles(urls: list[str], config: Config) -> None:
+    from ldm_ray.bundle.presence import require_bundle
+
+    for url in urls:
+        require_bundle(url, config.storage_options)
+
+
 def _judge(*, data: str, urls: list[str], out: str, config: Config, json: bool, only_fig3: bool) -> None:
     from ldm_ray.data.dataset import open_dataset
 
     dataset = open_dataset(data, config.storage_options)
+    _require_bundles(urls, config)
     from ldm_ray.bundle.bundle import load_bundle
     from ldm_ray.cluster.batch.evaluate import block_runner
     from ldm_ray.evaluation.report.folder import write_figure_3, write_report
@@ -92,6 +100,7 @@ def _judge(*, data: str, urls: list[str], out: str, config: Config, json: bool, 
 
 
 def _ic50(*, urls: list[str], gdsc: str, basal: str, out: str, config: Config, json: bool) -> None:
+    _require_bundles(urls, config)
     from ldm_ray.bundle.bundle import load_bundle
     from ldm_ray.data.source import source_file
     from ldm_ray.evaluation.ic50.benchmark import evaluate_ic50

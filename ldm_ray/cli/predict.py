@@ -68,7 +68,11 @@ def predict(
         json=json,
     )
     single, grid = (smiles, cell, dose_um, time_h), (compounds, cells, doses_um, times_h)
-    match _question(single, conditions, grid, out):
+    question = _question(single, conditions, grid, out)
+    from ldm_ray.bundle.presence import require_bundle
+
+    require_bundle(bundle, asked.storage_options)
+    match question:
         case _One() as one:
             _predict_one(one, how, top)
         case _Table(conditions=url, out=file) if PurePosixPath(file).suffix:

@@ -34,6 +34,10 @@ def serve(
     bundles = dict(named)
     if len(bundles) < len(named):
         raise SettingsError(f"models must have different names; got {', '.join(name for name, _ in named)}")
+    from ldm_ray.bundle.presence import require_bundle
+
+    for url in bundles.values():
+        require_bundle(url, resolved.storage_options)
     from ldm_ray.cluster.serve.start import check_bundles, serving
 
     check_bundles(bundles, resolved.storage_options)

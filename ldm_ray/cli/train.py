@@ -67,6 +67,9 @@ def train_ldm(
     resolved = settings(config, overrides, seed)
     begin = begin_of(resume=resume, overwrite=overwrite)
     dataset = _opened(data, resolved)
+    from ldm_ray.bundle.presence import require_bundle
+
+    require_bundle(vae, resolved.storage_options)
     from ldm_ray.bundle.bundle import load_bundle
     from ldm_ray.cluster.train.run import Run
     from ldm_ray.workflows.steps import train_now

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ldm_ray.bundle.bundle import Bundle, bundle_exists, load_bundle, save_bundle
+from ldm_ray.bundle.bundle import Bundle, load_bundle, save_bundle
 from ldm_ray.bundle.metadata import TrialOrigin
+from ldm_ray.bundle.presence import bundle_exists
 from ldm_ray.cluster.train.run import Run, ensure_bundle
 from ldm_ray.cluster.tune.trial import trial_folder
 from ldm_ray.config import Config

@@ -2,7 +2,8 @@
 
 from dataclasses import replace
 
-from ldm_ray.bundle.bundle import Bundle, bundle_exists
+from ldm_ray.bundle.bundle import Bundle
+from ldm_ray.bundle.presence import bundle_exists
 from ldm_ray.cluster.batch.embed import embed
 from ldm_ray.cluster.train.run import Run, ensure_bundle, train
 from ldm_ray.config import Config

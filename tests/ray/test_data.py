@@ -1,9 +1,12 @@
 """Ray Data pipelines on a real local cluster, from a real S3 server."""
 
+import os
 import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import ray.data
@@ -11,6 +14,7 @@ import torch
 
 from ldm_ray.chem.embedding import build_encoder, load_embeddings, save_embeddings
 from ldm_ray.cluster.batch.embed import embed
+from ldm_ray.cluster.pool import ActorPool, map_in_pool
 from ldm_ray.cluster.train.ingest import open_source
 from ldm_ray.cluster.train.stream import sorted_keys
 from ldm_ray.data.dataset import PairedDataset, open_dataset
@@ -176,3 +180,27 @@ def test_ray_data_still_loses_the_class_of_an_error() -> None:
     while (inner := getattr(layers[-1], "cause", None) or layers[-1].__cause__) is not None:
         layers.append(inner)
     assert not any(isinstance(layer, DataError) for layer in layers)
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_pool_makes_good_for_an_actor_that_dies(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Ray's own restarts would do, but print an error about the actors' arguments wherever a pool starts."""
+
+    class Worker:
+        def __init__(self, marker: Path) -> None:
+            self._marker = marker
+
+        def work(self, item: int) -> pa.Table:
+            if item == 5 and not self._marker.exists():
+                self._marker.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return pa.table({"square": [item * item]})
+
+    found = {}
+    for table in map_in_pool(Worker, (tmp_path / "killed",), range(12), ActorPool(2, 0.5, 0)):
+        for item, square in zip(table["item"].to_pylist(), table["square"].to_pylist(), strict=True):
+            assert item not in found
+            found[item] = square
+    assert found == {item: item * item for item in range(12)}
+    assert (tmp_path / "killed").exists()
+    assert "constructor arguments" not in capfd.readouterr().err

@@ -40,6 +40,13 @@ UNKNOWN_KEY = "--set vae.kl_wait=1"
 REFUSED = (
     "predict",
     "predict --bundle b",
+    "predict --bundle nowhere --smiles C --cell A --dose-um 1 --time-h 1",
+    "serve --bundle nowhere",
+    "status nowhere",
+    "runs nowhere",
+    "train baseline --kind gan --data d --out x",
+    "train vae --data d --out x --resume --overwrite",
+    "evaluate --ic50 --bundle nowhere --gdsc g --basal-profiles b --out x",
     "train vae --data nowhere --out x",
     "train vae --data d --out x --folds 2",
     "train ldm --data nowhere --vae v --out x",

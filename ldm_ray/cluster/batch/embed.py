@@ -81,7 +81,7 @@ def encode_on_ray(smiles: list[str], encoder: CompoundEncoder, config: Config) -
     actors = placed_pool(config.ray, len(starts), CPUS_PER_ACTOR, can_use_gpus=config.encoder.kind in PRETRAINED)
     place = {text: i for i, text in enumerate(smiles)}
     vectors, seen = np.empty((len(smiles), encoder.dim), dtype=np.float32), set()
-    for table in map_in_pool(_EncodeCompounds, (config.encoder, ray.put(smiles)), starts, actors):
+    for table in map_in_pool(_EncodeCompounds, (config.encoder, ray.put(smiles), ROWS_PER_CALL), starts, actors):
         rows = [place[text] for text in table["smiles"].to_pylist()]
         vectors[rows] = matrix(table["embedding"])
         seen.update(rows)
@@ -93,11 +93,11 @@ def encode_on_ray(smiles: list[str], encoder: CompoundEncoder, config: Config) -
 class _EncodeCompounds:
     """Encodes a few compounds per call; loads a pretrained encoder once."""
 
-    def __init__(self, settings: EncoderSettings, smiles: "ray.ObjectRef[list[str]]") -> None:
-        self._encoder = build_encoder(settings)
+    def __init__(self, settings: EncoderSettings, smiles: "ray.ObjectRef[list[str]]", at_once: int) -> None:
+        self._encoder, self._at_once = build_encoder(settings), at_once
         self._smiles: list[str] = ray.get(smiles)
 
     def work(self, item: int) -> pa.Table:
         """Encode `ROWS_PER_CALL` compounds, the first of which is `item`."""
-        some = self._smiles[item : item + ROWS_PER_CALL]
+        some = self._smiles[item : item + self._at_once]
         return encode_table(pa.table({"smiles": some}), self._encoder)

@@ -21,13 +21,13 @@ from ray.serve.handle import DeploymentHandle
 
 from ldm_ray.bundle.bundle import checksum
 from ldm_ray.bundle.metadata import Metadata, read_metadata
+from ldm_ray.bundle.presence import require_bundle
 from ldm_ray.chem.embedding import CompoundEncoder, build_encoder
 from ldm_ray.chem.smiles import parse_compound
 from ldm_ray.cluster.metrics import counter, gauge, histogram
 from ldm_ray.config import Config, load_config
 from ldm_ray.data.manifest import Gene
-from ldm_ray.errors import BundleError, LdmRayError
-from ldm_ray.layout import METADATA
+from ldm_ray.errors import LdmRayError
 from ldm_ray.prediction.lru import Lru
 from ldm_ray.serving.app import create_app
 from ldm_ray.serving.backend import Answer
@@ -283,10 +283,8 @@ class Api:
         return self._models[model]
 
     def _metadata(self, url: str) -> Metadata:
-        store = Store(url, self._storage_options)
-        if not store.exists(METADATA):
-            raise BundleError(f"{url} is not a model bundle (no {METADATA})")
-        return read_metadata(store)
+        require_bundle(url, self._storage_options)
+        return read_metadata(Store(url, self._storage_options))
 
     def _observe(self, route: str, status: int, seconds: float) -> None:
         self._latency.observe(seconds, {"route": route, "status": str(status)})

@@ -6,7 +6,8 @@ from typing import Any, Literal, TypedDict
 import numpy as np
 import ray
 
-from ldm_ray.bundle.bundle import bundle_exists, load_bundle
+from ldm_ray.bundle.bundle import load_bundle
+from ldm_ray.bundle.presence import bundle_exists
 from ldm_ray.cluster.connect import connect
 from ldm_ray.cluster.placement import Placement, share_cluster
 from ldm_ray.cluster.progress import start_board, watching

@@ -8,8 +8,9 @@ import numpy as np
 import ray
 import ray.train
 
-from ldm_ray.bundle.bundle import Bundle, bundle_exists, check_autoencoder, load_bundle, save_bundle
+from ldm_ray.bundle.bundle import Bundle, check_autoencoder, load_bundle, save_bundle
 from ldm_ray.bundle.metadata import BundleKind
+from ldm_ray.bundle.presence import bundle_exists
 from ldm_ray.bundle.run_folder import Begin, Share, as_begun, check_out, check_share
 from ldm_ray.bundle.target_base import TargetBase, fit_target_base
 from ldm_ray.chem.embedding import build_encoder, load_embeddings

@@ -13,7 +13,8 @@ import ray
 import ray.tune
 from ray.tune.integration.ray_train import TuneReportCallback
 
-from ldm_ray.bundle.bundle import Bundle, bundle_exists, load_bundle
+from ldm_ray.bundle.bundle import Bundle, load_bundle
+from ldm_ray.bundle.presence import bundle_exists
 from ldm_ray.cluster.placement import Placement
 from ldm_ray.cluster.train.run import Run, ensure_bundle
 from ldm_ray.config import Config
