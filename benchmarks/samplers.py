@@ -30,7 +30,7 @@ from ldm_ray.diffusion.samplers import SamplerChoice, build_plan, run_plan
 from ldm_ray.evaluation.predictions import Model, model_inputs
 from ldm_ray.evaluation.samplers import profiles_per_s, score_samplers
 from ldm_ray.keys import Purpose
-from ldm_ray.models.condition import Condition
+from ldm_ray.models.condition import ConditionBatch
 from ldm_ray.models.generate import ProfileGenerator
 from ldm_ray.noise import mix, standard_normal
 
@@ -91,7 +91,7 @@ def timed(run: Callable[[], object]) -> float:
 
 
 @torch.inference_mode()
-def naive_loop(generator: ProfileGenerator, condition: Condition, keys: Tensor) -> Tensor:
+def naive_loop(generator: ProfileGenerator, condition: ConditionBatch, keys: Tensor) -> Tensor:
     """Sample once per condition, encoding the condition at every step."""
     model, own = generator.model, mix(keys, 0, 0)
 
