@@ -232,7 +232,7 @@ def test_three_objectives_have_a_picture_of_their_front(tmp_path: Path) -> None:
 def test_a_report_replaces_the_pictures_of_an_earlier_one(search: Search, tmp_path: Path) -> None:
     written(of_values(3.0, 2.0, 1.0), tmp_path)
     page = written(replace(search, trials=[]), tmp_path)
-    assert "0 of 26 trials begun" in page
+    assert "0 of 26 trials started" in page
     assert "data:image" not in page
 
 
