@@ -114,43 +114,6 @@ def test_the_same_bits_as_python(url: str, bundles: tuple[str, str]) -> None:
     assert httpx.get(url).text.startswith("<!doctype html>")
 
 
-def test_a_killed_replica_is_hidden_by_the_client(url: str) -> None:
-    with Client(url) as client:
-        wanted = client.predict([CONDITION], n_samples=8).mean
-    with Load(url, lambda client: client.predict([CONDITION], n_samples=8).mean, retries=8) as load:
-        time.sleep(1.0)
-        before = len(load.answers)
-        (pid,) = [own for own in tree(os.getpid()) if name_of(own).startswith("ray::ServeReplica:ldm_ray:sampler")]
-        os.kill(pid, signal.SIGKILL)
-        deadline = time.monotonic() + 60
-        while len(load.answers) < before + 40 and time.monotonic() < deadline:
-            time.sleep(0.2)
-    assert load.errors == []
-    assert len(load.answers) >= before + 40
-    assert all(np.array_equal(np.asarray(answer), wanted) for answer in load.answers)
-
-
-def test_prometheus_is_told(url: str) -> None:
-    """Ray exports the metrics of the replicas at a port of its own."""
-    port = ray.nodes()[0]["MetricsExportPort"]
-    wanted = [
-        'ldm_ray_request_seconds_count{.*route="/v1/predict",.*status="200"',
-        'ldm_ray_rows_per_pass{.*model="main"',
-        'ldm_ray_compound_cache_hits{.*model="main"',
-        'ldm_ray_passes_waiting{.*model="main"',
-        "ldm_ray_rows_busy",
-        'ldm_ray_profiles_finished_total{.*model="main"',
-    ]
-    with Client(url) as client:
-        client.predict([CONDITION])
-    deadline = time.monotonic() + 60
-    while missing := [
-        line for line in wanted if not re.search(line, httpx.get(f"http://127.0.0.1:{port}/metrics").text)
-    ]:
-        assert time.monotonic() < deadline, missing
-        time.sleep(1.0)
-
-
 def test_a_new_bundle_is_taken_without_a_failed_request(url: str, bundles: tuple[str, str]) -> None:
     """Under load every answer is the old bundle's or the new one's, and none fails."""
     own = [Predictor.from_bundle(bundle, "cpu").predict([QUERY], n_samples=4).mean[0] for bundle in bundles]
@@ -200,16 +163,48 @@ def test_several_bundles_are_served_by_name(url: str, bundles: tuple[str, str]) 
             client.predict([CONDITION], model="third")
 
 
+def test_a_killed_replica_is_hidden_by_the_client(url: str) -> None:
+    with Client(url) as client:
+        wanted = client.predict([CONDITION], n_samples=8).mean
+    with Load(url, lambda client: client.predict([CONDITION], n_samples=8).mean, retries=8) as load:
+        time.sleep(1.0)
+        before = len(load.answers)
+        (pid,) = [own for own in tree(os.getpid()) if name_of(own).startswith("ray::ServeReplica:ldm_ray:sampler")]
+        os.kill(pid, signal.SIGKILL)
+        deadline = time.monotonic() + 60
+        while len(load.answers) < before + 40 and time.monotonic() < deadline:
+            time.sleep(0.2)
+    assert load.errors == []
+    assert len(load.answers) >= before + 40
+    assert all(np.array_equal(np.asarray(answer), wanted) for answer in load.answers)
+
+
+def test_prometheus_is_told(url: str) -> None:
+    """Ray exports the metrics of the replicas at a port of its own."""
+    port = ray.nodes()[0]["MetricsExportPort"]
+    wanted = [
+        'ldm_ray_request_seconds_count{.*route="/v1/predict",.*status="200"',
+        'ldm_ray_rows_per_pass{.*model="main"',
+        'ldm_ray_compound_cache_hits{.*model="main"',
+        'ldm_ray_passes_waiting{.*model="main"',
+        "ldm_ray_rows_busy",
+        'ldm_ray_profiles_finished_total{.*model="main"',
+    ]
+    with Client(url) as client:
+        client.predict([CONDITION])
+    deadline = time.monotonic() + 60
+    while missing := [
+        line for line in wanted if not re.search(line, httpx.get(f"http://127.0.0.1:{port}/metrics").text)
+    ]:
+        assert time.monotonic() < deadline, missing
+        time.sleep(1.0)
+
+
 def test_replicas_that_find_no_place_are_an_error_that_says_so(url: str, bundles: tuple[str, str]) -> None:
     huge = {"sampler": {"ray_actor_options": {"num_cpus": 1000}}}
     with pytest.raises(LdmRayError, match="the endpoint does not start: .*1000"):
         start(application(ServeArguments(bundles={"main": bundles[0]}), Config(), options=huge), placement_timeout_s=1)
     deploy(bundles[0])
-
-
-def test_ray_is_still_there(url: str) -> None:
-    assert ray.is_initialized()
-    assert httpx.get(f"{url}/healthz").json() == {"status": "ok"}
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
@@ -230,3 +225,8 @@ def test_a_replica_whose_sampler_has_ended_says_that_it_is_ill(
         served.engine.submit(prepared, served.predictor.sampling(1, 2, 0)).result(timeout=30)
     with pytest.raises(RuntimeError, match="the sampler of main has ended"):
         replica.check_health()
+
+
+def test_ray_is_still_there(url: str) -> None:
+    assert ray.is_initialized()
+    assert httpx.get(f"{url}/healthz").json() == {"status": "ok"}
