@@ -19,7 +19,7 @@ from ldm_ray.settings import RaySettings
 log = logging.getLogger(__name__)
 
 POOLS = 4
-"""How many pools may lose an actor before the loss is an error."""
+"""How many pools in a row may lose an actor without a result before the loss is an error."""
 
 
 @dataclass(frozen=True)
@@ -68,33 +68,42 @@ def map_in_pool(
 
     Raises:
         LdmRayError: The first error of ours that a worker raised.
-        ray.exceptions.RayError: If actors died in `POOLS` pools in a row.
+        ray.exceptions.RayError: If actors died in `POOLS` pools in a row without a result.
     """
-    left = list(dict.fromkeys(items))
-    for attempt in range(POOLS):
-        with warnings.catch_warnings():
-            # Ray 2.60 has no named parameter for restarts yet, and warns of the only way there is.
-            warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
-            data = ray.data.from_items(left, override_num_blocks=len(left)).map_batches(
-                _PoolActor,
-                fn_constructor_args=(build, arguments),
-                batch_size=1,
-                batch_format="pyarrow",
-                max_restarts=0,
-                **pool.options,
-            )
+    left, losses = list(dict.fromkeys(items)), 0
+    while left:
         try:
-            for block in data.iter_batches(batch_format="pyarrow", batch_size=None, prefetch_batches=0):
-                raise_reported(block)
-                table = pa.table(block)
-                done = set(table["item"].to_pylist())
+            for table in _results(build, arguments, left, pool):
+                done, losses = set(table["item"].to_pylist()), 0
                 left = [item for item in left if item not in done]
                 yield table
-            return
         except ray.exceptions.RayError as error:
-            if not left or attempt + 1 == POOLS or not _actor_died(error):
+            losses += 1
+            if losses == POOLS or not _actor_died(error):
                 raise
             log.warning("an actor died; a new pool takes the %d items that are left", len(left))
+        else:
+            return
+
+
+def _results(
+    build: Callable[..., PoolWorker], arguments: tuple[Any, ...], items: Sequence[int], pool: ActorPool
+) -> Iterator[pa.Table]:
+    """Process items in one pool, whose actors are not restarted."""
+    with warnings.catch_warnings():
+        # Ray 2.60 has no named parameter for restarts yet, and warns of the only way there is.
+        warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
+        data = ray.data.from_items(list(items), override_num_blocks=len(items)).map_batches(
+            _PoolActor,
+            fn_constructor_args=(build, arguments),
+            batch_size=1,
+            batch_format="pyarrow",
+            max_restarts=0,
+            **pool.options,
+        )
+    for block in data.iter_batches(batch_format="pyarrow", batch_size=None, prefetch_batches=0):
+        raise_reported(block)
+        yield pa.table(block)
 
 
 def pool_of(settings: RaySettings, at_most: int, cpus: float, *, can_use_gpus: bool = True) -> ActorPool:
