@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ldm_ray.prediction.predictor import Predictions
     from ldm_ray.prediction.queries import Query
 
+OUT_FORMATS = (".parquet", ".h5ad")
 EPILOG = (
     "Examples:\n\n\n\n"
     "- one condition: `ldm-ray predict --bundle runs/ldm --smiles 'CC(=O)Oc1ccccc1C(=O)O' --cell A375 --dose-um 10"
@@ -146,6 +147,8 @@ def _question(
         if out is None:
             raise QueryError(f"{'--conditions' if conditions else '--compounds'} needs --out")
         if conditions is not None:
+            if PurePosixPath(out).suffix and not out.endswith(OUT_FORMATS):
+                raise QueryError(f"--out must end in {' or '.join(OUT_FORMATS)}, or be a folder; got {out!r}")
             return _Table(conditions, out)
         compounds, cells, doses_um, times_h = grid
         if not compounds or not cells or not doses_um or not times_h:
@@ -170,11 +173,10 @@ def _predict_one(one: _One, how: _How, top: int) -> None:
 
 
 def _predict_table(conditions: str, out: str, how: _How) -> None:
-    from ldm_ray.prediction.bulk.tables import check_out, read_queries, write_predictions
+    from ldm_ray.prediction.bulk.tables import read_queries, write_predictions
     from ldm_ray.prediction.predictor import Predictor
 
     options, seed = how.config.storage_options, how.config.seed
-    check_out(out)
     queries = read_queries(conditions, options)
     predictor = Predictor.from_bundle(how.bundle, storage_options=options)
     with spinning(f"sampling {len(queries):,} conditions"):

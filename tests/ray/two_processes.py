@@ -82,7 +82,7 @@ def train(rank: int, world_size: int, config: Config, root: str, kind: str, prec
         vae, model = vae.double(), model.double()
         tables = Tables(*(getattr(tables, field.name).double() for field in fields(tables)))
         rows = {
-            split: replace(part, **{n: getattr(part, n).double() for n in ("values", "dose_um", "time_h")})
+            split: replace(part, **{n: getattr(part, n).double() for n in ("expression", "dose_um", "time_h")})
             for split, part in source.rows.items()
         }
         source = replace(source, rows=rows)

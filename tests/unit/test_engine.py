@@ -99,7 +99,7 @@ def test_cancelled_and_broken_queries_leave_the_others_alone(
     engine = SamplerEngine(predictor, max_waiting=10**9)
     prepared, how = [predictor.reader.prepare(queries(1)[0])], predictor.sampling(2, 5, 0)
     gate = threading.Event()
-    tell = engine._encodings.tell
+    encode = engine._encodings.encode
     calls = []
 
     def slow(items: object) -> object:
@@ -107,9 +107,9 @@ def test_cancelled_and_broken_queries_leave_the_others_alone(
         calls.append(items)
         if len(calls) == 2:
             raise RuntimeError("an encoder that fails")
-        return tell(items)  # type: ignore[arg-type]
+        return encode(items)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(engine._encodings, "tell", slow)
+    monkeypatch.setattr(engine._encodings, "encode", slow)
     first = engine.submit(prepared, how)
     time.sleep(0.1)  # the thread is in the encoder
     cancelled = engine.submit(prepared, how)
@@ -126,7 +126,7 @@ def test_cancelled_and_broken_queries_leave_the_others_alone(
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_failure_of_the_thread_is_told_to_all_who_wait(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_of_the_thread_reaches_all_who_wait(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = SamplerEngine(predictor, max_waiting=10**9)
     prepared, how = [predictor.reader.prepare(queries(1)[0])], predictor.sampling(40, 5, 0)
 

@@ -16,8 +16,6 @@ from ldm_ray.prediction.predictor import Predictions, Query
 from ldm_ray.storage.filesystem import StorageOptions
 from ldm_ray.storage.store import list_column, split_url
 
-OUT_FORMATS = (".parquet", ".h5ad")
-
 
 def read_queries(url: str, storage_options: StorageOptions | None = None) -> list[Query]:
     """Read a whole table of queries; columns and formats as in `read_tables`.
@@ -41,12 +39,6 @@ def _query(url: str, number: int, row: Mapping[str, str | None]) -> Query:
             raise QueryError(message, field=name) from None
 
     return Query(row["smiles"] or "", value("dose_um"), value("time_h"), row["cell"] or "")
-
-
-def check_out(url: str) -> None:
-    """Refuse an unknown output format before anything is computed."""
-    if not url.endswith(OUT_FORMATS):
-        raise QueryError(f"--out must end in {' or '.join(OUT_FORMATS)}; got {url!r}")
 
 
 def write_predictions(
