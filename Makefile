@@ -50,13 +50,13 @@ test: $(INSTALLED)  ## Run the test suite.
 	$(BIN)/python -m compileall -q ldm_ray  # once, not in each of 200 processes, where PYTHONDONTWRITEBYTECODE is set
 	$(BIN)/python -m pytest -m 'not full' --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-test-full: $(INSTALLED)  ## Run the slower campaigns too.
+test-full: $(INSTALLED)  ## Run all tests, slow ones too.
 	$(BIN)/python -m pytest
 
 docs-test: $(INSTALLED)  ## Run every command of README and docs, small.
 	$(BIN)/python -m tests.docs_runner
 
-pictures: $(INSTALLED)  ## Make the pictures of README anew from the demo's results.
+pictures: $(INSTALLED)  ## Make README's pictures again from the demo's results.
 	$(BIN)/python docs/pictures/make.py demo
 
 s3: $(INSTALLED)  ## Serve a local S3 bucket to try things with (SeaweedFS), until Ctrl-C.
@@ -67,7 +67,7 @@ lint: $(INSTALLED)  ## Check style and types.
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-format: $(INSTALLED)  ## Put the code into shape.
+format: $(INSTALLED)  ## Format the code.
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
