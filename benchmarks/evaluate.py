@@ -43,8 +43,8 @@ def measure(folder: Path, size: str) -> dict[str, Any]:
     from ldm_ray.cluster.batch.prepare import part_runner
     from ldm_ray.config import load_config
     from ldm_ray.data.dataset import open_dataset
-    from ldm_ray.data.l1000 import read_l1000
     from ldm_ray.data.prepare import prepare
+    from ldm_ray.data.releases.l1000 import read_l1000
     from ldm_ray.data.simulate import simulate_release
     from ldm_ray.evaluation.suite import evaluate
     from ldm_ray.models.ldm import LatentDiffusion

@@ -44,8 +44,8 @@ def run(folder: Path, profiles: int, epochs: int) -> dict[str, Any]:
     from ldm_ray.cluster.train.run import Run, train
     from ldm_ray.config import load_config
     from ldm_ray.data.dataset import open_dataset
-    from ldm_ray.data.l1000 import read_l1000
     from ldm_ray.data.prepare import prepare
+    from ldm_ray.data.releases.l1000 import read_l1000
     from ldm_ray.data.simulate import simulate_release
 
     shared = [f"simulate.n_profiles={profiles}", "ray.num_workers=1", "train_vae.epochs=4"]

@@ -76,7 +76,7 @@ def make_release(folder: Path, server: S3Server, n_rows: int, chunks: Any) -> fl
     import s3fs
 
     from ldm_ray.config import load_config
-    from ldm_ray.data.gctx import COLUMN_IDS, MATRIX, ROW_IDS, open_gctx
+    from ldm_ray.data.releases.gctx import COLUMN_IDS, MATRIX, ROW_IDS, open_gctx
     from ldm_ray.data.simulate import simulate_release
 
     # Some wells of a release are controls or planted errors, so fewer profiles are asked for than rows are needed.
@@ -112,7 +112,7 @@ def bare(options: dict[str, Any]) -> dict[str, Any]:
     import h5py
     import pandas as pd
 
-    from ldm_ray.data.gctx import MATRIX, ROW_IDS
+    from ldm_ray.data.releases.gctx import MATRIX, ROW_IDS
 
     fs, path = fsspec.core.url_to_fs(f"{ROOT}/wide.gctx", **options["s3"])
     genes = pd.read_csv(fs.open(f"{path.rsplit('/', 1)[0]}/gene_info.txt"), sep="\t", dtype=str)
@@ -132,9 +132,9 @@ def prepared(options: dict[str, Any]) -> dict[str, Any]:
     """Prepare from the bucket into the bucket."""
     from ldm_ray.cluster.batch.prepare import part_runner
     from ldm_ray.config import load_config
-    from ldm_ray.data.l1000 import read_l1000
     from ldm_ray.data.prepare import prepare
-    from ldm_ray.data.source import source_file
+    from ldm_ray.data.releases.l1000 import read_l1000
+    from ldm_ray.storage.source import source_file
 
     # Small files, so that both cores have parts to write; with Ray, however few there are.
     config = load_config(None, ["prepare.workers=2", "prepare.rows_per_file=8192", "ray.object_store_mb=256"])

@@ -34,6 +34,7 @@ from ldm_ray.storage.store import Store
 from ldm_ray.tuning.analysis import best_trial
 from ldm_ray.tuning.space import trial_config
 from ldm_ray.tuning.state import load_search, read_record
+from ldm_ray.workflows.paper_model import paper_config
 
 FIGURES = ("rmse", "mse_gain_over_best_trivial", "delta_pcc", "systematic_pcc", "explained_share", "energy_distance")
 TRIVIAL = ("control", "train_mean", "mean_delta", "plate_mean")
@@ -78,17 +79,9 @@ def main() -> None:
 
 
 def config_of(name: str, arguments: argparse.Namespace) -> Config:
-    """Return a model's settings; encoder and sampling are those of the settings file."""
+    """Return a model's settings."""
     if name == "paper":
-        own = load_config(arguments.config, arguments.set)
-        paper = load_config(None, ["preset=paper"])
-        batch = own.train_ldm.global_batch_size
-        sized = {
-            n: getattr(paper, n).model_copy(update={"global_batch_size": batch}) for n in ("train_vae", "train_ldm")
-        }
-        return paper.model_copy(
-            update=sized | {n: getattr(own, n) for n in ("encoder", "ingest", "predict", "evaluate")}
-        )
+        return paper_config(load_config(arguments.config, arguments.set))
     if name == "default":
         return load_config(arguments.config, [*arguments.set])
     _, _, config = read_record(Store(arguments.search))

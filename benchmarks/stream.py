@@ -108,8 +108,8 @@ def make_dataset(url: str, server: S3Server, n_rows: int, folder: Path) -> dict[
     """Simulate a release and prepare it into the bucket, with all wells in the training split."""
     from ldm_ray.cluster.batch.prepare import part_runner
     from ldm_ray.config import load_config
-    from ldm_ray.data.l1000 import read_l1000
     from ldm_ray.data.prepare import prepare
+    from ldm_ray.data.releases.l1000 import read_l1000
     from ldm_ray.data.simulate import simulate_release
     from ldm_ray.storage.store import Store
 

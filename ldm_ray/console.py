@@ -113,11 +113,11 @@ def spinning(what: str) -> Iterator[Callable[[str], None]]:
 
 
 def show_table(title: str, columns: list[str], rows: list[list[str]], caption: str = "") -> None:
-    """Print a table; the first column is left-aligned, the others right-aligned."""
+    """Print a table; the first column is left-aligned and may wrap, the others are right-aligned."""
     # Text, not markup: a SMILES may contain [nH].
     table = Table(title=Text(title), caption=Text(caption), title_justify="left", caption_justify="left")
     for number, column in enumerate(columns):
-        table.add_column(Text(column), justify="left" if number == 0 else "right", no_wrap=True)
+        table.add_column(Text(column), justify="left" if number == 0 else "right", no_wrap=number > 0)
     for row in rows:
         table.add_row(*map(Text, row))
     wide = Console(stderr=True, highlight=False, width=max(console.width, MIN_TABLE_WIDTH))

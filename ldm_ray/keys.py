@@ -44,6 +44,9 @@ class Purpose(IntEnum):
     FOREST = 37
     SUGGESTIONS = 38
 
+    HEALTH = 40
+    """Steps and noise of the checks after training."""
+
     DROPOUT_BASAL = 100
     DROPOUT_COMPOUND = 200
     DROPOUT_JOINT = 300

@@ -13,7 +13,7 @@ CELLS = "cells.parquet"
 EMBEDDINGS = "embeddings"
 LATENTS = "latents"
 TRUTH = "truth.npz"
-GDSC = "gdsc2.parquet"
+GDSC = {"GDSC1": "gdsc1.parquet", "GDSC2": "gdsc2.parquet"}
 UNFINISHED = ".unfinished"
 """Folder of an unfinished prepare: its plan, the records of its parts, its controls."""
 PLAN = f"{UNFINISHED}/plan.json"
@@ -49,6 +49,10 @@ TRIALS = "trials.csv"
 # A report.
 METRICS = "metrics.json"
 PAGE = "report.html"
+REPRODUCTION = "reproduce.json"
+"""What a campaign of `ldm-ray reproduce` was begun with, and its times."""
+PLANNED = "plan.json"
+"""What a time budget was found to allow."""
 
 # A bulk prediction, beside its manifest.
 CONDITIONS = "conditions.parquet"

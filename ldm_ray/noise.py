@@ -42,10 +42,10 @@ def standard_normal(keys: Tensor, dim: int) -> Tensor:
     # In place throughout: large draws are bound by memory, not by arithmetic.
     radius = high.add_(0.5).mul_(2.0**-32).log_().mul_(-2.0).sqrt_()
     angle = low.mul_(2.0 * math.pi * 2.0**-32)
-    out = torch.empty(len(keys), dim, dtype=torch.float32, device=keys.device)
-    torch.mul(torch.cos(angle)[:, :half], radius[:, :half], out=out[:, :half])
-    torch.mul(angle.sin_()[:, : dim - half], radius[:, : dim - half], out=out[:, half:])
-    return out
+    # Joined, not written into parts of one tensor, which `torch.compile` does not take.
+    cos = torch.cos(angle)[:, :half].mul_(radius[:, :half])
+    sin = angle.sin_()[:, : dim - half].mul_(radius[:, : dim - half])
+    return torch.cat([cos, sin], dim=1)
 
 
 def uniform_integers(keys: Tensor, high: int) -> Tensor:
@@ -68,7 +68,8 @@ def keep_mask(keys: Tensor, dim: int, keep_probability: float) -> Tensor:
 
 def _halves(keys: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Return the upper and lower 32 bits of `count` outputs of each key's stream."""
-    steps = torch.arange(1, count + 1, device=keys.device, dtype=torch.int64) * GOLDEN
+    # Without `^ 0`, which changes nothing, torch's compiler folds range and factor into one 32-bit expression.
+    steps = (torch.arange(1, count + 1, device=keys.device, dtype=torch.int64) ^ 0) * GOLDEN
     bits = _finalise(keys[:, None] + steps)
     return (bits >> 32).bitwise_and_(LOW_32), bits.bitwise_and_(LOW_32)
 

@@ -2,8 +2,7 @@
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 2
-
+SCHEMA_VERSION = 3
 
 SPLITS = ("train", "valid", "test")
 PAIRING_LEVELS = ("plate", "batch", "cell_time")
@@ -69,6 +68,8 @@ COMPOUNDS_SCHEMA = pa.schema(
         ("smiles", pa.string()),
         ("parent_smiles", pa.string()),
         ("inchikey", pa.string()),
+        ("group", pa.string()),
+        ("flag", pa.string()),
         ("n_profiles", pa.int32()),
     ]
 )

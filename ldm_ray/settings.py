@@ -1,17 +1,23 @@
-"""The groups of settings, as frozen models with defaults; `ldm_ray.config` resolves them."""
+"""The groups of settings, as frozen models with defaults; `ldm_ray.config` resolves them.
 
-from typing import Annotated, Literal, get_args
+Those of a release and of the dataset made from it are in `ldm_ray.data_settings`.
+"""
 
-from pydantic import BaseModel, ConfigDict, Field
+from typing import Annotated, Literal, Self, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 Width = Annotated[int, Field(ge=1)]
-Basal = Literal["mean", "well"]
 Target = Literal["absolute", "delta", "residual"]
 Head = Literal["mean", "x0", "v", "epsilon"]
-Loss = Literal["nll", "marginal_nll", "hybrid"]
+Loss = Literal["nll", "paired_nll", "marginal_nll", "hybrid"]
 BasalInput = Literal["cell_time", "matched"]
 Norm = Literal["none", "layer", "batch"]
+GdscDataset = Literal["GDSC1", "GDSC2"]
+"""The two screens of GDSC, with different assays and doses."""
+Origin = Annotated[str, StringConstraints(to_lower=True, pattern=r"^(\*|https?://[^/\s]+)$")]
+"""As browsers write it: scheme, host and port, without a path."""
 RivalKind = Literal["prnet", "pertdit-cross", "pertdit-catcross", "pertdit-ada"]
 """The published models that ours is compared with."""
 RIVAL_KINDS: tuple[RivalKind, ...] = get_args(RivalKind)
@@ -25,71 +31,6 @@ class Settings(BaseModel):
     """A frozen group of settings; an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class SimulateSettings(Settings):
-    """The simulated release (`ldm-ray simulate`)."""
-
-    n_profiles: Annotated[int, Field(ge=500)] = 12_000
-    n_cell_lines: Annotated[int, Field(ge=2, le=500)] = 6
-    n_compounds: Annotated[int, Field(ge=20)] | None = Field(default=None, description="default: n_profiles / 25")
-    n_mechanisms: Annotated[int, Field(ge=2, le=16)] = 16
-    replicates: Annotated[int, Field(ge=1, le=9)] = 3
-    treated_wells_per_plate: Annotated[int, Field(ge=24, le=320)] = 192
-    dmso_wells_per_plate: Annotated[int, Field(ge=1, le=32)] = 12
-    well_noise_sd_log2: Annotated[float, Field(gt=0)] = 0.85
-    plate_effect_sd_log2: Annotated[float, Field(ge=0)] = 0.35
-    treated_plate_effect_sd_log2: Annotated[float, Field(ge=0)] = 0.12
-    replicate_delta_correlation: Annotated[float, Field(gt=0, lt=1)] = 0.16
-    idiosyncratic_share: Annotated[float, Field(ge=0, lt=1)] = 0.3
-    dirt: bool = True
-    threads: Annotated[int, Field(ge=1)] = 2
-
-
-class CleaningSettings(Settings):
-    """The paper's section 2.2."""
-
-    min_profiles_per_compound: Annotated[int, Field(ge=1)] = 5
-
-
-class PairingSettings(Settings):
-    """Which controls a treated well is paired with."""
-
-    basal_mode: Basal = "mean"
-    min_dmso_wells_to_reserve: Annotated[int, Field(ge=2)] = 4
-
-
-class SplitSettings(Settings):
-    """Wells held out by parent structure, cell line or batch of plates."""
-
-    seed: Annotated[int, Field(ge=0)] = 0
-    test_fraction: Fraction = 0.2
-    valid_fraction: Fraction = 0.2
-    n_folds: Annotated[int, Field(ge=2, le=100)] = 5
-
-
-class PrepareSettings(Settings):
-    """How a release is read and the dataset written."""
-
-    block_mb: Annotated[int, Field(ge=1)] = Field(default=128, description="megabytes that one task reads at once")
-    rows_per_file: Annotated[int, Field(ge=64)] = 16_384
-    workers: Annotated[int, Field(ge=0)] = Field(
-        default=0, description="tasks at once; 1: without Ray; 0: as many as fit, on Ray if the data are large"
-    )
-
-
-class IngestSettings(Settings):
-    """How treated wells reach training workers (docs/ingest.md)."""
-
-    mode: Literal["auto", "stream", "resident"] = Field(
-        default="auto", description="auto: resident if a worker's wells fit into resident_mb, else stream"
-    )
-    resident_mb: Annotated[int, Field(ge=1)] = 4096
-    shuffle_window_rows: Annotated[int, Field(ge=1)] = 32_768
-    latents: bool = Field(default=True, description="encode each profile once, before diffusion training")
-    wait_for_storage_s: Annotated[float, Field(ge=0)] = Field(
-        default=300.0, description="seconds that a read waits for a store that does not answer; 0: fail at once"
-    )
 
 
 class EncoderSettings(Settings):
@@ -154,10 +95,16 @@ class DenoiserSettings(Settings):
     time_dim: Width = 128
     time_embedding: Literal["scalar", "sinusoidal"] = "scalar"
     norm: Norm = "layer"
+    norm_groups: Width = Field(
+        default=1, description="batch normalisation within so many parts of a batch; more exchange less (norm batch)"
+    )
     dropout: Fraction = 0.4
     compound_dropout: Fraction = 0.7
     guidance_dropout: Fraction = Field(default=0.0, description="share of rows trained without their compound")
     raw_inputs: bool = Field(default=False, description="feed dose, time and t untransformed, as published")
+    zero_output: bool = Field(
+        default=False, description="start the last layer at 0; a head v is then that of Gaussian latents"
+    )
 
 
 class PertditSettings(Settings):
@@ -176,6 +123,9 @@ class OptimiserSettings(Settings):
     """One training run. The global batch does not depend on the number of workers."""
 
     epochs: Annotated[int, Field(ge=1)] = 30
+    min_steps: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="on small data, train for more epochs until there are so many steps"
+    )
     global_batch_size: Annotated[int, Field(ge=1)] = 256
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     warmup_steps: Annotated[int, Field(ge=0)] = 50
@@ -188,11 +138,16 @@ class OptimiserSettings(Settings):
     gradient_clip_norm: Annotated[float, Field(gt=0)] = 1.0
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.995
     early_stopping_epochs: Annotated[int, Field(ge=1)] = 15
-    keep: Literal["loss", "mse", "delta_pcc"] = Field(
+    keep: Literal["loss", "vlb", "mse", "delta_pcc"] = Field(
         default="loss",
         description="validation measure that chooses the epoch to keep; mse and delta_pcc are of the reported mean",
     )
     checkpoint_every_steps: Annotated[int, Field(ge=1)] = 200
+
+    def long_enough(self, n_wells: int) -> Self:
+        """Return the settings with as many epochs as `min_steps` asks for, given the number of training wells."""
+        steps = max(1, n_wells // self.global_batch_size)
+        return self.model_copy(update={"epochs": max(self.epochs, -(-self.min_steps // steps))})
 
 
 class RaySettings(Settings):
@@ -266,6 +221,9 @@ class ServeSettings(Settings):
     max_waiting: Annotated[int, Field(ge=1)] = Field(
         default=200_000, description="single-row network passes waiting in a sampler replica; more are answered 503"
     )
+    cors_origins: tuple[Origin, ...] = Field(
+        default=(), description="origins whose pages may ask, like https://lab.example; *: all"
+    )
     threads: Annotated[int, Field(ge=0)] = Field(default=0, description="torch threads of a replica; 0: its CPUs")
     placement_timeout_s: Annotated[float, Field(gt=0)] = Field(
         default=60, description="seconds until `ldm-ray serve` gives up if its replicas cannot be placed"
@@ -295,11 +253,26 @@ class Table1Settings(Settings):
     unseen: tuple[Literal["compound", "cell", "both", "plate"], ...] = ("compound",)
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = (0,)
     rivals: tuple[RivalKind, ...] = ("prnet",)
+    paper: bool = Field(default=False, description="also the paper's model, preset paper, as row `paper`")
+
+
+class ReproduceSettings(Settings):
+    """What `ldm-ray reproduce` adds to Table 1."""
+
+    folds: bool = Field(default=True, description="cross-validate the paper's autoencoder")
+    pertdit_hours: Annotated[float, Field(ge=0)] = Field(
+        default=1.0, description="hours to train PertDiT at its published size; 0: leave it out"
+    )
+    pertdit_wells: Annotated[int, Field(ge=16)] = Field(
+        default=128, description="test wells that it is judged on; it takes over a second a profile on two cores"
+    )
+    paper: tuple[str, ...] = Field(default=(), description="key.path=value laid over preset paper")
 
 
 class Ic50Settings(Settings):
-    """The seeds, dose and time of `evaluate --ic50`."""
+    """Drug sensitivity (docs/drug-sensitivity.md): which measurements; seeds, dose and time of `evaluate --ic50`."""
 
+    dataset: GdscDataset = Field(default="GDSC2", description="rows to use of a table with a column DATASET")
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = (0, 1, 2)
     dose_um: Annotated[float, Field(gt=0)] = 10.0
     time_h: Annotated[float, Field(gt=0)] = 24.0

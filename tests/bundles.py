@@ -2,7 +2,7 @@
 
 import torch
 
-from ldm_ray.bundle.bundle import Bundle, prefixed
+from ldm_ray.bundle.bundle import LARGEST_LATENT, Bundle, prefixed
 from ldm_ray.bundle.metadata import answering_parts, base_parts, dataset_metadata
 from ldm_ray.bundle.target_base import fit_target_base
 from ldm_ray.models.ldm import LatentDiffusion
@@ -20,6 +20,7 @@ def random_bundle(world: World, *overrides: str) -> Bundle:
     metadata = dataset_metadata(world.dataset) | answering | described | {"history": []}
     dim = answering["encoder"]["dim"]
     tensors |= shifts | prefixed("vae.", Vae(978, config.vae)) | prefixed("ldm.", LatentDiffusion(978, dim, config))
+    tensors[LARGEST_LATENT] = torch.tensor(5.0)
     return Bundle("ldm", config, metadata, tensors | random_noise())
 
 

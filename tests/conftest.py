@@ -15,9 +15,9 @@ from ldm_ray.cli.app import main
 from ldm_ray.cluster.train.ingest import collect
 from ldm_ray.config import Config, load_config
 from ldm_ray.data.dataset import PairedDataset, open_dataset
-from ldm_ray.data.l1000 import read_l1000
 from ldm_ray.data.lanes import keep_own, lanes_of, own_keys
 from ldm_ray.data.prepare import prepare
+from ldm_ray.data.releases.l1000 import read_l1000
 from ldm_ray.data.simulate import ReleaseFiles, simulate_release
 from ldm_ray.data.slices import ID_COLUMNS, WellFiles, read_slices
 from ldm_ray.training.source import ResidentSource, lane_plan

@@ -27,6 +27,9 @@ SMALLER = (
     "evaluate.n_samples=[4]",
     "table1.rivals=[prnet]",
     "train_prnet.epochs=2",
+    "reproduce.pertdit_hours=0",
+    "reproduce.paper=[vae.latent_dim=8, schedule.num_steps=50, predict.steps=5, train_vae.epochs=2,"
+    " train_ldm.epochs=2]",
     "tune.trials=3",
     "tune.random_trials=2",
 )
@@ -36,6 +39,7 @@ SMALLER_SPACE = {"schedule.num_steps": {"choices": [20, 50]}, "predict.steps": {
 
 NEEDS = {
     "docs/dataset.md": ("runs/data",),
+    "docs/reproduce.md": ("demo",),
     "docs/reports.md": ("runs/data", "runs/ldm", "runs/prnet"),
     "docs/samplers.md": ("demo",),
     "docs/serving.md": ("demo",),

@@ -16,7 +16,7 @@ from ldm_ray.bundle.presence import require_bundle
 from ldm_ray.bundle.target_base import TargetBase
 from ldm_ray.config import Config, config_from_dict
 from ldm_ray.data.dataset import PairedDataset
-from ldm_ray.data.manifest import Gene, Splits
+from ldm_ray.data.manifest import Gene, Splits, by_of
 from ldm_ray.diffusion.samplers import SamplerChoice
 from ldm_ray.errors import BundleError
 from ldm_ray.layout import CARD, CONFIG, METADATA, WEIGHTS
@@ -142,11 +142,13 @@ def check_splits(bundle: Bundle, dataset_splits: Splits, where: str) -> None:
 
 def _test_side(splits: Splits) -> dict[str, float | str]:
     """Return what determines the test wells."""
+    by = by_of(splits)
     return {
         "seed": splits["seed"],
         "test_fraction": splits["test_fraction"],
         "valid_fraction": splits["valid_fraction"],
-        "by": splits.get("by", "compound"),
+        "by": by,
+        "unit": splits.get("unit", "parent") if by in ("compound", "both") else by,
     }
 
 
@@ -203,6 +205,8 @@ def load_bundle(url: str, kind: str | None = None, storage_options: StorageOptio
     return Bundle(metadata["kind"], config_from_dict(store.read_json(CONFIG)), metadata, tensors)
 
 
+LARGEST_LATENT = "latents.largest"
+"""Name of the largest absolute value of a scaled training latent among a diffusion model's tensors."""
 ANSWERING = ("genes", "encoder", "cells", "domain")
 ANSWERING_TENSORS = ("cells.basal", "train.fingerprints", "sd_scale")
 """What a bundle that answers queries holds besides its weights."""

@@ -1,7 +1,16 @@
 """The model card, written into each bundle as README.md."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+from ldm_ray.bundle.health import Health
+from ldm_ray.bundle.health_tables import (
+    DENOISER_HEAD,
+    RECONSTRUCTION_HEAD,
+    denoiser_rows,
+    denoiser_text,
+    latent_text,
+    reconstruction_rows,
+)
 from ldm_ray.bundle.metadata import EpochRow, Metadata
 
 WHAT = {
@@ -45,6 +54,8 @@ def model_card(kind: str, metadata: Metadata) -> str:
     trained = metadata.get("trained_on", {})
     head = "---\nlibrary_name: ldm_ray\ntags: [gene-expression, L1000, drug-response, diffusion]\n---\n\n"
     parts = [f"# {kind}\n", WHAT.get(kind, RIVAL.format(kind=kind)) + "\n"]
+    health = metadata.get("health", {})
+    parts += [f"**Check failed: {line}.**\n" for line in health.get("failed", [])]
     if trained.get("simulated"):
         parts.append(
             "**Trained on simulated data: its genes are made up, and its predictions have no biological meaning.**\n"
@@ -54,6 +65,7 @@ def model_card(kind: str, metadata: Metadata) -> str:
     if history := metadata.get("history"):
         parts += ["## On validation wells\n", _table(_scores(history, metadata.get("best_epoch", -1)))]
         parts.append("To score it on test wells, with baselines and ceilings: `ldm-ray evaluate`.\n")
+    parts += ["## Checks of its parts\n", *_checks(health)] if health else []
     parts += ["## Limits\n", LIMITS] if kind != "vae" else []
     return head + "\n".join(parts)
 
@@ -89,6 +101,22 @@ def _scores(history: list[EpochRow], best: int) -> dict[str, str]:
     return {"epochs": f"{len(history)}, number {int(kept['epoch']) + 1} kept"} | scores
 
 
+def _checks(health: Health) -> list[str]:
+    sections = []
+    if "autoencoder" in health:
+        measured = health["autoencoder"]
+        sections += [latent_text(measured) + "\n", _lines([RECONSTRUCTION_HEAD, *reconstruction_rows(measured)])]
+    if "denoiser" in health:
+        sections += [denoiser_text(health["denoiser"]) + "\n"]
+        sections += [_lines([DENOISER_HEAD, *denoiser_rows(health["denoiser"])])]
+    return sections
+
+
 def _table(rows: Mapping[str, str]) -> str:
-    lines = [f"| {name} | {value} |" for name, value in rows.items()]
-    return "\n".join(["| | |", "| --- | --- |", *lines, ""])
+    return _lines([["", ""], *map(list, rows.items())])
+
+
+def _lines(rows: Sequence[Sequence[str]]) -> str:
+    """Write a table whose first row is its head."""
+    head, *body = (f"| {' | '.join(row)} |" for row in rows)
+    return "\n".join([head, f"|{' --- |' * len(rows[0])}", *body, ""])

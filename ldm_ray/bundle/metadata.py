@@ -8,15 +8,17 @@ import torch
 from torch import Tensor
 
 from ldm_ray.bundle.domain import StoredDomain, training_domain
+from ldm_ray.bundle.health import Health
 from ldm_ray.bundle.target_base import TargetBase
 from ldm_ray.chem.embedding import build_encoder
 from ldm_ray.config import Config
 from ldm_ray.data.controls import MeanControl, mean_controls
 from ldm_ray.data.dataset import PairedDataset
-from ldm_ray.data.manifest import Gene, SourceIdentity, Splits
+from ldm_ray.data.manifest import Gene, Splits
 from ldm_ray.diffusion.samplers import SamplerFields
 from ldm_ray.layout import MANIFEST, METADATA
 from ldm_ray.settings import RivalKind
+from ldm_ray.storage.source import SourceIdentity
 from ldm_ray.storage.store import Store
 
 BundleKind = Literal["vae", "ldm"] | RivalKind
@@ -87,6 +89,7 @@ class Metadata(TypedDict, total=False):
         vae_history: `history` of a diffusion model's autoencoder.
         samplers: Measurements of `ldm-ray bench samplers`, if it was run.
         search: The trial that the bundle was exported from, if any.
+        health: What was measured of its parts after training, and the checks that failed.
     """
 
     format_version: int
@@ -104,6 +107,7 @@ class Metadata(TypedDict, total=False):
     vae_history: list[EpochRow]
     samplers: list[SamplerRow]
     search: TrialOrigin
+    health: Health
 
 
 def read_metadata(store: Store) -> Metadata:

@@ -1,6 +1,6 @@
 """The folder in which a training run becomes a bundle: which runs may start or resume there."""
 
-from typing import Literal, TypedDict, cast
+from typing import Any, Literal, TypedDict, cast
 
 from ldm_ray.config import Config, deciding, read_settings
 from ldm_ray.errors import BundleError, SettingsError
@@ -35,8 +35,14 @@ def check_out(store: Store, config: Config, begin: Begin) -> None:
         raise BundleError(f"{store.url} holds no unfinished run to resume")
     if unfinished and not resume and not overwrite:
         raise BundleError(f"{store.url} holds an unfinished run; --resume continues it, --overwrite starts over")
-    if resume and deciding(read_settings(store.read_bytes(SETTINGS))) != deciding(config):
+    if resume and _of_training(read_settings(store.read_bytes(SETTINGS))) != _of_training(config):
         raise SettingsError(f"--resume needs the settings of the run, {store.path(SETTINGS)}; got others")
+
+
+def _of_training(config: Config) -> dict[str, Any]:
+    """Return the settings that must not change when a run is resumed: those of sampling are first used after it."""
+    values = deciding(config)
+    return values | {"predict": {"guidance": values["predict"]["guidance"]}}
 
 
 def check_share(store: Store, share: Share) -> None:

@@ -19,22 +19,27 @@ from ldm_ray.cli.options import (
     AllowMissingGenes,
     ConfigFile,
     Data,
+    DoseUnit,
     Gctx,
     GeneInfo,
     H5ad,
     InstInfo,
     Json,
+    Layer,
     Overrides,
     Overwrite,
     PertInfo,
     Resume,
     Seed,
+    TimeUnit,
     settings,
 )
 from ldm_ray.cli.pipeline import EPILOG as PIPELINE_EPILOG
 from ldm_ray.cli.pipeline import pipeline
 from ldm_ray.cli.predict import EPILOG as PREDICT_EPILOG
 from ldm_ray.cli.predict import predict
+from ldm_ray.cli.reproduce import EPILOG as REPRODUCE_EPILOG
+from ldm_ray.cli.reproduce import reproduce
 from ldm_ray.cli.runs import EPILOG as RUNS_EPILOG
 from ldm_ray.cli.runs import runs
 from ldm_ray.cli.serve import EPILOG as SERVE_EPILOG
@@ -45,6 +50,7 @@ from ldm_ray.cli.train import train_app
 from ldm_ray.cli.tune import tune_app
 from ldm_ray.console import counting, print_json, say, say_error, spinning
 from ldm_ray.errors import LdmRayError
+from ldm_ray.loopback import keep_from_proxies
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -97,6 +103,9 @@ def prepare(
     pert_info: PertInfo = None,
     gene_info: GeneInfo = None,
     h5ad: H5ad = None,
+    layer: Layer = "",
+    dose_unit: DoseUnit = "",
+    time_unit: TimeUnit = "",
     allow_missing_genes: AllowMissingGenes = False,
     resume: Resume = False,
     overwrite: Overwrite = False,
@@ -107,9 +116,12 @@ def prepare(
 ) -> None:
     """Turn a release into a paired dataset: clean, pair treated wells with controls, split."""
     resolved = settings(config, overrides, None, *([] if seed is None else [f"splits.seed={seed}"]))
-    from ldm_ray.data.releases import ReleasePaths
+    from ldm_ray.data.releases.paths import ReleasePaths
+    from ldm_ray.data.releases.release import ReleaseOptions
 
-    paths = ReleasePaths(gctx, inst_info, pert_info, gene_info, h5ad, allow_missing_genes)
+    options = ReleaseOptions(allow_missing_genes, dose_unit, time_unit, layer)
+    wells, compounds = tuple(inst_info or ()), tuple(pert_info or ())
+    paths = ReleasePaths(tuple(gctx or ()), wells, compounds, gene_info, h5ad, options)
     with spinning("reading tables"):
         release = paths.open(resolved.storage_options)
     from ldm_ray.cluster.batch.prepare import part_runner
@@ -126,6 +138,10 @@ def prepare(
         print_json(describe_json(dataset))
     for step in manifest["cleaning"]:
         say(f"{step['removed']:>9,} wells removed, {step['wells_after']:>9,} left: {step['rule']}")
+        if step["removed"] and step.get("examples"):
+            say(" " * 10 + "removed: " + ", ".join(step["examples"]))
+    for note in manifest["notes"]:
+        say(f"note: {note}")
     say(f"{manifest['n_profiles']:,} treated wells in {out}; next: ldm-ray data describe {out}")
 
 
@@ -155,6 +171,7 @@ def embed(
 
 app.command("evaluate", epilog=EPILOG)(evaluate)
 app.command("pipeline", epilog=PIPELINE_EPILOG)(pipeline)
+app.command("reproduce", epilog=REPRODUCE_EPILOG)(reproduce)
 app.command("runs", epilog=RUNS_EPILOG)(runs)
 app.command("serve", epilog=SERVE_EPILOG)(serve)
 app.command("status", epilog=STATUS_EPILOG)(status)
@@ -194,6 +211,7 @@ def main() -> None:
     # processes on two cores, or a Serve controller that was asked to end, deserve no warning either.
     skipped = "." if "--json" in sys.argv else "worker processes have been started on node|graceful_shutdown failed"
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", skipped)
+    keep_from_proxies()
     try:
         app()
     except LdmRayError as error:

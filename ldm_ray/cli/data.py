@@ -109,29 +109,42 @@ def resplit(
     say(f"{out}: " + ", ".join(f"{count:,} wells {side}" for side, count in sides.items()))
 
 
-@data_app.command(epilog="Example: `ldm-ray data gdsc runs/data --table GDSC2_fitted_dose_response.csv`")
+@data_app.command(
+    epilog="Examples:\n\n\n\n- `ldm-ray data gdsc runs/data --table GDSC2_fitted_dose_response.csv`\n\n"
+    "- `ldm-ray data gdsc runs/data --table GDSC1_and_2.csv --set ic50.dataset=GDSC1`"
+)
 def gdsc(
     *,
     root: Root,
-    table: Annotated[str, typer.Option(help="GDSC2's table of fitted dose responses: .csv, .csv.gz or .xlsx.")],
+    table: Annotated[
+        str,
+        typer.Option(help="GDSC's table of fitted dose responses: .csv with any separator, gzipped or not, or .xlsx."),
+    ],
     config: ConfigFile = None,
     overrides: Overrides = None,
     json: Json = False,
 ) -> None:
-    """Match GDSC2's drug sensitivities to a dataset's cell lines and compounds; write them as a table beside it."""
-    options = settings(config, overrides, None).storage_options
+    """Match GDSC's drug sensitivities to a dataset's cell lines and compounds; write them as a table beside it."""
+    resolved = settings(config, overrides, None)
+    options, asked = resolved.storage_options, resolved.ic50.dataset
     from ldm_ray.data.dataset import open_dataset
 
     dataset = open_dataset(root, options)
-    from ldm_ray.data.gdsc import join_gdsc, read_gdsc
-    from ldm_ray.data.source import source_file
+    from ldm_ray.data.gdsc import read_gdsc_table
+    from ldm_ray.data.gdsc_join import join_gdsc
     from ldm_ray.layout import GDSC
+    from ldm_ray.storage.source import source_file
 
-    joined, counts = join_gdsc(read_gdsc(source_file(table, options)), dataset)
-    dataset.store.write_table(GDSC, joined)
-    url = dataset.store.path(GDSC)
+    read = read_gdsc_table(source_file(table, options), asked)
+    joined = join_gdsc(read, dataset)
+    dataset.store.write_table(GDSC[asked], joined.table)
+    url, counts = dataset.store.path(GDSC[asked]), joined.counts
     if json:
-        print_json({"table": url} | asdict(counts))
+        print_json({"table": url, "form": read.form} | asdict(counts))
     say(f"{counts.rows:,} values in {url}; {counts.rows_joined:,} match a cell line and a compound of the dataset")
     cells, drugs = (counts.cell_lines_joined, counts.cell_lines), (counts.drugs_joined, counts.drugs)
     say(f"cell lines: {cells[0]:,} of {cells[1]:,}; drugs: {drugs[0]:,} of {drugs[1]:,}")
+    low, high = read.rows["ln_ic50_um"].min(), read.rows["ln_ic50_um"].max()
+    say(f"{table} was read as {read.form}; ln IC50 (uM) from {low:.3g} to {high:.3g}")
+    for note in joined.notes:
+        say(note)

@@ -33,9 +33,12 @@ def evaluate(
     ] = False,
     fig3: Annotated[bool, typer.Option("--fig3", help="Fig. 3 alone: gene-gene correlations.")] = False,
     ic50: Annotated[bool, typer.Option("--ic50", help="Table 2: drug sensitivity from predicted profiles.")] = False,
-    gdsc: Annotated[str | None, typer.Option(help="With --ic50: GDSC2 table with SMILES, .csv or .csv.gz.")] = None,
+    gdsc: Annotated[
+        str | None, typer.Option(help="With --ic50: GDSC table with SMILES, .csv, .csv.gz or .xlsx.")
+    ] = None,
     basal_profiles: Annotated[
-        str | None, typer.Option(help="With --ic50: untreated profiles of cell lines by Entrez id, .csv or .csv.gz.")
+        str | None,
+        typer.Option(help="With --ic50: untreated profiles of cell lines by Entrez id, .csv, .csv.gz or .xlsx."),
     ] = None,
     config: ConfigFile = None,
     overrides: Overrides = None,
@@ -102,21 +105,11 @@ def _judge(*, data: str, urls: list[str], out: str, config: Config, json: bool, 
 def _ic50(*, urls: list[str], gdsc: str, basal: str, out: str, config: Config, json: bool) -> None:
     _require_bundles(urls, config)
     from ldm_ray.bundle.bundle import load_bundle
-    from ldm_ray.data.source import source_file
-    from ldm_ray.evaluation.ic50.benchmark import evaluate_ic50
-    from ldm_ray.evaluation.ic50.profiles import profile_models
-    from ldm_ray.evaluation.ic50.report import ic50_tables, write_ic50_report
-    from ldm_ray.evaluation.ic50.rows import load_ic50
+    from ldm_ray.evaluation.ic50.report import ic50_tables
+    from ldm_ray.workflows.ic50 import Ic50Tables, run_ic50
 
-    options, asked = config.storage_options, config.ic50
-    bundles = [load_bundle(url, storage_options=options) for url in urls]
-    with spinning("reading drug sensitivities"):
-        files = (source_file(gdsc, options), source_file(basal, options))
-        rows = load_ic50(*files, bundles[0].metadata["genes"])
-        encoder, models = profile_models(bundles, config.seed)
-    with spinning("fitting") as progress:
-        metrics = evaluate_ic50(rows, encoder, models, asked.seeds, asked.dose_um, asked.time_h, progress)
-    written = write_ic50_report(out, metrics, config)
+    bundles = [load_bundle(url, storage_options=config.storage_options) for url in urls]
+    metrics, written = run_ic50(bundles, Ic50Tables(gdsc, basal), out, config)
     if json:
         print_json(metrics)
     narrow = ("PCC", "rows")  # in the files only; the terminal has no room for them

@@ -32,11 +32,14 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing r
 Resume = Annotated[bool, typer.Option("--resume", help="Resume an interrupted run.")]
 Root = Annotated[str, typer.Argument(help="Folder of a paired dataset, path or URL.")]
 Data = Annotated[str, typer.Option("--data", help="Folder of a paired dataset, path or URL.")]
-Gctx = Annotated[str | None, typer.Option(help="Level 3 expression matrix, path or URL.")]
-InstInfo = Annotated[str | None, typer.Option(help="Table of wells, path or URL.")]
-PertInfo = Annotated[str | None, typer.Option(help="Table of perturbagens with SMILES, path or URL.")]
+Gctx = Annotated[list[str] | None, typer.Option(help="Level 3 expression matrix, path or URL; repeatable.")]
+InstInfo = Annotated[list[str] | None, typer.Option(help="Table of wells, path or URL; repeatable.")]
+PertInfo = Annotated[list[str] | None, typer.Option(help="Table of compounds with SMILES, path or URL; repeatable.")]
 GeneInfo = Annotated[str | None, typer.Option(help="Table of genes with the 978 landmarks, path or URL.")]
-H5ad = Annotated[str | None, typer.Option(help="PRnet-style h5ad instead of the four files.")]
+H5ad = Annotated[str | None, typer.Option(help="An h5ad file or zarr store instead of matrix and table of wells.")]
+Layer = Annotated[str, typer.Option(help="Layer of the h5ad to read instead of X.")]
+DoseUnit = Annotated[str, typer.Option(help="Unit of doses where the files say none, such as um.")]
+TimeUnit = Annotated[str, typer.Option(help="Unit of times where the files say none, such as h.")]
 AllowMissingGenes = Annotated[bool, typer.Option(help="Accept a release that lacks some landmark genes.")]
 
 

@@ -7,15 +7,18 @@ import typer
 from ldm_ray.cli.options import (
     AllowMissingGenes,
     ConfigFile,
+    DoseUnit,
     Gctx,
     GeneInfo,
     H5ad,
     InstInfo,
     Json,
+    Layer,
     Overrides,
     Overwrite,
     PertInfo,
     Seed,
+    TimeUnit,
     settings,
 )
 from ldm_ray.console import print_json, say, show_table
@@ -36,6 +39,9 @@ def pipeline(
     pert_info: PertInfo = None,
     gene_info: GeneInfo = None,
     h5ad: H5ad = None,
+    layer: Layer = "",
+    dose_unit: DoseUnit = "",
+    time_unit: TimeUnit = "",
     allow_missing_genes: AllowMissingGenes = False,
     conditions: Annotated[
         str | None, typer.Option(help="Table to predict: smiles, cell, dose_um, time_h; default: the held-out wells.")
@@ -51,10 +57,13 @@ def pipeline(
     To resume after an interruption, run the same command again: finished steps are not repeated.
     """
     resolved = settings(config, overrides, seed)
-    from ldm_ray.data.releases import ReleasePaths
+    from ldm_ray.data.releases.paths import ReleasePaths
+    from ldm_ray.data.releases.release import ReleaseOptions
     from ldm_ray.workflows.pipeline import Pipeline
 
-    paths = ReleasePaths(gctx, inst_info, pert_info, gene_info, h5ad, allow_missing_genes)
+    options = ReleaseOptions(allow_missing_genes, dose_unit, time_unit, layer)
+    wells, compounds = tuple(inst_info or ()), tuple(pert_info or ())
+    paths = ReleasePaths(tuple(gctx or ()), wells, compounds, gene_info, h5ad, options)
     done = Pipeline(out, resolved, paths, conditions).run(overwrite=overwrite)
     if json:
         print_json(done)

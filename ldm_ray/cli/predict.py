@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ldm_ray.cli.options import ConfigFile, Json, Overrides, Overwrite, Seed, settings
+from ldm_ray.cli.question import One, Product, Table, question
 from ldm_ray.config import Config
 from ldm_ray.console import counting, print_json, say, show_table, spinning
 from ldm_ray.errors import QueryError
@@ -15,11 +15,11 @@ from ldm_ray.errors import QueryError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from ldm_ray.prediction.bulk.conditions import Grid
+    from ldm_ray.prediction.bulk.conditions import Conditions
+    from ldm_ray.prediction.bulk.grid import Grid
     from ldm_ray.prediction.predictor import Predictions
     from ldm_ray.prediction.queries import Query
 
-OUT_FORMATS = (".parquet", ".h5ad")
 EPILOG = (
     "Examples:\n\n\n\n"
     "- one condition: `ldm-ray predict --bundle runs/ldm --smiles 'CC(=O)Oc1ccccc1C(=O)O' --cell A375 --dose-um 10"
@@ -40,14 +40,19 @@ def predict(
     dose_um: Annotated[float | None, typer.Option(help="Dose in micromolar.")] = None,
     time_h: Annotated[float | None, typer.Option(help="Exposure in hours.")] = None,
     conditions: Annotated[
-        str | None, typer.Option(help="Table with columns smiles, cell, dose_um, time_h: .csv, .tsv or .parquet.")
+        str | None,
+        typer.Option(help="Table with columns smiles, cell, dose_um, time_h, perhaps name: .csv, .tsv or .parquet."),
     ] = None,
-    compounds: Annotated[str | None, typer.Option(help="Grid: file with one SMILES per line.")] = None,
+    compounds: Annotated[
+        str | None,
+        typer.Option(help="Grid: file with one SMILES per line, and perhaps a name after it (.smi, .txt, .csv)."),
+    ] = None,
     cells: Annotated[str | None, typer.Option(help="Grid: cell lines, comma-separated.")] = None,
     doses_um: Annotated[str | None, typer.Option(help="Grid: doses in micromolar, comma-separated.")] = None,
     times_h: Annotated[str | None, typer.Option(help="Grid: exposures in hours, comma-separated.")] = None,
     out: Annotated[
-        str | None, typer.Option(help="File (.parquet, .h5ad), or a folder for predictions in parts.")
+        str | None,
+        typer.Option(help="File (.parquet, .h5ad), or a folder for predictions in parts; folder/ is always one."),
     ] = None,
     n_samples: Annotated[int | None, typer.Option(help="Latent samples per condition; default: the bundle's.")] = None,
     steps: Annotated[int | None, typer.Option(help="Sampling steps; default: the bundle's.")] = None,
@@ -69,22 +74,22 @@ def predict(
         json=json,
     )
     single, grid = (smiles, cell, dose_um, time_h), (compounds, cells, doses_um, times_h)
-    question = _question(single, conditions, grid, out)
+    what = question(single, conditions, grid, out)
     from ldm_ray.bundle.presence import require_bundle
 
     require_bundle(bundle, asked.storage_options)
-    match question:
-        case _One() as one:
-            _predict_one(one, how, top)
-        case _Table(conditions=url, out=file) if PurePosixPath(file).suffix:
-            _predict_table(url, file, how)
-        case _Table(conditions=url, out=folder):
-            _predict_parts(url, lambda: _tables_of(url, asked), folder, how, overwrite=overwrite)
-        case _Product() as product:
-            conditions_of = _grid(product, asked)
+    match what:
+        case One():
+            _predict_one(what, how, top)
+        case Table(in_parts=False):
+            _predict_table(what, how)
+        case Table(conditions=url, out=folder):
+            _predict_parts(url, lambda: _opened(url, asked).tables(), folder, how, overwrite=overwrite)
+        case Product():
+            conditions_of = _grid(what, asked)
             rows = asked.predict.rows_per_part
             _predict_parts(
-                conditions_of.fingerprint, lambda: conditions_of.tables(rows), product.out, how, overwrite=overwrite
+                conditions_of.fingerprint, lambda: conditions_of.tables(rows), what.out, how, overwrite=overwrite
             )
 
 
@@ -99,68 +104,7 @@ class _How:
     json: bool
 
 
-@dataclass(frozen=True)
-class _One:
-    """One condition."""
-
-    smiles: str
-    cell: str
-    dose_um: float
-    time_h: float
-
-
-@dataclass(frozen=True)
-class _Table:
-    """A table of conditions; `out` is a file, or a folder for predictions in parts."""
-
-    conditions: str
-    out: str
-
-
-@dataclass(frozen=True)
-class _Product:
-    """A grid, as typed."""
-
-    compounds: str
-    cells: str
-    doses_um: str
-    times_h: str
-    out: str
-
-
-def _question(
-    single: tuple[str | None, str | None, float | None, float | None],
-    conditions: str | None,
-    grid: tuple[str | None, str | None, str | None, str | None],
-    out: str | None,
-) -> _One | _Table | _Product:
-    """Work out what is asked from the options that are given.
-
-    Raises:
-        QueryError: If they do not make up exactly one question.
-    """
-    smiles, cell, dose_um, time_h = single
-    if conditions is None and not any(grid):
-        if smiles is not None and cell is not None and dose_um is not None and time_h is not None:
-            return _One(smiles, cell, dose_um, time_h)
-    elif all(value is None for value in single) and (conditions is None) != (grid[0] is None):
-        if out is None:
-            raise QueryError(f"{'--conditions' if conditions else '--compounds'} needs --out")
-        if conditions is not None:
-            if PurePosixPath(out).suffix and not out.endswith(OUT_FORMATS):
-                raise QueryError(f"--out must end in {' or '.join(OUT_FORMATS)}, or be a folder; got {out!r}")
-            return _Table(conditions, out)
-        compounds, cells, doses_um, times_h = grid
-        if not compounds or not cells or not doses_um or not times_h:
-            raise QueryError("a grid needs --compounds, --cells, --doses-um and --times-h")
-        return _Product(compounds, cells, doses_um, times_h, out)
-    raise QueryError(
-        "give --smiles, --cell, --dose-um and --time-h, or --conditions and --out, or --compounds, --cells,"
-        " --doses-um, --times-h and --out"
-    )
-
-
-def _predict_one(one: _One, how: _How, top: int) -> None:
+def _predict_one(one: One, how: _How, top: int) -> None:
     from ldm_ray.prediction.predictor import Predictor, Query
 
     query = Query(one.smiles, one.dose_um, one.time_h, one.cell)
@@ -172,20 +116,21 @@ def _predict_one(one: _One, how: _How, top: int) -> None:
     _show_prediction(query, predictions, top)
 
 
-def _predict_table(conditions: str, out: str, how: _How) -> None:
-    from ldm_ray.prediction.bulk.tables import read_queries, write_predictions
+def _predict_table(table: Table, how: _How) -> None:
+    conditions = _opened(table.conditions, how.config)
+    from ldm_ray.prediction.bulk.tables import queries_in, write_predictions
     from ldm_ray.prediction.predictor import Predictor
 
     options, seed = how.config.storage_options, how.config.seed
-    queries = read_queries(conditions, options)
+    queries = queries_in(conditions)
     predictor = Predictor.from_bundle(how.bundle, storage_options=options)
     with spinning(f"sampling {len(queries):,} conditions"):
         predictions = predictor.predict(queries, how.n_samples, how.steps, seed)
     used = {"bundle": how.bundle, "seed": seed} | predictor.used(how.n_samples, how.steps)
-    write_predictions(out, queries, predictions, used, options)
-    say(f"{len(queries):,} predictions in {out}")
+    write_predictions(table.out, queries, predictions, used, options)
+    say(f"{len(queries):,} predictions in {table.out}")
     if how.json:
-        print_json({"predictions": out, "n": len(queries)})
+        print_json({"predictions": table.out, "n": len(queries)})
 
 
 def _predict_parts(
@@ -212,20 +157,25 @@ def _predict_parts(
         print_json(manifest)
 
 
-def _tables_of(url: str, config: Config) -> "Iterable[pa.Table]":
-    from ldm_ray.prediction.bulk.conditions import read_tables
+def _opened(url: str, config: Config) -> "Conditions":
+    """Open a table of conditions, and say what is unusual in how it was read."""
+    from ldm_ray.prediction.bulk.conditions import open_conditions
 
-    return read_tables(url, config.storage_options)
+    conditions = open_conditions(url, config.storage_options)
+    if conditions.unusual:
+        say(conditions.unusual)
+    return conditions
 
 
-def _grid(product: _Product, config: Config) -> "Grid":
-    from ldm_ray.prediction.bulk.conditions import Grid
-    from ldm_ray.storage.store import split_url
+def _grid(product: Product, config: Config) -> "Grid":
+    from ldm_ray.prediction.bulk.compounds import read_compounds
+    from ldm_ray.prediction.bulk.grid import Grid
 
-    store, name = split_url(product.compounds, config.storage_options)
-    smiles = [line.strip() for line in store.read_bytes(name).decode().splitlines() if line.strip()]
+    compounds = read_compounds(product.compounds, config.storage_options)
+    if compounds.unusual:
+        say(compounds.unusual)
     doses_um, times_h = _numbers("--doses-um", product.doses_um), _numbers("--times-h", product.times_h)
-    return Grid(smiles, _listed(product.cells), doses_um, times_h)
+    return Grid(compounds, _listed(product.cells), doses_um, times_h)
 
 
 def _listed(text: str) -> list[str]:

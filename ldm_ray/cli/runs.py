@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from ldm_ray.tracking.record import RunRecord
 
 EPILOG = "Examples:\n\n\n\n- `ldm-ray runs runs`\n\n- `ldm-ray runs s3://bucket/models --json`"
-HEAD = ["run", "started (UTC)", "kind", "status", "epochs", "best valid", "git", "dataset", "settings"]
+HEAD = ["run", "started (UTC)", "kind", "status", "epochs", "best valid", "health", "git", "dataset", "settings"]
 NOT_OF_THE_MODEL = ("simulate.", "prepare.", "evaluate.", "table1.", "ic50.", "track.")
 """Settings that did not affect training; only `--json` shows them."""
 
@@ -49,6 +49,8 @@ def _row(run: "RunRecord", root: str, changed: dict[str, object]) -> list[str]:
         root: The folder that was searched.
         changed: Settings that differ from the defaults.
     """
+    from ldm_ray.tracking.summary import health_summary
+
     revision, dirty = run.git_revision[:8], "+" if run.git_revision.endswith("-dirty") else ""
     return [
         run.folder.removeprefix(root).strip("/") or run.name,
@@ -57,6 +59,7 @@ def _row(run: "RunRecord", root: str, changed: dict[str, object]) -> list[str]:
         run.status,
         str(run.epochs),
         f"{run.best['valid_loss']:.4f}" if run.best else "-",
+        health_summary(run.health),
         revision + dirty or "-",
         run.dataset_sha256[:8],
         _short([f"{key}={value}" for key, value in changed.items() if not key.startswith(NOT_OF_THE_MODEL)]),

@@ -6,7 +6,7 @@ import typer
 
 from ldm_ray.cli.options import ConfigFile, Data, Json, Overrides, Overwrite, Resume, Seed, begin_of, settings
 from ldm_ray.config import Config
-from ldm_ray.console import print_json, say, show_table, staged
+from ldm_ray.console import print_json, say, show_table
 from ldm_ray.errors import SettingsError
 from ldm_ray.settings import RIVAL_KINDS
 
@@ -118,16 +118,10 @@ def _cross_validate(*, which: str, data: str, out: str, config: Config, overwrit
     if which != "all":
         raise SettingsError(f"--folds must be all; got {which!r}")
     dataset = _opened(data, config)
-    from ldm_ray.cluster.train.folds import SCORES, FoldsStatus, run_folds
+    from ldm_ray.cluster.train.folds import SCORES
+    from ldm_ray.workflows.steps import cross_validated
 
-    with staged() as bar:
-
-        def hear(status: FoldsStatus) -> None:
-            for name, own in sorted(status.items()):
-                if "step" in own:
-                    bar(name, own["step"], own["total"])
-
-        table = run_folds(dataset, out, config, overwrite=overwrite, on_progress=hear)
+    table = cross_validated(dataset, out, config, overwrite=overwrite)
     if json:
         print_json(table)
     body = [[str(row["fold"]), *(f"{row[key]:.4f}" for key in SCORES), str(row["epochs"])] for row in table["folds"]]
@@ -138,11 +132,15 @@ def _cross_validate(*, which: str, data: str, out: str, config: Config, overwrit
         ["fold", "PCC", "R2", "RMSE", "epochs"],
         body,
     )
+    for row in table["folds"]:
+        for line in row["failed"]:
+            say(f"fold {row['fold']}: check failed: {line}")
     say(f"bundles and folds.json in {out}")
 
 
 def _show_training(out: str, metadata: "Metadata", *, json: bool) -> None:
     kept = metadata["history"][metadata["best_epoch"]]
     if json:
-        print_json({"bundle": out, "epochs": len(metadata["history"]), "best": kept})
+        health = metadata.get("health", {})
+        print_json({"bundle": out, "epochs": len(metadata["history"]), "best": kept, "health": health})
     say(f"bundle in {out}: epoch {kept['epoch'] + 1:.0f} kept, validation loss {kept['valid_loss']:.4f}")

@@ -10,6 +10,7 @@ import ray
 from ray.util.state import list_actors
 
 from ldm_ray.errors import LdmRayError, SettingsError
+from ldm_ray.loopback import keep_from_proxies
 from ldm_ray.settings import RaySettings
 
 KNOCK_S = 10.0
@@ -27,6 +28,7 @@ def connect(settings: RaySettings, *, dashboard: bool = False) -> None:
     """
     if ray.is_initialized():
         return
+    keep_from_proxies()
     os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
     # A worker's report() waits until the controller polls it: with Ray's 2 s no epoch could be shorter.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
@@ -50,6 +52,8 @@ def connect(settings: RaySettings, *, dashboard: bool = False) -> None:
             raise LdmRayError(f"Ray does not start here: {reason}") from error
         wanted = "wanted the HOST:PORT that ray start prints, or auto"
         raise LdmRayError(f"the cluster at {address} (RAY_ADDRESS) cannot be reached: {reason}; {wanted}") from error
+    # Ray's gRPC ignores proxies, but its state API is HTTP on the head's node.
+    keep_from_proxies(ray.get_runtime_context().gcs_address.rpartition(":")[0])
 
 
 def _knock(address: str) -> None:

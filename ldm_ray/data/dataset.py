@@ -62,6 +62,17 @@ class PairedDataset:
         """Parent structure of each compound, shape (n_compounds,)."""
         return np.array(self.compounds["parent_smiles"].to_pylist(), dtype=object)
 
+    @cached_property
+    def groups(self) -> np.ndarray:
+        """Group of each compound, (n_compounds,): what a model may not tell apart, so what splits keep together."""
+        return np.array(self.compounds["group"].to_pylist(), dtype=object)
+
+    @cached_property
+    def group_ids(self) -> np.ndarray:
+        """The `compound_id` of the first compound of each compound's group, (n_compounds,)."""
+        _, first, number = np.unique(self.groups.astype(str), return_index=True, return_inverse=True)
+        return np.asarray(first[number], dtype=np.int32)
+
     @property
     def profile_paths(self) -> list[str]:
         """Full paths of the profile files on the file system of `store.arrow()`."""

@@ -1,17 +1,26 @@
 """Tables that describe a dataset to a scientist."""
 
+from collections import Counter
 from dataclasses import dataclass
-from typing import cast
+from typing import TypedDict, cast
 
 from ldm_ray.data.dataset import PairedDataset
-from ldm_ray.data.manifest import Summary
-from ldm_ray.data.resplit import by_of
+from ldm_ray.data.groups import straddling
+from ldm_ray.data.manifest import Summary, by_of
 
 HELD_OUT = {
     "compound": "by compound",
     "cell": "used: by cell line",
     "plate": "used: by batch of plates",
     "both": "used: by compound and cell line",
+}
+
+READER_COUNTS = {
+    "duplicate_instance_ids": "wells that stand twice in the tables",
+    "wells_that_failed_qc": "wells that failed quality control (qc_pass)",
+    "wells_without_profile": "wells without a profile in the matrix",
+    "profiles_without_well": "profiles without a well in the tables",
+    "duplicate_profiles": "profiles that stand in several matrices",
 }
 
 
@@ -24,14 +33,54 @@ class Section:
     rows: list[list[str]]
 
 
+class GroupCounts(TypedDict):
+    """How many groups of compounds (parents that a model may not tell apart) a dataset has.
+
+    Attributes:
+        groups: All.
+        several_spellings: Those of more than one parent structure.
+        on_two_sides: Those on two sides of the split or in two folds; there must be none.
+        flagged: Compounds by flag.
+    """
+
+    groups: int
+    several_spellings: int
+    on_two_sides: int
+    flagged: dict[str, int]
+
+
+class Described(Summary):
+    """A dataset's manifest without its long lists, and its groups of compounds."""
+
+    compound_groups: GroupCounts
+
+
+def count_groups(dataset: PairedDataset) -> GroupCounts:
+    """Count the groups of a dataset's compounds."""
+    sizes = Counter(dataset.groups.tolist())
+    wells = dataset.profiles(["compound_id", "split", "fold"]).to_pandas()
+    found = straddling(wells.assign(group=dataset.groups[wells["compound_id"]]), by_of(dataset.manifest["splits"]))
+    flags = Counter(flag for flag in dataset.compounds["flag"].to_pylist() if flag)
+    return {
+        "groups": len(sizes),
+        "several_spellings": sum(size > 1 for size in sizes.values()),
+        "on_two_sides": len({*found["split"], *found["fold"]}),
+        "flagged": dict(sorted(flags.items())),
+    }
+
+
 def describe(dataset: PairedDataset) -> list[Section]:
     """Return the tables of `ldm-ray data describe`."""
     manifest = dataset.manifest
     frame = dataset.profiles(["cell_id", "dose_um", "time_h", "pairing_level", "split", "basal_id"]).to_pandas()
-    paper = manifest["paper_counts"]
+    paper, groups = manifest["paper_counts"], count_groups(dataset)
     sizes = [
         ["treated wells", f"{manifest['n_profiles']:,}", f"{paper['profiles']:,}"],
         ["compounds (parent structures)", f"{manifest['n_compounds']:,}", f"{paper['compounds']:,}"],
+        ["groups of compounds (one connectivity)", f"{groups['groups']:,}", ""],
+        ["groups of several spellings", f"{groups['several_spellings']:,}", ""],
+        ["groups on two sides, or in two folds", f"{groups['on_two_sides']:,}", ""],
+        *([f"compounds flagged {flag}", f"{count:,}", ""] for flag, count in groups["flagged"].items()),
         ["cell lines", f"{manifest['n_cell_lines']:,}", f"{paper['cell_lines']:,}"],
         ["conditions", f"{manifest['n_conditions']:,}", ""],
         ["genes", f"{dataset.n_genes:,}", "978"],
@@ -46,11 +95,16 @@ def describe(dataset: PairedDataset) -> list[Section]:
         for step in manifest["cleaning"]
     ]
     counts = manifest["counts"]
-    dropped.insert(0, ["duplicate instance ids", f"{counts['duplicate_instance_ids']:,}", "", ""])
-    dropped.insert(1, ["wells without a profile", f"{counts['wells_without_profile']:,}", "", ""])
-    dropped += [[note, "", "", ""] for note in manifest["notes"]]
+    before = [[text, f"{counts[name]:,}", "", ""] for name, text in READER_COUNTS.items() if counts.get(name)]
+    dropped = [*before, *dropped]
     if manifest["missing_genes"]:
         dropped.append([f"landmark genes missing: {len(manifest['missing_genes'])}", "", "", ""])
+    examples = [
+        [f"{step['rule']}: {', '.join(step['examples'])}"]
+        for step in manifest["cleaning"]
+        if step["removed"] and step.get("examples")
+    ]
+    examples += [[f"note: {note}"] for note in manifest["notes"]]
     cells = frame.groupby("cell_id").agg(wells=("dose_um", "size"), times=("time_h", lambda t: sorted(set(t))))
     cells = cells.sort_values("wells", ascending=False)
     by_cell = [
@@ -80,14 +134,17 @@ def describe(dataset: PairedDataset) -> list[Section]:
     return [
         Section(f"{dataset.url}", ["", "here", "the paper"], sizes),
         Section("What cleaning dropped", ["rule", "removed", "wells left", "compounds left"], dropped),
+        Section("Examples and notes", ["what each rule removed, most frequent first"], examples),
         Section("Cell lines", ["cell line", "wells", "hours"], by_cell),
         Section("Doses (um)", ["dose", "wells"], doses),
         Section("Controls (DMSO)", ["paired on", "treated wells", "control wells each"], pairing),
-        Section("Splits (wells)", ["", HELD_OUT[by_of(dataset)], "by cell line", "by batch of plates"], splits),
+        Section(
+            "Splits (wells)", ["", HELD_OUT[by_of(manifest["splits"])], "by cell line", "by batch of plates"], splits
+        ),
     ]
 
 
-def describe_json(dataset: PairedDataset) -> Summary:
-    """Return the manifest for `--json`, without its long lists."""
+def describe_json(dataset: PairedDataset) -> Described:
+    """Return the description for `--json`."""
     short = {key: value for key, value in dataset.manifest.items() if key not in ("genes", "files")}
-    return cast(Summary, short)
+    return cast(Described, short | {"compound_groups": count_groups(dataset)})

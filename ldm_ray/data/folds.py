@@ -19,7 +19,7 @@ def folds(dataset: PairedDataset) -> list[int]:
 def fold_dataset(dataset: PairedDataset, fold: int, out: Store) -> PairedDataset:
     """Write the wells of a dataset with `valid` = one fold and `train` = the others; the manifest is written last.
 
-    All wells of a parent structure are in one fold, as they are on one side of the test split.
+    All wells of a group of compounds are in one fold, as they are on one side of the test split.
 
     Args:
         dataset: As `prepare` wrote it.

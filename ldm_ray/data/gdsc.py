@@ -1,181 +1,173 @@
-"""Drug sensitivity: GDSC2's table of fitted dose responses, joined to a dataset's cell lines and compounds, and the
-untreated profiles of its cell lines.
+"""Reads a table of drug sensitivities: GDSC's fitted dose responses, or the download of its website.
 
-Column names are the official ones (`CELL_LINE_NAME`, `DRUG_NAME`, `LN_IC50`, `AUC`, `Z_SCORE`, `COSMIC_ID`,
-`DRUG_ID`), with an optional `SMILES`. `LN_IC50` is the natural logarithm of the IC50 in uM.
+`LN_IC50` is the natural logarithm of the IC50 in uM. The website's `IC50` is the same number under another heading.
 
 Source: Iorio et al. 2016, doi:10.1016/j.cell.2016.06.017; Yang et al. 2013, doi:10.1093/nar/gks1111.
 """
 
-import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import pandas as pd
-import pyarrow as pa
 
-from ldm_ray.chem.smiles import parse_compound
-from ldm_ray.data.dataset import PairedDataset
-from ldm_ray.data.manifest import Gene
-from ldm_ray.data.source import AnyFile, source_file
-from ldm_ray.errors import DataError, StoreError
+from ldm_ray.data.cell_names import folded
+from ldm_ray.data.spreadsheet import MISSING, has_decimal_commas, read_numbers, read_spreadsheet
+from ldm_ray.errors import DataError
+from ldm_ray.settings import GdscDataset
+from ldm_ray.storage.source import AnyFile
 
-COLUMNS = ("CELL_LINE_NAME", "DRUG_NAME", "LN_IC50")
-SCHEMA = pa.schema(
-    [
-        ("cell_line", pa.string()),
-        ("drug", pa.string()),
-        ("ln_ic50_um", pa.float32()),
-        ("parent_smiles", pa.string()),
-        ("cell_id", pa.int16()),
-        ("compound_id", pa.int32()),
-    ]
-)
-"""`cell_id` and `compound_id` are -1 where the dataset has no match; `parent_smiles` is empty where it is unknown."""
+REQUIRED = {"cell_line": "CELL_LINE_NAME", "drug": "DRUG_NAME", "value": "LN_IC50"}
+HEADINGS = {
+    "cell_line": ("celllinename",),
+    "drug": ("drugname",),
+    "value": ("lnic50",),
+    "dataset": ("dataset", "datasetversion"),
+    "drug_id": ("drugid",),
+    "line_id": ("cosmicid", "cosmicsampleid", "sangermodelid"),
+    "smiles": ("smiles",),
+}
+"""Our name of a column to its headings, without case and punctuation; the first one found is used."""
+UNLABELLED = "ic50"
+MAX_ABS_LN_IC50 = 30.0
+"""Fitted values lie between about -10 and 15; exp(30) uM is no concentration."""
+SHOWN = 3
 
 
 @dataclass(frozen=True)
-class GdscCounts:
-    """How much of the table could be joined."""
+class GdscTable:
+    """The measurements of one dataset.
 
-    rows: int
+    Attributes:
+        rows: Columns `dataset`, `cell_line`, `line_id` (COSMIC's or Sanger's), `drug`, `drug_id`, `smiles`, all text,
+            "" where the table does not say; and `ln_ic50_um`. A cell line and drug measured twice have two rows.
+        dataset: The dataset that was asked for.
+        form: How the file was read.
+        without_ic50: Rows without a value.
+        unreadable: Rows whose value is no number.
+        examples: The first of these, with their row in the file.
+        identical: Rows equal to an earlier one in all columns.
+        other_datasets: Number of rows of each other dataset.
+    """
+
+    rows: pd.DataFrame
+    dataset: GdscDataset
+    form: str
     without_ic50: int
-    cell_lines: int
-    cell_lines_joined: int
-    drugs: int
-    drugs_joined: int
-    rows_joined: int
+    unreadable: int
+    examples: tuple[str, ...]
+    identical: int
+    other_datasets: dict[str, int]
+
+    def __len__(self) -> int:
+        """Return the number of different rows of the dataset, with or without a value."""
+        return len(self.rows) + self.without_ic50 + self.unreadable
+
+    def notes(self) -> list[str]:
+        """Return what was left out and why, one sentence each."""
+        others = ", ".join(f"{count:,} of {name}" for name, count in self.other_datasets.items())
+        said = [
+            (self.other_datasets, f"rows left out, since setting ic50.dataset is {self.dataset}: {others}"),
+            (self.identical, f"rows left out that repeat another one: {self.identical:,}"),
+            (self.without_ic50, f"rows left out without a value: {self.without_ic50:,}"),
+            (
+                self.unreadable,
+                f"rows left out whose value is no number: {self.unreadable:,}, the first {', '.join(self.examples)}",
+            ),
+        ]
+        return [text for holds, text in said if holds]
 
 
-def normalised(name: str) -> str:
-    """Return a name as it is compared: upper case, letters and digits only (`SK-MEL-5` equals `SKMEL5`)."""
-    return re.sub(r"[^A-Z0-9]", "", name.upper())
+def read_gdsc_table(file: AnyFile, dataset: GdscDataset = "GDSC2") -> GdscTable:
+    """Read a table of drug sensitivities: delimited text, gzipped or not, or .xlsx.
 
-
-def read_gdsc(file: AnyFile) -> pd.DataFrame:
-    """Read a table of fitted dose responses: .csv, .csv.gz, or .xlsx as GDSC publishes it.
-
-    Returns:
-        Columns `cell_line`, `drug`, `ln_ic50_um` (NaN where missing) and `smiles` (empty where missing).
+    Args:
+        file: Columns `CELL_LINE_NAME`, `DRUG_NAME` and `LN_IC50`, or the website's `Cell Line Name`, `Drug Name` and
+            `IC50`; optionally `DATASET`, `COSMIC_ID` or `SANGER_MODEL_ID`, `DRUG_ID` and `SMILES`.
+        dataset: Which rows to keep, if the table has a column `DATASET`; without one all rows are kept.
 
     Raises:
-        DataError: If it lacks columns.
+        DataError: If it lacks columns, holds no row of the dataset, or its values are not LN_IC50.
         StoreError: If it cannot be read.
     """
-    source = source_file(file)
-    if not source.exists():
-        raise StoreError(f"GDSC table {source} does not exist")
-    try:
-        if source.name.endswith(".xlsx"):
-            table = pd.read_excel(source.buffer(), dtype=str)
-        else:
-            packed = "gzip" if source.name.endswith(".gz") else None
-            table = pd.read_csv(source.buffer(), dtype=str, compression=packed, keep_default_na=False)
-    except StoreError:
-        raise
-    except ImportError as error:
-        raise DataError(f"{source}: save it as .csv, or install what Excel files need: {error}") from None
-    except (ValueError, OSError, EOFError) as error:
-        raise DataError(f"{source} is not a table: {' '.join(str(error).split())}") from None
-    missing = [name for name in COLUMNS if name not in table.columns]
-    if missing:
-        raise DataError(f"{source} must have the column {missing[0]!r}; got {', '.join(table.columns[:8])}")
-    smiles = table["SMILES"] if "SMILES" in table.columns else pd.Series("", index=table.index)
-    number = pd.to_numeric(table["LN_IC50"], errors="coerce")
-    return pd.DataFrame(
-        {
-            "cell_line": table["CELL_LINE_NAME"].str.strip(),
-            "drug": table["DRUG_NAME"].str.strip(),
-            "ln_ic50_um": number.where(np.isfinite(number)),
-            "smiles": smiles.fillna("").str.strip(),
-        }
+    table = read_spreadsheet(file, "GDSC table")
+    columns = _find_columns(str(file), table.frame)
+    everything = pd.DataFrame({name: table.frame[heading] for name, heading in columns.items()})
+    everything = everything.reindex(columns=list(HEADINGS), fill_value="")
+    everything["line_id"] = everything["line_id"].str.removesuffix(".0")
+    chosen, others = _choose(str(file), everything, dataset) if "dataset" in columns else (everything, {})
+    rows = chosen[~table.frame.loc[chosen.index].duplicated()]
+    number = read_numbers(rows["value"])
+    missing = rows["value"].str.lower().isin(MISSING)
+    unreadable = rows["value"][number.isna() & ~missing]
+    _check_values(str(file), columns["value"], rows["value"], number)
+    return GdscTable(
+        rows=rows.drop(columns="value").assign(ln_ic50_um=number)[number.notna()].reset_index(drop=True),
+        dataset=dataset,
+        form=table.form + _reading(columns["value"], rows["value"]),
+        without_ic50=int(missing.sum()),
+        unreadable=len(unreadable),
+        examples=_examples(unreadable),
+        identical=len(chosen) - len(rows),
+        other_datasets=others,
     )
 
 
-def read_basal_profiles(file: AnyFile, genes: Sequence[Gene]) -> tuple[list[str], np.ndarray]:
-    """Read untreated profiles of cell lines, .csv or .csv.gz: column `cell_id`, then one column per Entrez id.
+def read_gdsc(file: AnyFile, dataset: GdscDataset = "GDSC2") -> pd.DataFrame:
+    """Return the rows of `read_gdsc_table`."""
+    return read_gdsc_table(file, dataset).rows
 
-    Args:
-        file: The table; other genes are ignored.
-        genes: The wanted genes in order (a bundle's `metadata["genes"]`).
 
-    Returns:
-        Names of the cell lines and their expression, log2, (n_cells, n_genes), float32.
+def _find_columns(file: str, frame: pd.DataFrame) -> dict[str, str]:
+    """Return the headings in use by our names."""
+    headings: dict[str, list[str]] = {}
+    for heading in frame.columns:
+        headings.setdefault(folded(heading), []).append(heading)
+    wanted = HEADINGS if set(HEADINGS["value"]) & set(headings) else HEADINGS | {"value": (UNLABELLED,)}
+    found = {name: next((headings[text] for text in texts if text in headings), []) for name, texts in wanted.items()}
+    lacking = [heading for name, heading in REQUIRED.items() if not found[name]]
+    if lacking:
+        has = ", ".join(frame.columns[:8]) + (", ..." if len(frame.columns) > 8 else "")
+        raise DataError(f"{file} lacks the columns {', '.join(lacking)}; it has {has}")
+    for same in found.values():
+        if len(same) > 1:
+            raise DataError(f"{file} must have one column {same[0]}; got {', '.join(same)}")
+    return {name: same[0] for name, same in found.items() if same}
 
-    Raises:
-        DataError: If a gene is missing, a cell line appears twice, or a value is not a finite number.
-        StoreError: If it cannot be read.
-    """
-    source = source_file(file)
-    if not source.exists():
-        raise StoreError(f"basal profiles {source} do not exist")
-    try:
-        packed = "gzip" if source.name.endswith(".gz") else None
-        table = pd.read_csv(source.buffer(), compression=packed, dtype={"cell_id": str}, keep_default_na=False)
-    except StoreError:
-        raise
-    except (ValueError, OSError, EOFError) as error:
-        raise DataError(f"{source} is not a table: {' '.join(str(error).split())}") from None
-    if "cell_id" not in table.columns:
-        raise DataError(f"{source} must have the column 'cell_id'; got {', '.join(table.columns[:8])}")
-    missing = [gene for gene in genes if str(gene["entrez_id"]) not in table.columns]
-    if missing:
-        first = f"{missing[0]['entrez_id']} ({missing[0]['symbol']})"
-        raise DataError(f"{source} lacks {len(missing)} of the {len(genes)} genes (Entrez ids), the first {first}")
-    names = table["cell_id"].str.strip()
-    if names.map(normalised).duplicated().any():
-        raise DataError(f"{source}: cell line {names[names.map(normalised).duplicated()].iloc[0]!r} appears twice")
-    wanted = table[[str(gene["entrez_id"]) for gene in genes]].apply(pd.to_numeric, errors="coerce")
-    values = wanted.to_numpy(dtype=np.float32)
-    bad = ~np.isfinite(values).all(axis=1)
-    if bad.any():
+
+def _choose(file: str, rows: pd.DataFrame, dataset: GdscDataset) -> tuple[pd.DataFrame, dict[str, int]]:
+    """Return the rows of a dataset, and how many each other dataset has."""
+    counts = rows["dataset"].value_counts()
+    names = {name: folded(name) == folded(dataset) for name in counts.index}
+    others = {name or "no dataset": int(counts[name]) for name, wanted in names.items() if not wanted}
+    chosen = rows[rows["dataset"].map(names)]
+    if chosen.empty:
+        has = ", ".join(f"{count:,} of {name}" for name, count in others.items())
+        raise DataError(f"{file} has no row of {dataset}, which setting ic50.dataset asks for; it has {has}")
+    return chosen, others
+
+
+def _check_values(file: str, heading: str, texts: pd.Series, number: pd.Series) -> None:
+    """Raise unless the values are, beyond doubt, natural logarithms of uM."""
+    if number.isna().all():
+        first = ", ".join(_examples(texts))
+        raise DataError(f"{file}: none of the {len(texts):,} values of {heading} can be read, the first: {first}")
+    beyond = texts[number.abs() > MAX_ABS_LN_IC50]
+    if len(beyond):
         raise DataError(
-            f"{source} holds NaN or infinite values in {bad.sum()} cell lines, the first {names[bad].iloc[0]}"
+            f"{file}: {heading} must be the natural logarithm of uM, between {-MAX_ABS_LN_IC50:g} and"
+            f" {MAX_ABS_LN_IC50:g}; got {len(beyond):,} others, the first: {', '.join(_examples(beyond))}"
         )
-    return names.to_list(), values
+    if folded(heading) == UNLABELLED and not (number < 0).any():
+        raise DataError(
+            f"{file}: {heading} could be uM or its natural logarithm, since none of its {len(texts):,} values is below"
+            " 0; if it is the logarithm, as in the download of GDSC's website, name it LN_IC50"
+        )
 
 
-def join_gdsc(table: pd.DataFrame, dataset: PairedDataset) -> tuple[pa.Table, GdscCounts]:
-    """Join a table to a dataset: cell lines by normalised name; drugs by parent structure, else by normalised name.
+def _reading(heading: str, texts: pd.Series) -> str:
+    """Say what is unusual in how the values were read."""
+    renamed = f", {heading} taken as LN_IC50" if folded(heading) == UNLABELLED else ""
+    return renamed + (", decimal commas" if has_decimal_commas(texts) else "")
 
-    Args:
-        table: From `read_gdsc`.
-        dataset: Its cell lines and compounds are matched.
 
-    Returns:
-        All rows with an IC50, columns of `SCHEMA`, and counts of what was joined.
-    """
-    usable = table[table["ln_ic50_um"].notna()]
-    cells = {normalised(name): number for number, name in enumerate(dataset.cells)}
-    cell_id = usable["cell_line"].map(lambda name: cells.get(normalised(name), -1))
-    parents = {text: parse_compound(text) for text in usable["smiles"].unique()}
-    parent = usable["smiles"].map(lambda text: found.parent_smiles if (found := parents[text]) else "")
-    by_structure = {text: number for number, text in enumerate(dataset.parent_smiles)}
-    by_name = {
-        normalised(name): number
-        for number, names in enumerate(dataset.compounds["names"].to_pylist())
-        for name in names
-        if normalised(name)
-    }
-    drug_id = usable["drug"].map(lambda name: by_name.get(normalised(name), -1))
-    compound_id = parent.map(lambda text: by_structure.get(text, -1)).where(lambda found: found >= 0, drug_id)
-    known = compound_id.map(lambda number: str(dataset.parent_smiles[number]) if number >= 0 else "")
-    columns = [
-        pa.array(usable["cell_line"].to_list()),
-        pa.array(usable["drug"].to_list()),
-        pa.array(usable["ln_ic50_um"].to_numpy(dtype=np.float32)),
-        pa.array(parent.where(parent != "", known).to_list()),
-        pa.array(cell_id.to_numpy(dtype=np.int16)),
-        pa.array(compound_id.to_numpy(dtype=np.int32)),
-    ]
-    counts = GdscCounts(
-        rows=len(usable),
-        without_ic50=len(table) - len(usable),
-        cell_lines=usable["cell_line"].nunique(),
-        cell_lines_joined=usable["cell_line"][cell_id >= 0].nunique(),
-        drugs=usable["drug"].nunique(),
-        drugs_joined=usable["drug"][compound_id >= 0].nunique(),
-        rows_joined=int(((cell_id >= 0) & (compound_id >= 0)).sum()),
-    )
-    return pa.Table.from_arrays(columns, schema=SCHEMA), counts
+def _examples(texts: pd.Series) -> tuple[str, ...]:
+    return tuple(f"{text!r} in row {row}" for row, text in texts.head(SHOWN).items())

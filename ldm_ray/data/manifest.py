@@ -3,6 +3,7 @@
 from typing import Literal, NotRequired, TypedDict, cast
 
 from ldm_ray.layout import MANIFEST
+from ldm_ray.storage.source import SourceIdentity
 from ldm_ray.storage.store import Store
 
 
@@ -31,23 +32,18 @@ class FileEntry(WellFile):
     sha256: str
 
 
-class SourceIdentity(TypedDict):
-    """A file of the release: a local file has a checksum, an object in a store its ETag."""
-
-    name: str
-    bytes: int
-    sha256: NotRequired[str]
-    etag: NotRequired[str]
-
-
 class CleaningStep(TypedDict):
-    """Wells removed by one cleaning rule; `compounds_after` counts parent structures."""
+    """Wells removed by one cleaning rule; `compounds_after` counts parent structures.
+
+    `examples` say what the rule removed, most frequent first.
+    """
 
     rule: str
     wells_before: int
     removed: int
     wells_after: int
     compounds_after: int | None
+    examples: NotRequired[list[str]]
 
 
 class PaperCounts(TypedDict):
@@ -61,7 +57,8 @@ class PaperCounts(TypedDict):
 class Splits(TypedDict):
     """How wells were split, and the number on each side.
 
-    Only a dataset made from another has `by`, `of` and `fold`: what is unseen in its test side, checksums of the other
+    Attribute `unit` is `group` if compounds are on a side by group (schema version 3); before, by parent SMILES. Only a
+    dataset made from another has `by`, `of` and `fold`: what is unseen in its test side, checksums of the other
     dataset's files, and the fold used as validation side.
     """
 
@@ -73,9 +70,15 @@ class Splits(TypedDict):
     split: dict[str, int]
     cell_split: dict[str, int]
     plate_split: dict[str, int]
+    unit: NotRequired[str]
     by: NotRequired[str]
     of: NotRequired[str]
     fold: NotRequired[int]
+
+
+def by_of(splits: Splits) -> str:
+    """Return what is unseen in the test side: `compound`, as prepare writes it, `cell`, `plate` or `both`."""
+    return splits.get("by", "compound")
 
 
 CountName = Literal["n_profiles", "n_compounds", "n_cell_lines", "n_conditions"]

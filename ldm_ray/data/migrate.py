@@ -1,23 +1,31 @@
 """Updates a dataset of an older schema version in place, without its source.
 
-Version 1 had no `profile_key`, no row groups by split and no checksums. New files are written beside the old ones and
-the manifest is replaced last, so an interrupted migration loses nothing and can be run again.
+Version 1 had no `profile_key`, no row groups by split and no checksums. Versions 1 and 2 had no groups of compounds:
+the parent structure was the largest part, even if that was a counter-ion, and each parent had its own side of the
+split. Wells that became one compound by mistake cannot be told apart again, and wells moved to another side would leak
+into trained models. So a dataset with such compounds is refused; another one keeps its wells and its splits.
+
+New files are written beside the old ones and the manifest is replaced last, so an interrupted migration loses nothing
+and can be run again.
 """
 
 from collections.abc import Callable
 
 import pyarrow as pa
 
-from ldm_ray.data.manifest import Manifest, read_manifest
+from ldm_ray.chem.smiles import parse_compound
+from ldm_ray.data.groups import straddling
+from ldm_ray.data.manifest import FileEntry, Manifest, by_of, read_manifest
 from ldm_ray.data.parts import write_wells
 from ldm_ray.errors import DataError
 from ldm_ray.keys import keys_of
-from ldm_ray.layout import EMBEDDINGS, MANIFEST, PROFILES
-from ldm_ray.schema import SCHEMA_VERSION, profiles_schema
+from ldm_ray.layout import COMPOUNDS, EMBEDDINGS, MANIFEST, PROFILES
+from ldm_ray.schema import COMPOUNDS_SCHEMA, SCHEMA_VERSION, profiles_schema
 from ldm_ray.storage.filesystem import StorageOptions
 from ldm_ray.storage.store import Store
 
-OLDEST = 1
+OLDER = (1, 2)
+AGAIN = "run `ldm-ray prepare` on the release again"
 
 
 def migrate(
@@ -33,7 +41,7 @@ def migrate(
         on_progress: Called with files written and in total.
 
     Raises:
-        DataError: If there is no dataset, or its version is unknown.
+        DataError: If there is no dataset, its version is unknown, or its compounds have to be read from the release.
     """
     store = Store(root, storage_options or {})
     if not store.exists(MANIFEST):
@@ -42,20 +50,69 @@ def migrate(
     version = manifest.get("schema_version")
     if version == SCHEMA_VERSION:
         return False
-    if version != OLDEST:
-        raise DataError(f"{root} has schema version {version}; this version of ldm-ray migrates {OLDEST}")
-    files, old = [], manifest["files"]
-    for number, entry in enumerate(old):
-        table = store.read_table(entry["path"])
-        files.append(
-            write_wells(store, f"{PROFILES}/part-{number:05d}-v{SCHEMA_VERSION}.parquet", _rows(table, manifest))
-        )
-        on_progress(number + 1, len(old))
-    store.remove(EMBEDDINGS)  # keyed by compound number in version 1; `ldm-ray embed` recomputes them
+    if version not in OLDER:
+        known = " and ".join(map(str, OLDER))
+        raise DataError(f"{root} has schema version {version}; this version of ldm-ray migrates {known}")
+    compounds = _grouped(store, root)
+    _require_one_side(store, compounds, manifest, root)
+    old = manifest["files"]
+    files = _keyed_files(store, manifest, on_progress) if version == 1 else old
+    store.write_table(COMPOUNDS, compounds)
+    if version == 1:
+        store.remove(EMBEDDINGS)  # keyed by compound number; `ldm-ray embed` recomputes them
     store.write_json(MANIFEST, manifest | {"schema_version": SCHEMA_VERSION, "plan": "", "files": files})
     for entry in old:
-        store.remove(entry["path"])
+        if entry not in files:
+            store.remove(entry["path"])
     return True
+
+
+def _grouped(store: Store, root: str) -> pa.Table:
+    """Return the compound table with groups and flags.
+
+    Raises:
+        DataError: If a compound has another parent structure now.
+    """
+    old = store.read_table(COMPOUNDS)
+    found = [parse_compound(text) for text in old["smiles"].to_pylist()]
+    kept: list[tuple[str, str]] = []
+    for names, parent, compound in zip(old["names"].to_pylist(), old["parent_smiles"].to_pylist(), found, strict=True):
+        if compound is None or compound.parent_smiles != parent or not compound.is_one_drug:
+            now = "not one drug" if compound is None or not compound.is_one_drug else compound.parent_smiles
+            name = ", ".join(names[:3]) or parent
+            raise DataError(f"{root}: the structure of {name} was read as {parent} and is now {now}: {AGAIN}")
+        kept.append((compound.group, compound.flag))
+    group, flag = zip(*kept, strict=True)
+    columns = {name: old[name] for name in old.column_names} | {"group": pa.array(group), "flag": pa.array(flag)}
+    return pa.table(columns).select(COMPOUNDS_SCHEMA.names).cast(COMPOUNDS_SCHEMA)
+
+
+def _require_one_side(store: Store, compounds: pa.Table, manifest: Manifest, root: str) -> None:
+    """Refuse groups of compounds that are on two sides.
+
+    Raises:
+        DataError: Names one of them.
+    """
+    paths = [entry["path"] for entry in manifest["files"]]
+    wells = store.read_tables(paths, ["compound_id", "split", "fold"]).to_pandas()
+    group = compounds["group"].to_numpy()[wells["compound_id"]]
+    for split, groups in straddling(wells.assign(group=group), by_of(manifest["splits"])).items():
+        if groups:
+            rows = compounds.filter(pa.array([name == groups[0] for name in compounds["group"].to_pylist()]))
+            raise DataError(
+                f"{root}: spellings of one drug are on two sides of {split}, for example"
+                f" {' and '.join(rows['parent_smiles'].to_pylist())} ({len(groups)} in all): {AGAIN}"
+            )
+
+
+def _keyed_files(store: Store, manifest: Manifest, on_progress: Callable[[int, int], None]) -> list[FileEntry]:
+    """Write the wells of version 1 again, with keys and with row groups by split."""
+    files = []
+    for number, entry in enumerate(manifest["files"]):
+        path = f"{PROFILES}/part-{number:05d}-v{SCHEMA_VERSION}.parquet"
+        files.append(write_wells(store, path, _rows(store.read_table(entry["path"]), manifest)))
+        on_progress(number + 1, len(manifest["files"]))
+    return files
 
 
 def _rows(table: pa.Table, manifest: Manifest) -> pa.Table:

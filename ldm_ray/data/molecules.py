@@ -71,17 +71,17 @@ class Molecules:
 
 
 def choose_molecules(n: int, n_mechanisms: int, generator: np.random.Generator) -> Molecules:
-    """Draw `n` different molecules whose scaffolds cover the first `n_mechanisms` mechanisms evenly."""
+    """Draw `n` molecules of different connectivity whose scaffolds cover the first `n_mechanisms` mechanisms evenly."""
     per_scaffold = len(SITE_A) * len(SITE_B)
     codes = np.stack([generator.permutation(per_scaffold) for _ in range(2 * n_mechanisms)], axis=1)
-    smiles: dict[str, tuple[int, int, int]] = {}
+    chosen: dict[str, tuple[str, int, int, int]] = {}
     for position, code in enumerate(codes.reshape(-1)):
         scaffold = position % (2 * n_mechanisms)
         a, b = divmod(int(code), len(SITE_B))
         compound = parse_compound(SCAFFOLDS[scaffold].format(a=SITE_A[a], b=SITE_B[b]))
         if compound is not None:
-            smiles.setdefault(compound.parent_smiles, (scaffold // 2, a, b))
-        if len(smiles) == n:
+            chosen.setdefault(compound.group, (compound.parent_smiles, scaffold // 2, a, b))
+        if len(chosen) == n:
             break
-    mechanism, a_index, b_index = np.array(list(smiles.values())).T
-    return Molecules(np.array(list(smiles)), mechanism, a_index, b_index)
+    smiles, *blocks = zip(*chosen.values(), strict=True)
+    return Molecules(np.array(smiles), *(np.array(block) for block in blocks))

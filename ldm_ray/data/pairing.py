@@ -11,9 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from ldm_ray.data.releases.kinds import dmso_controls
 from ldm_ray.data.splits import unit_interval
+from ldm_ray.data_settings import PairingSettings
 from ldm_ray.schema import PAIRING_LEVELS
-from ldm_ray.settings import PairingSettings
 
 REPLICATE_SUFFIX = re.compile(r"_X\d+(\D.*)?$")
 KEYS = {
@@ -45,9 +46,8 @@ def batch_of(plates: pd.Series) -> pd.Series:
 
 
 def dmso_wells(wells: pd.DataFrame) -> pd.DataFrame:
-    """Return the vehicle controls whose vehicle is DMSO."""
-    is_dmso = (wells["name"].str.casefold() == "dmso") | (wells["source_id"].str.casefold() == "dmso")
-    return wells[(wells["kind"] == "ctl_vehicle") & is_dmso & wells["time_h"].notna()]
+    """Return the vehicle controls with a known time whose vehicle is DMSO, or is not named."""
+    return wells[dmso_controls(wells) & wells["time_h"].notna()]
 
 
 def pair(treated: pd.DataFrame, controls: pd.DataFrame, settings: PairingSettings, seed: int) -> Pairing:

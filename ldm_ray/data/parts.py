@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ldm_ray.data.manifest import FileEntry
-from ldm_ray.data.release import ProfileReader
+from ldm_ray.data.releases.release import ProfileReader
 from ldm_ray.layout import PROFILES, UNFINISHED
 from ldm_ray.schema import SPLITS, profiles_schema
 from ldm_ray.storage.store import Store, list_column, matrix, parquet_bytes

@@ -7,11 +7,13 @@ import pandas as pd
 import pyarrow as pa
 
 from ldm_ray.config import Config, dump_config
-from ldm_ray.data.cleaning import Ledger, clean, condition_ids, require_wells
+from ldm_ray.data.cell_names import spelt_alike
+from ldm_ray.data.cleaning import Ledger, clean, condition_ids, counted, require_wells
 from ldm_ray.data.manifest import Counted, Gene, Manifest, PaperCounts, read_manifest
 from ldm_ray.data.pairing import Pairing, dmso_wells, pair
 from ldm_ray.data.parts import PartRunner, PartWriter, cut, in_turn, plan_digest, read_controls
-from ldm_ray.data.release import Release
+from ldm_ray.data.releases.release import Release
+from ldm_ray.data.releases.scale import require_log2
 from ldm_ray.data.splits import folds_of, splits_of
 from ldm_ray.errors import DataError, StoreError
 from ldm_ray.keys import keys_of
@@ -73,8 +75,11 @@ def prepare(
     treated = clean(release.wells, config.cleaning, ledger)
     paired = pair(treated, dmso_wells(release.wells), config.pairing, config.splits.seed)
     rule = "a DMSO well of the same cell line and time (iii)"
-    ledger.note(rule, len(treated), len(paired.wells), paired.wells["parent"].nunique())
-    require_wells(paired.wells, ledger)
+    unpaired = treated.drop(paired.wells.index)
+    why = counted(unpaired["cell"] + " at " + unpaired["time_h"].map("{:g} h".format))
+    ledger.note(rule, len(treated), len(paired.wells), paired.wells["parent"].nunique(), why)
+    require_wells(paired.wells, ledger, release.wells)
+    require_log2(release, np.union1d(paired.wells["row"], paired.members["row"]))
     wells, compounds, cells = _number(paired.wells, config)
     parts = cut(wells[PART_COLUMNS], np.unique(paired.members["row"].to_numpy()), config.prepare.rows_per_file)
     truth_file = release.sources[0].beside(TRUTH)
@@ -157,14 +162,14 @@ def _number(wells: pd.DataFrame, config: Config) -> tuple[pd.DataFrame, pa.Table
     """Give compounds, cell lines and conditions their numbers, and wells their splits."""
     parents = np.unique(wells["parent"])
     cell_names = np.unique(wells["cell"])
-    split = splits_of(wells["parent"].to_numpy(), "compound", config.splits)
+    split = splits_of(wells["group"].to_numpy(), "compound", config.splits)
     wells = wells.assign(
         profile_key=keys_of(wells["profile_id"]),
         compound_id=np.searchsorted(parents, wells["parent"]).astype(np.int32),
         cell_id=np.searchsorted(cell_names, wells["cell"]).astype(np.int16),
         condition_id=condition_ids(wells),
         split=split,
-        fold=folds_of(wells["parent"].to_numpy(), split, config.splits),
+        fold=folds_of(wells["group"].to_numpy(), split, config.splits),
         cell_split=splits_of(wells["cell"].to_numpy(), "cell", config.splits),
         plate_split=splits_of(wells["batch"].to_numpy(), "batch", config.splits),
     )
@@ -177,6 +182,8 @@ def _number(wells: pd.DataFrame, config: Config) -> tuple[pd.DataFrame, pa.Table
             "smiles": groups["canonical"].min().to_list(),
             "parent_smiles": parents.tolist(),
             "inchikey": groups["inchikey"].first().to_list(),
+            "group": groups["group"].first().to_list(),
+            "flag": groups["flag"].max().to_list(),
             "n_profiles": groups.size().to_list(),
         }
     ).cast(COMPOUNDS_SCHEMA)
@@ -219,9 +226,13 @@ def _counted(release: Release, config: Config, ledger: Ledger, paired: Pairing, 
         "control_profiles": _tally(paired.basal["role"]),
         "wells_without_reserved_control": int((wells["reserved_basal_id"] < 0).sum()),
         "missing_genes": list(release.genes.missing),
-        "notes": list(release.notes),
+        "notes": [
+            *release.notes,
+            *(f"cell lines kept apart: {' and '.join(same)}" for same in spelt_alike(wells["cell"])),
+        ],
         "splits": {
-            "definition": "sha256(seed, kind, name): compound by parent SMILES, cell line, batch of plates",
+            "definition": "sha256(seed, kind, name): compound by first block of InChIKey, cell line, batch of plates",
+            "unit": "group",
             "seed": config.splits.seed,
             "test_fraction": config.splits.test_fraction,
             "valid_fraction": config.splits.valid_fraction,

@@ -12,13 +12,13 @@ import pandas as pd
 import pyarrow as pa
 
 from ldm_ray.data.dataset import PairedDataset, open_dataset
-from ldm_ray.data.manifest import Counts, FileEntry, Manifest, Splits
+from ldm_ray.data.manifest import Counts, FileEntry, Manifest, Splits, by_of
 from ldm_ray.data.parts import write_wells
 from ldm_ray.data.splits import folds_of
+from ldm_ray.data_settings import SplitSettings
 from ldm_ray.errors import DataError
 from ldm_ray.layout import BASAL, CELLS, COMPOUNDS, EMBEDDINGS, MANIFEST, PROFILES, TRUTH
 from ldm_ray.schema import SPLITS
-from ldm_ray.settings import SplitSettings
 from ldm_ray.storage.store import Store
 
 Unseen = Literal["compound", "cell", "both", "plate"]
@@ -58,11 +58,11 @@ def resplit(
     Raises:
         DataError: If the dataset is itself a resplit, a side would be empty, or `out` holds something else.
     """
-    if by_of(dataset) != "compound":
-        raise DataError(f"{dataset.url} must be held out by compound, as prepare writes it; got {by_of(dataset)!r}")
+    if (by := by_of(dataset.manifest["splits"])) != "compound":
+        raise DataError(f"{dataset.url} must be held out by compound, as prepare writes it; got {by!r}")
     if out.exists(MANIFEST):
         there = open_dataset(out.url, out.storage_options)
-        if by_of(there) != unseen or there.manifest["splits"]["of"] != _digest(dataset):
+        if by_of(there.manifest["splits"]) != unseen or there.manifest["splits"]["of"] != _digest(dataset):
             raise DataError(f"{out.url} already holds another dataset")
         return there
     frame = _sides(dataset, unseen)
@@ -105,11 +105,6 @@ def _sides(dataset: PairedDataset, unseen: Unseen) -> pd.DataFrame:
     return frame.assign(side=held_out({name: frame[name].to_numpy() for name in SPLIT_COLUMNS}, unseen))
 
 
-def by_of(dataset: PairedDataset) -> str:
-    """Return what is unseen in a dataset's test side."""
-    return str(dataset.manifest["splits"].get("by", "compound"))
-
-
 def _resplit_rows(table: pa.Table, dataset: PairedDataset, unseen: Unseen) -> pa.Table:
     split = held_out({name: np.array(table[name].to_pylist(), dtype=object) for name in SPLIT_COLUMNS}, unseen)
     own = dataset.manifest["splits"]
@@ -119,7 +114,7 @@ def _resplit_rows(table: pa.Table, dataset: PairedDataset, unseen: Unseen) -> pa
         valid_fraction=own["valid_fraction"],
         n_folds=own["n_folds"],
     )
-    fold = folds_of(dataset.parent_smiles[table["compound_id"].to_numpy()].astype(str), split, settings)
+    fold = folds_of(dataset.groups[table["compound_id"].to_numpy()].astype(str), split, settings)
     table = with_column(with_column(table, "split", split.astype(str)), "fold", fold)
     return table.filter(pa.array(split != LEFT_OUT))
 

@@ -15,20 +15,23 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ldm_ray.data.gctx import GctxWriter
-from ldm_ray.data.l1000 import (
-    GENE_INFO_COLUMNS,
-    INST_INFO_COLUMNS,
-    N_LANDMARKS,
-    PERT_INFO_COLUMNS,
-    read_gene_info,
-)
+from ldm_ray.data.releases.gctx import GctxWriter
+from ldm_ray.data.releases.genes import N_LANDMARKS, read_gene_info
 from ldm_ray.data.simulate_ic50 import simulate_ic50, write_csv_gz
 from ldm_ray.data.world import COMMON_DOSE_UM, DOSES_UM, TIMES_H, Planted, World, build_world, planted_numbers
+from ldm_ray.data_settings import SimulateSettings
 from ldm_ray.errors import DataError, StoreError
 from ldm_ray.layout import SIMULATION, TRUTH
-from ldm_ray.settings import SimulateSettings
 
+INST_INFO_COLUMNS = (
+    "inst_id", "rna_plate", "rna_well", "pert_id", "pert_iname", "pert_type", "pert_dose", "pert_dose_unit",
+    "pert_time", "pert_time_unit", "cell_id",
+)  # fmt: skip
+PERT_INFO_COLUMNS = (
+    "pert_id", "pert_iname", "pert_type", "is_touchstone", "inchi_key_prefix", "inchi_key", "canonical_smiles",
+    "pubchem_cid",
+)  # fmt: skip
+GENE_INFO_COLUMNS = ("pr_gene_id", "pr_gene_symbol", "pr_gene_title", "pr_is_lm", "pr_is_bing")
 N_OTHER_GENES = 22
 PREFIX = "SIM_Level3"
 BAD_SMILES = ("-666", "restricted", "C1CC(", "not_a_molecule", "[Xx]C", "c1ccc")

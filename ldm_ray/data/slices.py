@@ -16,9 +16,9 @@ import pyarrow.parquet as pq
 
 from ldm_ray.data.dataset import PairedDataset
 from ldm_ray.data.manifest import WellFile
+from ldm_ray.data_settings import IngestSettings
 from ldm_ray.errors import DataError, StoreError
 from ldm_ray.keys import Purpose, generator
-from ldm_ray.settings import IngestSettings
 
 ID_COLUMNS = ["profile_key", "basal_id", "compound_id", "dose_um", "time_h"]
 """Columns that training needs besides the values."""

@@ -4,7 +4,7 @@ import hashlib
 
 import numpy as np
 
-from ldm_ray.settings import SplitSettings
+from ldm_ray.data_settings import SplitSettings
 
 
 def unit_interval(*parts: object) -> float:
@@ -14,7 +14,7 @@ def unit_interval(*parts: object) -> float:
 
 
 def split_of(name: str, what: str, settings: SplitSettings) -> str:
-    """Return train, valid or test for one name (a parent SMILES, a cell line, a batch of plates)."""
+    """Return train, valid or test for one name (a group of compounds, a cell line, a batch of plates)."""
     u = unit_interval(settings.seed, what, name)
     if u < settings.test_fraction:
         return "test"
@@ -27,8 +27,8 @@ def splits_of(names: np.ndarray, what: str, settings: SplitSettings) -> np.ndarr
     return np.array([split_of(str(name), what, settings) for name in unique])[inverse]
 
 
-def folds_of(parents: np.ndarray, split: np.ndarray, settings: SplitSettings) -> np.ndarray:
-    """Return the cross-validation fold of each parent; -1 on the test side."""
-    unique, inverse = np.unique(parents, return_inverse=True)
+def folds_of(groups: np.ndarray, split: np.ndarray, settings: SplitSettings) -> np.ndarray:
+    """Return the cross-validation fold of each group of compounds; -1 on the test side."""
+    unique, inverse = np.unique(groups, return_inverse=True)
     fold = np.array([int(settings.n_folds * unit_interval(settings.seed, "fold", name)) for name in unique])
     return np.where(split == "test", -1, fold[inverse]).astype(np.int8)

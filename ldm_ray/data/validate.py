@@ -1,7 +1,7 @@
 """Checks a paired dataset by reading its files, without trusting its manifest."""
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,17 +9,19 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ldm_ray.chem.smiles import group_of
 from ldm_ray.data.dataset import PairedDataset
-from ldm_ray.data.manifest import CountName, FileEntry
-from ldm_ray.errors import StoreError
+from ldm_ray.data.groups import on_two_sides, straddling
+from ldm_ray.data.manifest import CountName, FileEntry, by_of
+from ldm_ray.data.releases.scale import LOG2_WANTED, not_log2
+from ldm_ray.errors import StoreError, listing
 from ldm_ray.keys import keys_of
 from ldm_ray.layout import BASAL, CELLS, COMPOUNDS
 from ldm_ray.schema import CELLS_SCHEMA, COMPOUNDS_SCHEMA, PAIRING_LEVELS, SPLITS, basal_schema, profiles_schema
 from ldm_ray.storage.store import matrix
 
-LOG2_RANGE = (-1.0, 20.0)
-"""Level 3 values are about 2 to 15; a file with most values outside this range is not on a log2 scale."""
 SHOWN = 3
+GROUPED = ("parent_smiles", "inchikey", "group")
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ CHECKS = {
     "values": "expression is finite and on a log2 scale",
     "ids": "ids are unique, and every reference is valid",
     "ranges": "doses and times are above 0, and names are known",
-    "splits": "no parent structure, cell line or batch is on two sides, and test is in no fold",
+    "splits": "no group of compounds, cell line or batch is on two sides, and test is in no fold",
     "controls": "input and reserved controls have the well's cell line and time, and never coincide",
     "counts": "the manifest's counts match the files",
 }
@@ -85,6 +87,9 @@ def _check_tables(dataset: PairedDataset, tell: Tell) -> None:
             _check_values(matrix(table["expression"]), name, tell)
     if len(set(dataset.parent_smiles)) != len(dataset.parent_smiles):
         tell("ids", f"{COMPOUNDS}: a parent structure appears twice")
+    for parent, key, group in zip(*(dataset.compounds[name].to_pylist() for name in GROUPED), strict=True):
+        if group != group_of(parent, key):
+            tell("ids", f"{COMPOUNDS}: the group of {parent} must be {group_of(parent, key)}; got {group}")
 
 
 def _read_files(dataset: PairedDataset, tell: Tell, on_progress: Callable[[int, int], None]) -> Iterator[pd.DataFrame]:
@@ -128,9 +133,8 @@ def _check_values(values: np.ndarray, where: str, tell: Tell) -> None:
     if not np.isfinite(values).all():
         tell("values", f"{where} holds NaN or infinite values in {int((~np.isfinite(values)).any(axis=1).sum())} rows")
         return
-    low, high = np.quantile(values, [0.01, 0.99]) if len(values) else LOG2_RANGE
-    if low < LOG2_RANGE[0] or high > LOG2_RANGE[1]:
-        tell("values", f"{where} must be log2, about 2 to 15; 98% of its values lie in {low:g} to {high:g}")
+    if what := not_log2(values):
+        tell("values", f"{where}: {LOG2_WANTED}; {what}")
 
 
 def _check_wells(wells: pd.DataFrame, dataset: PairedDataset, tell: Tell) -> None:
@@ -173,25 +177,20 @@ def _check_wells(wells: pd.DataFrame, dataset: PairedDataset, tell: Tell) -> Non
 
 
 def _check_splits(wells: pd.DataFrame, dataset: PairedDataset, tell: Tell) -> None:
-    parent = wells["compound_id"].map(dict(enumerate(dataset.parent_smiles)))
-    cell, by = wells["cell_id"], dataset.manifest["splits"].get("by", "compound")
-    units = [("cell_split", cell, "cell line")]
-    if by == "compound":
-        units.append(("split", parent, "parent structure"))
+    by = by_of(dataset.manifest["splits"])
+    for split, groups in straddling(wells.assign(group=dataset.groups[wells["compound_id"]]), by).items():
+        if groups:
+            tell("splits", f"group of compounds {_some(groups)} is on two sides of {split}")
+    units = [("cell_split", "cell_id", "cell line", wells), ("plate_split", "plate", "plate", wells)]
     if by == "cell":
-        units.append(("split", cell, "cell line"))
+        units.append(("split", "cell_id", "cell line", wells))
     if by == "plate":
-        units.append(("split", wells["plate"], "plate"))
-    if by == "both":
-        outer = wells["split"] != "valid"  # a validation well may share one of the two with training
-        units += [("split", parent[outer], "parent structure"), ("split", cell[outer], "cell line")]
-    for split, unit, what in units:
-        sides = wells.loc[unit.index, split].groupby(unit).nunique()
-        if (sides > 1).any():
-            tell("splits", f"{what} {_some(pd.Series(sides.index[sides > 1]))} is on two sides of {split}")
-    sides = wells["plate_split"].groupby(wells["plate"]).nunique()
-    if (sides > 1).any():
-        tell("splits", f"plate {_some(pd.Series(sides.index[sides > 1]))} is on two sides of plate_split")
+        units.append(("split", "plate", "plate", wells))
+    if by == "both":  # a validation well may share one of the two with training
+        units.append(("split", "cell_id", "cell line", wells[wells["split"] != "valid"]))
+    for split, column, what, held in units:
+        if found := on_two_sides(held[column], held[split]):
+            tell("splits", f"{what} {_some(found)} is on two sides of {split}")
     if not ((wells["fold"] == -1) == (wells["split"] == "test")).all():
         tell("splits", "fold must be -1 in the test split and nowhere else")
 
@@ -208,6 +207,5 @@ def _check_controls(wells: pd.DataFrame, basal: pd.DataFrame, tell: Tell) -> Non
                 tell("controls", f"{name} of {_some(used['profile_id'][differs])} has another {column}")
 
 
-def _some(values: pd.Series) -> str:
-    shown = ", ".join(map(str, values.iloc[:SHOWN]))
-    return shown if len(values) <= SHOWN else f"{shown} and {len(values) - SHOWN} more"
+def _some(values: Sequence[object] | pd.Series) -> str:
+    return listing(list(values), SHOWN)

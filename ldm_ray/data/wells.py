@@ -9,9 +9,9 @@ import pyarrow as pa
 
 from ldm_ray.data.dataset import PairedDataset
 from ldm_ray.data.slices import Slice, WellFiles, profile_files, read_slices
+from ldm_ray.data_settings import IngestSettings
 from ldm_ray.errors import DataError
 from ldm_ray.keys import keys_of
-from ldm_ray.settings import IngestSettings
 from ldm_ray.storage.store import matrix
 
 COLUMNS = [
@@ -25,7 +25,7 @@ class Wells:
     """n treated wells with everything needed to predict and score them; expression is log2.
 
     Attributes:
-        frame: `COLUMNS`, indexed 0 to n - 1.
+        frame: `COLUMNS` and `group_id` (`PairedDataset.group_ids`), indexed 0 to n - 1.
         y: Measured profile, (n, n_genes).
         basal: The control that predictions start from, C, (n, n_genes).
         reserved: The plate's reserved control, C', (n, n_genes); `basal` in wells without one.
@@ -63,7 +63,8 @@ class WellReader:
     Attributes:
         files: The dataset's profile files.
         slices: Row groups of the side.
-        index: `COLUMNS` of the side's wells, sorted by plate, with the `slice` and `position` of each; 0 to n - 1.
+        index: `COLUMNS` and `group_id` of the side's wells, sorted by plate, with the `slice` and `position` of each;
+            0 to n - 1.
         controls: Control profiles, (n_basal, n_genes).
     """
 
@@ -135,6 +136,7 @@ def open_wells(
     if not tables:
         raise DataError(f"{dataset.url} has no profile in split {split!r}")
     index: pd.DataFrame = pa.concat_tables(tables).to_pandas()
+    index["group_id"] = dataset.group_ids[index["compound_id"]]
     index["slice"] = np.repeat(np.arange(len(tables)), [len(table) for table in tables])
     index["position"] = np.concatenate([np.arange(len(table)) for table in tables])
     if 0 < max_profiles < len(index):

@@ -19,8 +19,8 @@ from enum import IntEnum, unique
 import numpy as np
 
 from ldm_ray.data.molecules import SITE_A, SITE_B, choose_molecules
+from ldm_ray.data_settings import SimulateSettings
 from ldm_ray.errors import QueryError
-from ldm_ray.settings import SimulateSettings
 
 TIMES_H = (6.0, 24.0)
 COMMON_DOSE_UM = 10.0

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ldm_ray.diffusion.gaussian import GaussianDiffusion, Head, ReverseStep
 
-Loss = Literal["nll", "marginal_nll", "hybrid"]
+Loss = Literal["nll", "paired_nll", "marginal_nll", "hybrid"]
 
 
 def gaussian_nll(z_prev: Tensor, mu: Tensor, log_var: Tensor) -> Tensor:
@@ -37,12 +37,15 @@ class RowLosses:
 
     Attributes:
         loss: The minimised loss.
+        kl: Divergence of p(z_prev | z_t) from q(z_prev | z_t, z_0), nats per dimension; at t = 0, where q is a point,
+            that from a Gaussian of variance beta_1.
         vlb: The row's estimate of the variational bound on -log p(z_0), nats per dimension; comparable between heads,
             losses, schedules and chain lengths on the same latents.
         x0_error: Squared error of x0_hat.
     """
 
     loss: Tensor
+    kl: Tensor
     vlb: Tensor
     x0_error: Tensor
 
@@ -54,8 +57,9 @@ class Objective:
     Attributes:
         diffusion: The process.
         head: What the network predicts.
-        loss: `nll` is the paper's, on a sampled z_prev; `marginal_nll` its expectation; `hybrid` the head's squared
-            error plus lambda times the variational bound, whose gradient reaches only the variance.
+        loss: `nll` is the paper's, on a sampled z_prev; `paired_nll` its mean over two z_prev with opposite noise;
+            `marginal_nll` its expectation; `hybrid` the head's squared error plus lambda times the variational bound,
+            whose gradient reaches only the variance.
         vlb_weight: lambda of `hybrid`, 0.001 in the source.
         min_snr_gamma: gamma of `hybrid`: the squared error of x0_hat is weighted by min(SNR_t, gamma) for every head.
 
@@ -77,13 +81,15 @@ class Objective:
             z_0: Clean latents, (batch, latent_dim).
             z_t: Noised latents, (batch, latent_dim).
             t: Zero-based steps, (batch,).
-            eps_prev: N(0, 1) noise for sampling z_prev, (batch, latent_dim); used by `nll`.
+            eps_prev: N(0, 1) noise for sampling z_prev, (batch, latent_dim); used by `nll` and `paired_nll`.
         """
         mu_tilde, beta_tilde = self.diffusion.q_posterior(z_0, z_t, t)
         x0_error = (step.x0_hat - z_0) ** 2
+        noise = torch.sqrt(beta_tilde) * eps_prev
         if self.loss == "nll":
-            z_prev = mu_tilde + torch.sqrt(beta_tilde) * eps_prev
-            loss = gaussian_nll(z_prev, step.mu, step.log_var)
+            loss = gaussian_nll(mu_tilde + noise, step.mu, step.log_var)
+        elif self.loss == "paired_nll":
+            loss = marginal_nll(mu_tilde, noise**2, step.mu, step.log_var)
         elif self.loss == "marginal_nll":
             loss = marginal_nll(mu_tilde, beta_tilde, step.mu, step.log_var)
         else:
@@ -91,8 +97,10 @@ class Objective:
             loss = self._weight(t, z_0) * x0_error + self.vlb_weight * self.diffusion.num_steps * bound
         with torch.no_grad():
             nll = marginal_nll(mu_tilde, beta_tilde, step.mu, step.log_var)
-            vlb = self.diffusion.num_steps * (nll - self._entropy(t, z_0)) + self._prior(z_0)
-        return RowLosses(loss.mean(dim=1), vlb.mean(dim=1), x0_error.mean(dim=1).detach())
+            kl = nll - self._entropy(t, z_0, 0.5 * (1 + torch.log(self.diffusion.schedule.beta[0])))
+            bound = nll - self._entropy(t, z_0, self.diffusion.schedule.beta.new_tensor(-LOG_ROOT_TWO_PI))
+            vlb = self.diffusion.num_steps * bound + self._prior(z_0)
+        return RowLosses(loss.mean(dim=1), kl.mean(dim=1), vlb.mean(dim=1), x0_error.mean(dim=1).detach())
 
     def _weight(self, t: Tensor, like: Tensor) -> Tensor:
         """Weight of the squared error of x0_hat: it turns it into the head's own, or is min(SNR_t, gamma)."""
@@ -107,10 +115,10 @@ class Objective:
         last = self.diffusion.schedule.alpha_bar[-1].to(z_0.dtype)
         return 0.5 * (last * z_0**2 - last - torch.log1p(-last))
 
-    def _entropy(self, t: Tensor, like: Tensor) -> Tensor:
-        """Entropy of q(z_prev | z_t, z_0) without the constant; at t = 0 only the negated constant remains."""
+    def _entropy(self, t: Tensor, like: Tensor, at_first: Tensor) -> Tensor:
+        """Entropy of q(z_prev | z_t, z_0) without the constant; at t = 0, where q is a point, `at_first`, a scalar."""
         lower = self.diffusion.at(0.5 * (1 + self.diffusion.schedule.log_beta_tilde_clipped), t, like)
-        return torch.where(t[:, None] == 0, torch.full_like(lower, -LOG_ROOT_TWO_PI), lower)
+        return torch.where(t[:, None] == 0, at_first.to(lower.dtype), lower)
 
 
 LOG_ROOT_TWO_PI = 0.9189385332046727

@@ -57,6 +57,10 @@ class SamplerChoice:
         """Return it as plain values."""
         return cast(SamplerFields, asdict(self))
 
+    def described(self) -> str:
+        """Name its kind and its steps."""
+        return f"{self.kind} with {self.steps} steps"
+
 
 @dataclass(frozen=True)
 class SamplerPlan:

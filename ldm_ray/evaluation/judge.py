@@ -46,7 +46,7 @@ class Judge:
         rivals = [inputs.name for inputs in scoring.models if inputs.bundle.kind != "ldm"]
         self.baselines = (*SIMPLE, *rivals)  # a claim must beat the best of them
         self.compound, self.condition, self.cell = (
-            self.index[name].to_numpy() for name in ("compound_id", "condition_id", "cell_id")
+            self.index[name].to_numpy() for name in ("group_id", "condition_id", "cell_id")
         )
         self.boot: Bootstrap = by_compound(self.compound, self.settings.bootstrap_draws, scoring.seed)
         self.distribution = DistributionJudge(wells, halves, self.settings.distribution_wells, scoring.seed)
@@ -107,7 +107,7 @@ class Judge:
             limit = self.settings.min_wells_per_cell_line
             notes.append(f"delta: cell lines left out of the mean, with fewer than {limit} scored wells: {names}")
         limit = self.settings.min_compounds_per_plate
-        skipped = int((self.index.groupby("plate")["compound_id"].nunique() < limit).sum())
+        skipped = int((self.index.groupby("plate")["group_id"].nunique() < limit).sum())
         if skipped:
             notes.append(f"plate-centred: {skipped} plates with fewer than {limit} scored compounds are left out")
         notes.append(

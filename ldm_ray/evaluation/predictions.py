@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ldm_ray.bundle.bundle import Bundle
+from ldm_ray.bundle.draw_range import explodes
 from ldm_ray.chem.embedding import build_encoder, load_embeddings
 from ldm_ray.data.controls import basal_input
 from ldm_ray.data.dataset import PairedDataset
@@ -20,6 +21,8 @@ from ldm_ray.models.generate import Samples, Sampling
 from ldm_ray.prediction.predictor import Predictor
 from ldm_ray.settings import EncoderSettings
 
+CUT = 1e6
+"""log2; where the values of a model that is known to explode are cut off, so that its rows can be scored and read."""
 ABLATIONS = ("-no-compound", "-shuffled-compound", "-no-dose", "-no-time")
 """Suffixes of the rows of ablations, in which a model lacks one input."""
 
@@ -67,6 +70,7 @@ class Model:
         self.name, self.seed, self._inputs = inputs.name, seed, inputs
         self.predictor = Predictor(inputs.bundle, device)
         self.is_rival = inputs.bundle.kind != "ldm"
+        self._explodes = explodes(inputs.bundle.metadata.get("health", {}))
         self.n_samples = n_samples[:1] if self.is_rival else n_samples
 
     def predict(self, wells: Wells) -> Iterator[PredictedWells]:
@@ -78,10 +82,10 @@ class Model:
         for number, n_samples in enumerate(self.n_samples):
             samples = self.sample(wells, condition, n_samples, n_draws=1 if number == 0 else 0)
             if number == 0:
-                yield PredictedWells(self.name, "one_draw", samples.draws[:, 0].cpu().numpy())
-            sd = (samples.std * self.predictor.sd_scale).cpu().numpy()
-            spread = samples.latent_var.mean(dim=1).cpu().numpy()
-            yield PredictedWells(self.name, f"mean_of_{n_samples}", samples.mean.cpu().numpy(), sd, spread, n_samples)
+                yield PredictedWells(self.name, "one_draw", self._scored(samples.draws[:, 0]))
+            sd = self._scored(samples.std * self.predictor.sd_scale)
+            spread, mean = self._scored(samples.latent_var.mean(dim=1)), self._scored(samples.mean)
+            yield PredictedWells(self.name, f"mean_of_{n_samples}", mean, sd, spread, n_samples)
         if self.predictor.sampler.has_direct_mean:
             yield PredictedWells(self.name, *self._mean(wells, condition))
         if not self.is_rival:
@@ -98,10 +102,12 @@ class Model:
             time_h=self._tensor(frame["time_h"].to_numpy(np.float32)),
         )
 
-    def sample(self, wells: Wells, condition: ConditionBatch, n_samples: int, n_draws: int = 0) -> Samples:
+    def sample(
+        self, wells: Wells, condition: ConditionBatch, n_samples: int, n_draws: int = 0, n_latents: int = 0
+    ) -> Samples:
         """Sample wells, keyed by their profile ids."""
         base, keys = self.base(wells), self._tensor(wells.keys)
-        how = Sampling(n_samples, self.predictor.sampler_choice(), self.seed, n_draws)
+        how = Sampling(n_samples, self.predictor.sampler_choice(), self.seed, n_draws, n_latents)
         return self.predictor.sampler.sample(condition, base, keys, how)
 
     def _mean(self, wells: Wells, condition: ConditionBatch) -> tuple[str, np.ndarray]:
@@ -109,7 +115,12 @@ class Model:
             mean = self.predictor.sampler.direct_mean(condition, self.base(wells))
             return "mean_direct", mean.cpu().numpy()
         n_samples = self.n_samples[0]
-        return f"mean_of_{n_samples}", self.sample(wells, condition, n_samples).mean.cpu().numpy()
+        return f"mean_of_{n_samples}", self._scored(self.sample(wells, condition, n_samples).mean)
+
+    def _scored(self, values: Tensor) -> np.ndarray:
+        """Return values to score, all finite if the model is known to explode."""
+        array: np.ndarray = values.cpu().numpy()
+        return np.nan_to_num(array.clip(-CUT, CUT), nan=CUT) if self._explodes else array
 
     def _ablations(self, wells: Wells, condition: ConditionBatch) -> Iterator[tuple[str, ConditionBatch]]:
         """Remove one input at a time: the encoder sees 0 or another compound instead."""

@@ -8,11 +8,12 @@ import numpy as np
 from ldm_ray.bundle.bundle import Bundle, check_splits
 from ldm_ray.chem.fingerprint import MorganEncoder
 from ldm_ray.data.dataset import PairedDataset
-from ldm_ray.data.resplit import by_of
+from ldm_ray.data.manifest import by_of
 from ldm_ray.data.wells import Wells, draw_sample, open_wells
 from ldm_ray.errors import BundleError
 from ldm_ray.evaluation.baselines.fit import TRIVIAL, fit_baselines
 from ldm_ray.evaluation.baselines.truth import open_truth
+from ldm_ray.evaluation.comparison import compare_models
 from ldm_ray.evaluation.judge import Judge
 from ldm_ray.evaluation.predictions import model_inputs
 from ldm_ray.evaluation.scores.predicted import PredictedWells
@@ -49,16 +50,18 @@ def evaluate(
     seed: int,
     on_progress: OnStage = lambda what, done, total: None,
     run: BlockRunner = in_turn,
+    names: Sequence[str] = (),
 ) -> Evaluation:
     """Score models beside baselines, ablations and ceilings; wells are read in blocks.
 
     Args:
         dataset: The paired dataset, with the bundles' genes.
-        bundles: The models; rows are named after the bundle's kind.
+        bundles: The models.
         settings: Split, sub-samples, intervals.
         seed: Seed of sub-samples, draws and the bootstrap.
         on_progress: Called with the current step, and wells done and in total.
         run: Scores the blocks.
+        names: Names of the bundles' rows; by default the bundles' kinds.
 
     Raises:
         BundleError: If genes or splits differ.
@@ -69,7 +72,7 @@ def evaluate(
             raise BundleError("an autoencoder alone predicts nothing; give the bundle of a model trained on it")
         bundle.check_genes(dataset.manifest["genes"], dataset.url)
         check_splits(bundle, dataset.manifest["splits"], dataset.url)
-    scoring = prepare_scoring(dataset, bundles, settings, seed, on_progress)
+    scoring = prepare_scoring(dataset, bundles, settings, seed, on_progress, names)
     tally = merge(run(scoring, lambda done, total: on_progress("scoring wells", done, total)))
     return conclude(dataset, scoring, tally)
 
@@ -80,6 +83,7 @@ def prepare_scoring(
     settings: EvaluateSettings,
     seed: int,
     on_progress: OnStage = lambda what, done, total: None,
+    names: Sequence[str] = (),
 ) -> Scoring:
     """List the scored wells, draw the sample, and fit the baselines; arguments as in `evaluate`."""
     reader = open_wells(dataset, settings.split, settings.max_profiles, seed)
@@ -94,7 +98,7 @@ def prepare_scoring(
         lambda done, total: on_progress("fitting baselines", done, total),
     )
     compounds = reader.index["compound_id"].to_numpy()
-    names = row_names([bundle.kind for bundle in bundles])
+    names = names or row_names([bundle.kind for bundle in bundles])
     return Scoring(
         reader=reader,
         sample=draw_sample(reader.index, settings.sample_wells, seed),
@@ -120,7 +124,7 @@ def row_names(kinds: Sequence[str]) -> list[str]:
 def conclude(dataset: PairedDataset, scoring: Scoring, tally: Tally) -> Evaluation:
     """Turn tallies into the scores of every row, with intervals, gains and ceilings."""
     wells = scoring.reader.read(scoring.sample.numbers)
-    judge = Judge(scoring, wells, tally.halves, by_of(dataset))
+    judge = Judge(scoring, wells, tally.halves, by_of(dataset.manifest["splits"]))
     rows = [judge.score(row) for row in tally.rows]
     best = judge.add_gaps(rows, tally.rows)
     ceiling = judge.ceiling()
@@ -130,7 +134,7 @@ def conclude(dataset: PairedDataset, scoring: Scoring, tally: Tally) -> Evaluati
         "dataset": dataset.url,
         "simulated": dataset.manifest["simulated"],
         "split": scoring.settings.split,
-        "unseen": by_of(dataset),
+        "unseen": by_of(dataset.manifest["splits"]),
         "n_profiles": len(index),
         "n_compounds": int(index["compound_id"].nunique()),
         "n_conditions": int(index["condition_id"].nunique()),
@@ -139,6 +143,13 @@ def conclude(dataset: PairedDataset, scoring: Scoring, tally: Tally) -> Evaluati
         "seed": scoring.seed,
         **best,
         "rows": rows,
+        "comparisons": compare_models(
+            judge.boot,
+            judge.compound,
+            tally.rows,
+            [inputs.name for inputs in scoring.models if inputs.bundle.kind == "ldm"],
+            [inputs.name for inputs in scoring.models],
+        ),
         "ceiling": {**ceiling, **judge.distribution.real_against_real()},
         "models": [describe_model(inputs.name, inputs.bundle) for inputs in scoring.models],
         "notes": judge.notes(dataset.cells),
@@ -159,6 +170,8 @@ def describe_model(name: str, bundle: Bundle) -> ModelDescription:
         "encoder": bundle.metadata["encoder"]["name"],
         "seed": bundle.config.seed,
     }
+    if "health" in bundle.metadata:
+        described["health"] = bundle.metadata["health"]
     if bundle.kind.startswith("pertdit"):
         width = bundle.metadata["encoder"]["dim"]
         described["published_size"] = bundle.config.pertdit == PertditSettings() and width == 1024

@@ -6,12 +6,13 @@ global batch.
 
 import itertools
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from ldm_ray.models.batch_norm import GlobalBatchNorm, normalise_together
 from ldm_ray.noise import keep_mask, mix
 
 Norm = Literal["none", "layer", "batch"]
@@ -66,34 +67,6 @@ def mean_over_global_batch(value: Tensor) -> Tensor:
     return _sum_over_workers(value.sum(dim=0)) / (len(value) * dist.get_world_size())
 
 
-class GlobalBatchNorm(nn.BatchNorm1d):
-    """Batch normalisation over the global batch, on CPU and GPU alike.
-
-    Note:
-        torch.nn.SyncBatchNorm refuses CPU tensors, so its two sums are reduced here. The gradient equals that of one
-        worker with the whole batch because all workers have equally many rows.
-    """
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Normalise (batch, features)."""
-        workers = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-        if not self.training or workers == 1:
-            return super().forward(input)
-        count = input.shape[0] * workers
-        mean = _sum_over_workers(input.sum(dim=0)) / count
-        centred = input - mean
-        var = _sum_over_workers((centred**2).sum(dim=0)) / count
-        with torch.no_grad():
-            momentum = self.momentum or 0.1
-            assert self.running_mean is not None
-            assert self.running_var is not None
-            assert self.num_batches_tracked is not None
-            self.num_batches_tracked += 1
-            self.running_mean.lerp_(mean, momentum)
-            self.running_var.lerp_(var * count / (count - 1), momentum)
-        return centred * torch.rsqrt(var + self.eps) * self.weight + self.bias
-
-
 def build_norm(norm: Norm, width: int) -> nn.Module:
     """Build the normalisation layer of a hidden block."""
     if norm == "layer":
@@ -115,7 +88,11 @@ class HiddenBlock(nn.Module):
 
     def forward(self, h: Tensor, keys: Tensor | None = None) -> Tensor:
         """Map (batch, width_in) to (batch, width)."""
-        out: Tensor = self.dropout(self.activation(self.norm(self.linear(h))), keys)
+        return self.finish(self.norm(self.linear(h)), keys)
+
+    def finish(self, normalised: Tensor, keys: Tensor | None) -> Tensor:
+        """Apply what follows the normalisation."""
+        out: Tensor = self.dropout(self.activation(normalised), keys)
         return out
 
 
@@ -147,6 +124,25 @@ class Mlp(nn.Module):
         for block in self.blocks:
             h = block(h, keys)
         return h
+
+
+def side_by_side(mlps: Sequence[Mlp], inputs: Sequence[Tensor], keys: Tensor | None = None) -> list[Tensor]:
+    """Apply networks to an input each, layer by layer, so that layers of equal depth share one exchange of moments.
+
+    Args:
+        mlps: Networks that do not feed each other.
+        inputs: Their inputs, (batch, width_in of the network).
+        keys: Keys of dropout in training, (batch,), int64.
+    """
+    hidden = [mlp.input_dropout(h, keys) for mlp, h in zip(mlps, inputs, strict=True)]
+    for depth in range(max(len(mlp.blocks) for mlp in mlps)):
+        present = [i for i, mlp in enumerate(mlps) if depth < len(mlp.blocks)]
+        blocks = [cast(HiddenBlock, mlps[i].blocks[depth]) for i in present]
+        mapped = [block.linear(hidden[i]) for i, block in zip(present, blocks, strict=True)]
+        normalised = normalise_together([block.norm for block in blocks], mapped)
+        for i, block, h in zip(present, blocks, normalised, strict=True):
+            hidden[i] = block.finish(h, keys)
+    return hidden
 
 
 class ResidualBlock(nn.Module):

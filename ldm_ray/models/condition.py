@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ldm_ray.errors import ShapeError
 from ldm_ray.keys import Purpose
-from ldm_ray.models.blocks import Mlp, Norm
+from ldm_ray.models.blocks import Mlp, Norm, side_by_side
 from ldm_ray.settings import DenoiserSettings
 
 
@@ -91,33 +91,49 @@ class ConditionEncoder(nn.Module):
         Raises:
             ShapeError: If the profile or the embedding does not have the encoder's width.
         """
-        compound = self.encode_compound(condition.compound, keys)
+        networks = (self.basal, self.compound, self.dose, self.time)
+        inputs = (
+            self._scaled_basal(condition.x_basal),
+            self._checked_compound(condition.compound),
+            *self._scalars(condition.dose_um, condition.time_h),
+        )
+        basal, compound, dose, time = side_by_side(networks, inputs, keys)
         if self.no_compound is not None and without_compound is not None:
             compound = torch.where(without_compound[:, None], self.no_compound, compound)
-        basal = self.encode_basal(condition.x_basal, keys)
-        return self.join(basal, compound, condition.dose_um, condition.time_h, keys)
+        return self._compressed(basal, compound, dose, time, keys)
 
     def encode_basal(self, x_basal: Tensor, keys: Tensor | None = None) -> Tensor:
         """Encode control profiles (batch, n_genes), independently of the other parts of a condition."""
-        if x_basal.shape[1] != self.n_genes:
-            raise ShapeError(f"x_basal must have {self.n_genes} genes; got {x_basal.shape[1]}")
-        out: Tensor = self.basal((x_basal - self.basal_mean) / self.basal_scale, keys)
+        out: Tensor = self.basal(self._scaled_basal(x_basal), keys)
         return out
 
     def encode_compound(self, compound: Tensor, keys: Tensor | None = None) -> Tensor:
         """Encode compound embeddings (batch, embedding_dim), independently of the other parts of a condition."""
-        if compound.shape[1] != self.embedding_dim:
-            raise ShapeError(f"compound must have width {self.embedding_dim}; got {compound.shape[1]}")
-        out: Tensor = self.compound(compound, keys)
+        out: Tensor = self.compound(self._checked_compound(compound), keys)
         return out
 
     def join(
         self, basal: Tensor, compound: Tensor, dose_um: Tensor, time_h: Tensor, keys: Tensor | None = None
     ) -> Tensor:
         """Combine encoded controls and compounds with dose and time, (batch, width)."""
+        dose, time = self._scalars(dose_um, time_h)
+        return self._compressed(basal, compound, self.dose(dose, keys), self.time(time, keys), keys)
+
+    def _scaled_basal(self, x_basal: Tensor) -> Tensor:
+        if x_basal.shape[1] != self.n_genes:
+            raise ShapeError(f"x_basal must have {self.n_genes} genes; got {x_basal.shape[1]}")
+        return (x_basal - self.basal_mean) / self.basal_scale
+
+    def _checked_compound(self, compound: Tensor) -> Tensor:
+        if compound.shape[1] != self.embedding_dim:
+            raise ShapeError(f"compound must have width {self.embedding_dim}; got {compound.shape[1]}")
+        return compound
+
+    def _scalars(self, dose_um: Tensor, time_h: Tensor) -> tuple[Tensor, Tensor]:
+        """Dose and time as their networks see them, each (batch, 1)."""
         dose, time = dose_um[:, None], time_h[:, None]
-        if not self.raw_inputs:
-            dose, time = torch.log10(dose), time / 24.0
-        parts = [basal, compound, self.dose(dose, keys), self.time(time, keys)]
-        out: Tensor = self.joint(torch.cat(parts, dim=1), keys)
+        return (dose, time) if self.raw_inputs else (torch.log10(dose), time / 24.0)
+
+    def _compressed(self, basal: Tensor, compound: Tensor, dose: Tensor, time: Tensor, keys: Tensor | None) -> Tensor:
+        out: Tensor = self.joint(torch.cat([basal, compound, dose, time], dim=1), keys)
         return out

@@ -29,6 +29,8 @@ class Denoiser(nn.Module):
         )
         self.output = nn.Linear(widths[-1], 2 * latent_dim)
         nn.init.zeros_(self.output.bias)
+        if settings.zero_output:
+            nn.init.zeros_(self.output.weight)
 
     def forward(self, z_t: Tensor, t: Tensor, condition: Tensor, keys: Tensor | None = None) -> Tensor:
         """Return the raw output, (batch, 2 latent_dim).

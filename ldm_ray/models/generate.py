@@ -6,6 +6,7 @@ in one pass: that of the regression head if there is one, else x0_hat at t = T. 
 profile that the target is measured from (`base`) is added back.
 """
 
+import threading
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -36,12 +37,14 @@ class Sampling:
         sampler: The sampler.
         seed: Same seed, same numbers.
         n_draws: Draws to return, at most `n_samples`.
+        n_latents: Latent samples to return, at most `n_samples`.
     """
 
     n_samples: int
     sampler: SamplerChoice
     seed: int
     n_draws: int = 0
+    n_latents: int = 0
 
 
 @dataclass(frozen=True)
@@ -53,12 +56,16 @@ class Samples:
         latent_var: Variance over latent samples of the decoder's mean, unbiased, (n, n_genes); 0 for one sample.
         draws: The first `n_draws` draws, with observation noise, (n, n_draws, n_genes).
         noise_var: Additional variance of a draw, (n or 1, n_genes).
+        reach: Largest absolute value of a scaled latent sample, (n,); 0 for models without latents.
+        latents: The first `n_latents` scaled latent samples, (n, n_latents, latent_dim).
     """
 
     mean: Tensor
     latent_var: Tensor
     draws: Tensor
     noise_var: Tensor
+    reach: Tensor
+    latents: Tensor
 
     @property
     def std(self) -> Tensor:
@@ -120,7 +127,7 @@ class ProfileGenerator:
         self.model, self.vae, self.noise, self.guidance = model, vae, noise, guidance
         self.device = device = model.latent_mean.device
         self.rows = rows or (GPU_ROWS if device.type == "cuda" else CPU_ROWS)
-        self.plans = PlanTable(device)
+        self.plans, self._thread = PlanTable(device), threading.local()
         with torch.inference_mode():
             self._prepared = prepare(model.denoiser, model.diffusion.num_steps)
 
@@ -163,19 +170,22 @@ class ProfileGenerator:
         """Sample profiles for encoded conditions; see `sample`."""
         parts = []
         for index in self._chunks(keys, how):
-            profiles = self._profiles(encoded.rows(index), keys[index], how)
+            latents = self._latents(encoded.rows(index), keys[index], how)
+            profiles = self._decoded(latents)
             mean, variance = mean_and_var(profiles)
             draws = self.with_noise(profiles[:, : how.n_draws], keys[index], how.seed)
             # The base is added last, so that averages round small changes and not whole profiles.
-            parts.append((mean + base[index], variance, draws + base[index][:, None]))
-        means, variances, draws = (torch.cat(part) for part in zip(*parts, strict=True))
-        return Samples(means, variances, draws, self.noise.total_var()[None])
+            shifted = (mean + base[index], variance, draws + base[index][:, None])
+            parts.append((*shifted, reach_of(latents), latents[:, : how.n_latents]))
+        means, variances, draws, reach, kept = (torch.cat(part) for part in zip(*parts, strict=True))
+        return Samples(means, variances, draws, self.noise.total_var()[None], reach, kept)
 
     @torch.inference_mode()
     def latent_profiles(self, condition: ConditionBatch, keys: Tensor, how: Sampling) -> Tensor:
         """Decoder's mean at each latent sample, without base and observation noise, (n, n_samples, n_genes)."""
         encoded = self.encode(condition)
-        return torch.cat([self._profiles(encoded.rows(index), keys[index], how) for index in self._chunks(keys, how)])
+        chunks = self._chunks(keys, how)
+        return torch.cat([self._decoded(self._latents(encoded.rows(index), keys[index], how)) for index in chunks])
 
     def with_noise(self, profiles: Tensor, keys: Tensor, seed: int) -> Tensor:
         """Add observation noise to each condition's first samples, (n, n_draws, n_genes); keys are (n,)."""
@@ -191,21 +201,33 @@ class ProfileGenerator:
         chunks: tuple[Tensor, ...] = torch.arange(len(keys), device=keys.device).split(a_chunk)
         return chunks
 
-    def _profiles(self, encoded: DenoiserTerms, keys: Tensor, how: Sampling) -> Tensor:
+    def _latents(self, encoded: DenoiserTerms, keys: Tensor, how: Sampling) -> Tensor:
+        """Sample scaled latents, (n, n_samples, latent_dim)."""
         owner, own = row_keys(keys, how.n_samples, how.seed)
         passes = zip(owner.split(self.rows), own.split(self.rows), strict=True)
-        decoded = [self._decoded(encoded.rows(some), some_keys, how.sampler) for some, some_keys in passes]
-        return torch.cat(decoded).view(len(keys), how.n_samples, -1)
+        sampled = [self._one_pass(encoded.rows(some), some_keys, how.sampler) for some, some_keys in passes]
+        return torch.cat(sampled).view(len(keys), how.n_samples, -1)
 
-    def _decoded(self, encoded: DenoiserTerms, keys: Tensor, sampler: SamplerChoice) -> Tensor:
-        """Decode sampled latents of at most one pass of rows, all on the same plan."""
-        rows = self.row_sampler()
+    def _decoded(self, latents: Tensor) -> Tensor:
+        """Decode sampled latents, (n, n_samples, n_genes)."""
+        return in_blocks(self.decode, self.rows, latents.flatten(0, 1)).view(*latents.shape[:2], -1)
+
+    def _one_pass(self, encoded: DenoiserTerms, keys: Tensor, sampler: SamplerChoice) -> Tensor:
+        """Sample scaled latents of at most one pass of rows, all on the same plan."""
+        rows = self._own_rows()
         first, length = self.lines(sampler)
         slots = torch.arange(len(keys))
         rows.start(slots, encoded, keys, torch.full((len(keys),), first))
         for _ in range(length):
             rows.tick()
-        return self.decode(rows.latents())[: len(keys)]
+        return rows.latents()[: len(keys)]
+
+    def _own_rows(self) -> RowSampler:
+        """Return this thread's sampler; it is kept, since on a GPU its first ticks are slow."""
+        if not hasattr(self._thread, "rows"):
+            self._thread.rows = self.row_sampler()
+        rows: RowSampler = self._thread.rows
+        return rows
 
     def row_sampler(self) -> RowSampler:
         """Build a sampler with empty rows."""
@@ -259,6 +281,11 @@ class ProfileGenerator:
         start = torch.zeros(len(terms), model.latent_dim, device=terms.device)
         t = torch.full((len(terms),), model.diffusion.num_steps - 1, device=terms.device)
         return model.diffusion.x0_and_s(model.head, self._prepared.output(start, t, terms), start, t)[0]
+
+
+def reach_of(latents: Tensor) -> Tensor:
+    """Largest absolute value of each condition's latent samples, (n,), from (n, n_samples, latent_dim)."""
+    return latents.abs().amax(dim=(1, 2))
 
 
 def row_keys(keys: Tensor, n_samples: int, seed: int) -> tuple[Tensor, Tensor]:

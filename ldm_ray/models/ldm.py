@@ -8,6 +8,7 @@ from ldm_ray.diffusion.gaussian import GaussianDiffusion, ReverseStep
 from ldm_ray.diffusion.losses import Objective
 from ldm_ray.diffusion.schedule import build_schedule
 from ldm_ray.keys import Purpose
+from ldm_ray.models.batch_norm import normalise_in_groups
 from ldm_ray.models.blocks import KeyedDropout
 from ldm_ray.models.condition import ConditionBatch, ConditionEncoder
 from ldm_ray.models.denoiser import build_denoiser
@@ -33,6 +34,7 @@ class LatentDiffusion(nn.Module):
             if settings.mean_head
             else None
         )
+        normalise_in_groups(self, settings.norm_groups, config.ray.lanes)
         self.head, self._settings = settings.head, settings
         self._schedule = build_schedule(
             schedule.kind,

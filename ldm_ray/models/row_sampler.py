@@ -7,6 +7,7 @@ share passes. Every pass has the same shape, so a row's numbers do not depend on
 import threading
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from ldm_ray.diffusion.samplers import SamplerPlan
 from ldm_ray.keys import Purpose
 from ldm_ray.models.ldm import LatentDiffusion
 from ldm_ray.models.prepared import PreparedDenoiser
+from ldm_ray.models.replayed import Replayed
 from ldm_ray.noise import mix, standard_normal
 
 
@@ -90,10 +92,11 @@ class RowSampler:
         self.plans, self.n_rows = plans, rows
         self.z = torch.zeros(rows, model.latent_dim, device=device)
         self._before, self._mean = torch.zeros_like(self.z), torch.zeros_like(self.z)
-        self._keys = torch.zeros(rows, dtype=torch.int64, device=device)
-        self._line = torch.zeros(rows, dtype=torch.int64)  # on the host, so that no pass waits to read the GPU
+        self._keys, self._line = (torch.zeros(rows, dtype=torch.int64, device=device) for _ in range(2))
+        self._line_on_host = torch.zeros(rows, dtype=torch.int64)  # so that no pass waits to read the GPU
         self._terms: Tensor | None = None
         self._without_compound: Tensor | None = None
+        self._steps, self._ticks = plans.steps, dict[bool, Replayed]()
 
     @torch.inference_mode()
     def start(self, slots: Tensor, encoded: DenoiserTerms, keys: Tensor, first_line: Tensor) -> None:
@@ -106,36 +109,47 @@ class RowSampler:
             first_line: First lines of their plans in `plans`, (n,), int64, on the host.
         """
         if self._terms is None:
-            self._terms = torch.zeros(self.n_rows, encoded.terms.shape[1], device=self.z.device)
+            self._terms = encoded.terms.new_zeros(self.n_rows, encoded.terms.shape[1])  # bfloat16 under autocast
             self._without_compound = None if encoded.without_compound is None else torch.zeros_like(self._terms)
-        self._terms[slots] = encoded.terms
+        here = slots.to(self.z.device)
+        self._terms[here] = encoded.terms
         if self._without_compound is not None and encoded.without_compound is not None:
-            self._without_compound[slots] = encoded.without_compound
-        self._keys[slots], self._line[slots] = keys, first_line
-        self._before[slots], self._mean[slots] = 0.0, encoded.mean
+            self._without_compound[here] = encoded.without_compound
+        self._keys[here], self._line[here], self._line_on_host[slots] = keys, first_line.to(here.device), first_line
+        self._before[here], self._mean[here] = 0.0, encoded.mean.to(self._mean.dtype)
         # Drawn for all rows, because only noise of the same shape has the same bits; see `noise.py`.
         noise = standard_normal(mix(self._keys, Purpose.START), self._model.latent_dim)
-        self.z[slots] = noise[slots]
+        self.z[here] = noise[here]
 
     @torch.inference_mode()
     def tick(self) -> None:
         """Advance every row by one step; the caller must read finished rows before, and ignore empty ones."""
+        steps, coefficients = self.plans.steps, self.plans.coefficients
+        if steps is not self._steps or not self._ticks:
+            ticks = {noisy: partial(self._advance, steps, coefficients, noisy=noisy) for noisy in (False, True)}
+            self._ticks = {noisy: Replayed(tick, self.z.device) for noisy, tick in ticks.items()}
+            self._steps = steps
+        self._ticks[bool(self.plans.noisy[self._line_on_host.clamp_max(len(steps) - 1)].any())]()
+        self._line_on_host += 1
+
+    def _advance(self, steps: Tensor, coefficients: Tensor, *, noisy: bool) -> Tensor:
+        """Take the step of each row's line, in place, and return z; `noisy` if the step of any row adds noise."""
         assert self._terms is not None
-        here = self._line.clamp_max(len(self.plans.steps) - 1)
-        line = here.to(self.z.device)
-        t = self.plans.steps[line]
-        coef_z, coef_x0, coef_last, var_least, var_gain, log1p_u = self.plans.coefficients[line].T[:, :, None]
+        line = self._line.clamp_max(len(steps) - 1)
+        t = steps[line]
+        coef_z, coef_x0, coef_last, var_least, var_gain, log1p_u = coefficients[line].T[:, :, None]
         x0_hat, s = self._read(self._terms, t)
         if self._without_compound is not None:
             without, _ = self._read(self._without_compound, t)
             x0_hat = without + self._guidance * (x0_hat - without)
-        self.z = coef_z * self.z + coef_x0 * x0_hat + coef_last * self._before
-        if bool(self.plans.noisy[here].any()):
+        self.z.mul_(coef_z).add_(coef_x0 * x0_hat).add_(coef_last * self._before)
+        if noisy:
             variance = torch.expm1(s * log1p_u).mul_(var_gain).add_(var_least)
             noise = standard_normal(mix(self._keys, Purpose.REVERSE, t), self._model.latent_dim)
             self.z += variance.sqrt_().mul_(noise)
-        self._before = x0_hat
+        self._before.copy_(x0_hat)
         self._line += 1
+        return self.z
 
     def latents(self) -> Tensor:
         """Current scaled latents of the rows, (rows, latent_dim)."""

@@ -15,11 +15,13 @@ from ldm_ray.settings import VaeSettings
 
 @dataclass(frozen=True)
 class VaeLoss:
-    """The loss to differentiate and its parts, scalars."""
+    """The loss to differentiate and its parts, scalars; and mean and log-variance of q(z | x), (batch, latent_dim)."""
 
     loss: Tensor
     reconstruction: Tensor
     kl: Tensor
+    mu: Tensor
+    log_var: Tensor
 
 
 class Vae(nn.Module):
@@ -116,11 +118,11 @@ def vae_loss(
     unit = 1.0 if reduction == "mean" else vae.latent_dim / vae.n_genes
     kl = unit * divergence.mean()
     if not free_bits:
-        return VaeLoss(reconstruction + kl_weight * kl, reconstruction, kl)
+        return VaeLoss(reconstruction + kl_weight * kl, reconstruction, kl, mu, log_var)
     # The bound applies to the mean over the global batch, so it does not depend on the number of workers.
     a_dimension = mean_over_global_batch(divergence)
     penalty = unit * a_dimension.clamp_min(2 * math.log(2) * free_bits).mean()
-    return VaeLoss(reconstruction + kl_weight * penalty, reconstruction, kl)
+    return VaeLoss(reconstruction + kl_weight * penalty, reconstruction, kl, mu, log_var)
 
 
 def _paper_decoder(latent_dim: int, n_genes: int) -> nn.Sequential:

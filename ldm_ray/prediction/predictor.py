@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ldm_ray.bundle.bundle import Bundle, load_bundle
+from ldm_ray.bundle.bundle import LARGEST_LATENT, Bundle, load_bundle
+from ldm_ray.bundle.draw_range import explodes, range_note
 from ldm_ray.chem.embedding import build_encoder
 from ldm_ray.diffusion.samplers import SamplerChoice
 from ldm_ray.errors import BundleError, QueryError
@@ -36,7 +37,7 @@ class Predictions:
             only the noise is included.
         draws: Simulated wells, (n, n_draws, n_genes).
         similarity: Tanimoto similarity of each compound to the nearest training compound, (n,).
-        out_of_domain: Whether compound, cell line, dose or time lie outside of training, (n,).
+        out_of_domain: Whether compound, cell line, dose, time or the draws lie outside of training, (n,).
         notes: Notes on each query, for instance why it is out of domain.
     """
 
@@ -117,7 +118,7 @@ class Predictor:
         how = self.sampling(n_samples, steps, seed, n_draws)
         if not queries:
             raise QueryError("there must be at least one query; got none")
-        prepared = [self.reader.prepare(query) for query in queries]
+        prepared = self.reader.prepare_all(queries)
         return self.predictions(prepared, self.sample(prepared, how))
 
     def direct_mean(self, queries: Sequence[Query]) -> np.ndarray:
@@ -126,7 +127,7 @@ class Predictor:
         Raises:
             QueryError: As `predict`.
         """
-        prepared = [self.reader.prepare(query) for query in queries]
+        prepared = self.reader.prepare_all(queries)
         return _checked(self.sampler.direct_mean(self._condition(prepared), self.base(prepared)))
 
     def sample(self, prepared: Sequence[PreparedQuery], how: Sampling) -> Samples:
@@ -172,9 +173,20 @@ class Predictor:
     def predictions(self, prepared: Sequence[PreparedQuery], samples: Samples) -> Predictions:
         """Turn samples of prepared queries into predictions."""
         mean, spread, draws = (_checked(v) for v in (samples.mean, samples.std * self.sd_scale, samples.draws))
+        far = self._out_of_range(samples)
         similarity, outside, notes = self.reader.judge(prepared)
+        notes = tuple("; ".join(filter(None, pair)) for pair in zip(far, notes, strict=True))
+        outside = outside | np.array([bool(note) for note in far])
         basal = np.stack([item.basal for item in prepared])
         return Predictions(tuple(self.bundle.gene_symbols), basal, mean, spread, draws, similarity, outside, notes)
+
+    def _out_of_range(self, samples: Samples) -> list[str]:
+        """Say for each query whether its draws leave the range of training; an empty text if not."""
+        training = self.bundle.tensors.get(LARGEST_LATENT)
+        if training is None:
+            return [""] * len(samples.reach)
+        own = None if explodes(self.bundle.metadata.get("health", {})) else self.bundle.sampler_choice()
+        return [range_note(reach, float(training), own) for reach in samples.reach.tolist()]
 
     def used(self, n_samples: int | None, steps: int | None) -> dict[str, Any]:
         """Return the sampling numbers that `predict` would use."""
@@ -225,5 +237,7 @@ def _checked(value: Tensor) -> np.ndarray:
     """Return a result as numpy; NaN or infinity is an error, never an answer."""
     array: np.ndarray = value.cpu().numpy()
     if not np.isfinite(array).all():
-        raise BundleError("the model predicts NaN or infinite values; its bundle is damaged or badly trained")
+        raise BundleError(
+            "the model predicts NaN or infinite values; its bundle is damaged, badly trained or needs its own sampler"
+        )
     return array

@@ -4,44 +4,34 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import FastAPI, Header, Query, Response
+from fastapi import APIRouter, FastAPI, Header, Response
 from fastapi.responses import FileResponse
 from fastapi.staticfiles import StaticFiles
 from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 
 from ldm_ray import __version__
-from ldm_ray.chem.smiles import MAX_SMILES_LENGTH
 from ldm_ray.data.manifest import Gene
 from ldm_ray.serving import problems
 from ldm_ray.serving.answers import ARROW, JSON, as_arrow, as_json
 from ldm_ray.serving.backend import Backend
+from ldm_ray.serving.body import json_route
+from ldm_ray.serving.compounds import compounds
+from ldm_ray.serving.docs import HERE, add_docs
 from ldm_ray.serving.errors import RequestError
+from ldm_ray.serving.problems import ERRORS
 from ldm_ray.serving.schemas import (
     CellLine,
-    CompoundInfo,
     ModelInfo,
+    ModelName,
     PredictRequest,
     PredictResponse,
-    Problem,
 )
 from ldm_ray.settings import ServeSettings
 
 WEB = Path(__file__).parent / "web"
 POLICY = "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'"
 """The page only contacts this server; its plots set their own styles."""
-ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": Problem, "content": {problems.MEDIA_TYPE: {}}, "description": what}
-    for status, what in {
-        400: "the body cannot be read",
-        401: "the token is missing or wrong",
-        404: "no such model",
-        413: "the body is too large",
-        422: "the request cannot be answered; the answer names the wrong field",
-        503: "too much is waiting; Retry-After says when to try again",
-    }.items()
-}
-Model = Annotated[str | None, Query(max_length=100, description="one of /v1/models; default: the first")]
 
 
 def create_app(backend: Callable[[], Backend], limits: ServeSettings) -> FastAPI:
@@ -49,12 +39,18 @@ def create_app(backend: Callable[[], Backend], limits: ServeSettings) -> FastAPI
     app = FastAPIOffline(  # its documentation page contacts no other host
         title="ldm_ray",
         version=__version__,
+        docs_url=None,
+        redoc_url=None,
+        servers=HERE,
+        root_path_in_servers=False,
         redirect_slashes=False,
         description="Predicts drug-induced expression of the landmark genes, with uncertainty.",
     )
     problems.install(app)
+    add_docs(app)
+    posts = APIRouter(route_class=json_route(limits.max_body_bytes))
 
-    @app.post(
+    @posts.post(
         "/v1/predict",
         response_model=PredictResponse,
         responses=ERRORS | {200: {"content": {ARROW: {}}, "description": "predictions"}},
@@ -72,11 +68,11 @@ def create_app(backend: Callable[[], Backend], limits: ServeSettings) -> FastAPI
         return await backend().models()
 
     @app.get("/v1/model", responses=ERRORS, summary="Describe a model and its training data")
-    async def model(model: Model = None) -> ModelInfo:
+    async def model(model: ModelName = None) -> ModelInfo:
         return await backend().model(model)
 
     @app.get("/v1/cells", responses=ERRORS, summary="Cell lines that a condition may name")
-    async def cells(model: Model = None) -> list[CellLine]:
+    async def cells(model: ModelName = None) -> list[CellLine]:
         return await backend().cells(model)
 
     @app.get(
@@ -85,14 +81,8 @@ def create_app(backend: Callable[[], Backend], limits: ServeSettings) -> FastAPI
         responses=ERRORS,
         summary="Genes of a profile, in order",
     )
-    async def genes(model: Model = None) -> list[Gene]:
+    async def genes(model: ModelName = None) -> list[Gene]:
         return await backend().genes(model)
-
-    @app.get("/v1/compounds/{smiles:path}", responses=ERRORS, summary="A molecule as the model sees it")
-    async def compound(smiles: str, model: Model = None) -> CompoundInfo:
-        if len(smiles) > MAX_SMILES_LENGTH:
-            raise RequestError("smiles", f"smiles must have at most {MAX_SMILES_LENGTH} characters; got {len(smiles)}")
-        return await backend().compound(smiles, model)
 
     @app.get("/healthz", summary="Whether the server is running")
     async def health() -> dict[str, str]:
@@ -108,6 +98,8 @@ def create_app(backend: Callable[[], Backend], limits: ServeSettings) -> FastAPI
     async def page() -> FileResponse:
         return FileResponse(WEB / "index.html", headers={"Content-Security-Policy": POLICY})
 
+    app.include_router(posts)
+    app.include_router(compounds(backend))
     app.mount("/web", StaticFiles(directory=WEB), name="web")
     return app
 

@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from ldm_ray.errors import LdmRayError
+from ldm_ray.serving.proxies import way_to
 
 if TYPE_CHECKING:  # a client needs neither torch nor pydantic
     from ldm_ray.bundle.metadata import EncoderIdentity
@@ -107,17 +108,31 @@ class Client:
 
     Equal requests have equal answers, so it is always safe to send a request again.
 
+    Servers on this machine are asked directly; others through the proxy that the environment names (`HTTPS_PROXY`).
+
     Args:
         url: URL of the server.
         token: Bearer token, if the server needs one.
         timeout_s: Seconds per attempt.
         retries: Further attempts after the first.
+
+    Raises:
+        ServerError: If the URL is invalid, or the environment names a proxy that cannot be used.
     """
 
     def __init__(self, url: str, token: str = "", timeout_s: float = 60.0, retries: int = 5) -> None:
         headers = {"Authorization": f"Bearer {token}"} if token else {}
-        self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout_s)
         self._retries = retries
+        try:
+            address = httpx.URL(url)
+        except httpx.InvalidURL as error:
+            raise ServerError(f"url must be like http://HOST:PORT; got {url!r} ({error})", 0) from None
+        self._way = way_to(address.host, address.scheme)
+        try:
+            transport = self._way.transport()
+        except ValueError as error:
+            raise ServerError(f"{url} cannot be reached{self._way.words}: {error}", 0) from None
+        self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout_s, transport=transport)
 
     def __enter__(self) -> Self:
         return self
@@ -196,13 +211,13 @@ class Client:
                 response = self._http.request(method, path, **what)
             except httpx.TransportError as error:
                 if not left:
-                    raise ServerError(f"{self._http.base_url} cannot be reached: {error}", 0) from None
+                    raise ServerError(f"{self._http.base_url} cannot be reached{self._way.words}: {error}", 0) from None
             else:
-                if response.status_code < 400:
+                if response.is_success and _kind(response) in (ARROW, "application/json"):
                     return response
                 # A killed replica loses its requests; Serve answers 500 for them.
                 if not left or response.status_code not in AGAIN | {500}:
-                    raise _refusal(response)
+                    raise _refusal(response, self._way.words)
                 wait_s = max(wait_s, _retry_after(response))
             time.sleep(min(wait_s, LONGEST_WAIT_S))
             wait_s = min(2 * wait_s, LONGEST_WAIT_S)
@@ -214,12 +229,19 @@ def _retry_after(response: httpx.Response) -> float:
     return float(text) if text.isdigit() else 0.0
 
 
-def _refusal(response: httpx.Response) -> ServerError:
+def _kind(response: httpx.Response) -> str:
+    return str(response.headers.get("content-type", "")).partition(";")[0]
+
+
+def _refusal(response: httpx.Response, way: str) -> ServerError:
     try:
         body = response.json()
     except ValueError:
         body = {}
-    detail = body.get("detail") or f"the server answered {response.status_code}"
+    body = body if isinstance(body, dict) else {}
+    detail = (
+        body.get("detail") or f"the server answered {response.status_code} with {_kind(response) or 'nothing'}{way}"
+    )
     return ServerError(
         str(detail), response.status_code, body.get("errors", []), response.headers.get("x-request-id", "")
     )

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ldm_ray.errors import BundleError
-from ldm_ray.models.generate import ProfileGenerator, Samples, Sampling, row_keys
+from ldm_ray.models.generate import ProfileGenerator, Samples, Sampling, reach_of, row_keys
 from ldm_ray.models.in_blocks import mean_and_var
 from ldm_ray.models.row_sampler import DenoiserTerms
 from ldm_ray.prediction.predictor import Predictor
@@ -78,7 +78,9 @@ class _Job:
         self.encoded, self.base, self.keys = encoded, base, keys
         _, self.own_keys = row_keys(self.keys, self.how.n_samples, self.how.seed)
         draws = base.new_zeros(len(base), self.how.n_draws, base.shape[1])
-        self.samples = Samples(torch.zeros_like(base), torch.zeros_like(base), draws, noise_var)
+        none = base.new_zeros(len(base), 0, 0)
+        zeros = torch.zeros_like(base)
+        self.samples = Samples(zeros, zeros.clone(), draws, noise_var, base.new_zeros(len(base)), none)
 
 
 class SamplerEngine:
@@ -265,7 +267,8 @@ class SamplerEngine:
     @torch.inference_mode()
     def _hand_out(self, ended: list[int]) -> None:
         """Decode finished rows, and answer complete requests."""
-        decoded = self._generator.decode(self._rows.latents())
+        latents = self._rows.latents()
+        decoded, reach = self._generator.decode(latents), reach_of(latents[:, None])
         self._rows_done += len(ended)
         together: dict[tuple[_Job, int], list[int]] = {}
         for number in ended:
@@ -280,6 +283,7 @@ class SamplerEngine:
                 job.profiles[condition] = decoded.new_empty(n_samples, decoded.shape[1])
             samples = torch.tensor([self._slots[number][1] % n_samples for number in numbers])  # type: ignore[index]
             job.profiles[condition][samples] = decoded[numbers]
+            job.samples.reach[condition] = torch.maximum(job.samples.reach[condition], reach[numbers].max())
             job.missing[condition] -= len(numbers)
             if not job.missing[condition]:
                 complete.setdefault(n_samples, []).append((job, condition))

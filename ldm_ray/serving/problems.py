@@ -5,6 +5,7 @@ import json
 import logging
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -15,6 +16,19 @@ from ldm_ray.serving.errors import OverloadedError, RequestError
 from ldm_ray.serving.schemas import FieldProblem, Problem
 
 MEDIA_TYPE = "application/problem+json"
+ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": Problem, "content": {MEDIA_TYPE: {}}, "description": what}
+    for status, what in {
+        400: "the body cannot be read",
+        401: "the token is missing or wrong",
+        404: "no such model",
+        413: "the body is too large",
+        415: "the body is not JSON in UTF-8, plain or gzip",
+        422: "the request cannot be answered; the answer names the wrong field",
+        503: "too much is waiting; Retry-After says when to try again",
+    }.items()
+}
+"""What the API's description says about errors."""
 SHOWN = 200
 log = logging.getLogger("ldm_ray.serve")
 
@@ -38,7 +52,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
-        errors = [FieldProblem(field=_path(item["loc"]), detail=_shown(item)) for item in error.errors()[:20]]
+        errors = [_field_problem(item) for item in error.errors()[:20]]
         return problem(422, f"{errors[0].field}: {errors[0].detail}", request_id(request), errors)
 
     @app.exception_handler(RequestError)
@@ -62,10 +76,19 @@ def install(app: FastAPI) -> None:
             return problem(503, "the model's files cannot be read", request_id(request), headers={"Retry-After": "5"})
         return problem(500, "the model cannot answer; the server's log says why", request_id(request))
 
+    @app.exception_handler(Exception)
+    async def unexpected(request: Request, _: Exception) -> Response:  # is raised again afterwards, so the log has it
+        return problem(500, "the server failed; its log says why", request_id(request))
+
     @app.exception_handler(HTTPException)
     async def other(request: Request, error: HTTPException) -> Response:
-        headers = dict(error.headers) if error.headers else None
-        return problem(error.status_code, str(error.detail), request_id(request), headers=headers)
+        headers, detail = dict(error.headers or {}), str(error.detail)
+        if error.status_code == 405:
+            headers["Allow"] = _allowed(headers.get("Allow", "GET"))
+            detail = f"this path takes {headers['Allow']}; got {request.method}"
+        elif error.status_code == 404:
+            detail = f"there is nothing at {request.url.path[:SHOWN]!r}; /docs lists the paths"
+        return problem(error.status_code, detail, request_id(request), headers=headers)
 
 
 def request_id(request: Request) -> str:
@@ -73,15 +96,28 @@ def request_id(request: Request) -> str:
     return str(request.scope.get("request_id", ""))
 
 
+def _allowed(methods: str) -> str:
+    """Name HEAD, which no route needs to know (`serving/rewrite.py`), beside GET."""
+    return ", ".join(sorted({*methods.split(", "), *(["HEAD"] if "GET" in methods else [])}))
+
+
+def _field_problem(item: dict[str, Any]) -> FieldProblem:
+    if item["type"] == "json_invalid":  # its path is a position in the text
+        return FieldProblem(field="body", detail=f"no JSON: {item['ctx']['error']} at character {item['loc'][-1]}")
+    return FieldProblem(field=_path(item["loc"]), detail=_shown(item))
+
+
 def _path(location: Sequence[object]) -> str:
     parts = [str(part) for part in location if part != "body"]
     return ".".join(parts) or "body"
 
 
-def _shown(item: dict[str, object]) -> str:
+def _shown(item: dict[str, Any]) -> str:
     """Say what is wrong, and what was given if that is short."""
     message = str(item["msg"]).removeprefix("Value error, ")
     got = item.get("input")
+    if item["type"] == "model_attributes_type":
+        message = "Input should be a JSON object" + ("; got a list" if isinstance(got, list) else "")
     if isinstance(got, str | int | float | bool) or got is None:
         text = repr(got)
         message += f"; got {text if len(text) <= SHOWN else text[: SHOWN - 3] + '...'}"

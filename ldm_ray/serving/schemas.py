@@ -2,12 +2,14 @@
 
 from typing import Annotated, Any, Literal, Self
 
+from fastapi import Query
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from ldm_ray.chem.smiles import MAX_SMILES_LENGTH
 
 ASPIRIN = "CC(=O)Oc1ccccc1C(=O)O"
 MAX_DOSE_UM, MAX_TIME_H = 1e6, 1e5
+ModelName = Annotated[str | None, Query(max_length=100, description="one of /v1/models; default: the first")]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
@@ -67,7 +69,7 @@ class Prediction(BaseModel):
     draws: list[list[float]] | None = Field(default=None, description="simulated wells, log2")
     similarity: float = Field(description="Tanimoto similarity to the nearest training compound")
     out_of_domain: bool
-    notes: str = Field(description="why it is out of domain, or which control was used")
+    notes: str = Field(description="which part of the SMILES was used, which control, and why it is out of domain")
 
 
 class PredictResponse(BaseModel):
@@ -110,6 +112,8 @@ class CompoundInfo(BaseModel):
     smiles: str = Field(description="canonical")
     parent_smiles: str
     inchikey: str
+    flag: str = Field(description="why the parent may not stand for it: metal, mixture, incomplete, or empty")
+    left_out: list[str] = Field(description="counter-ions and other parts that are not in the parent")
     known: bool = Field(description="whether a training compound has the same fingerprint")
     similarity: float = Field(description="Tanimoto similarity to the nearest training compound")
     drawing: str = Field(description="SVG")

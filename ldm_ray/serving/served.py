@@ -127,6 +127,8 @@ class ServedModel:
             smiles=compound.smiles,
             parent_smiles=compound.parent_smiles,
             inchikey=compound.inchikey,
+            flag=compound.flag,
+            left_out=list(compound.left_out),
             known=similarity == 1.0,
             similarity=similarity,
             drawing=drawing,

@@ -84,6 +84,10 @@ class MlflowTracker:
         at_ms = int(time.time() * 1000)
         self._client().log_batch(self._run_id, [Metric(name, value, at_ms, epoch) for name, value in metrics.items()])
 
+    def conclude(self, epochs: int, figures: Mapping[str, float]) -> None:
+        """Write the figures as metrics of the last step."""
+        self.log(epochs, figures)
+
     def finish(self, status: RunStatus) -> None:
         """Set MLflow's status; the tag `status` holds ours, with the kind of failure."""
         if self._run_id:

@@ -37,7 +37,7 @@ class RunRecord:
         last: Metrics of the last epoch.
         best: Metrics of the epoch with the lowest validation loss.
         failures: How often workers have failed; Ray Train restarts them up to `ray.max_failures` times.
-        warnings: Failures of trackers, one line each.
+        warnings: Failures of trackers, and failed checks of the model, one line each.
         settings: Resolved settings, without storage options.
         git_revision: See `source_revision`.
         version: Version of the package.
@@ -46,6 +46,7 @@ class RunRecord:
         num_workers: Number of Ray Train workers.
         host: Host name of the driver.
         trackers: Name of each tracker to its own id of this run.
+        health: Measurements of the finished model's parts by name; empty in the records of older versions.
     """
 
     name: str
@@ -68,6 +69,7 @@ class RunRecord:
     failures: int = 0
     warnings: tuple[str, ...] = ()
     trackers: dict[str, str] = field(default_factory=dict)
+    health: dict[str, float] = field(default_factory=dict)
 
 
 def begin_record(folder: str, kind: str, dataset: PairedDataset, config: Config, num_workers: int) -> RunRecord:
@@ -128,7 +130,7 @@ def read_record(store: Store, name: str = RUN_RECORD) -> RunRecord:
     """
     values = store.read_json(name)
     names = {own.name for own in fields(RunRecord)}
-    if values.pop("format_version", None) != FORMAT_VERSION or names - values.keys():
+    if values.pop("format_version", None) != FORMAT_VERSION or names - values.keys() - {"health"}:
         raise DataError(f"{store.path(name)} is not the record of a run in format {FORMAT_VERSION}")
     values["warnings"] = tuple(values["warnings"])
     return RunRecord(**{key: value for key, value in values.items() if key in names})

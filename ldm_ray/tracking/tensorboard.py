@@ -1,5 +1,6 @@
 """TensorBoard's event files, in the run's folder at any URL."""
 
+import os
 import tempfile
 import time
 from collections.abc import Mapping
@@ -43,6 +44,10 @@ class TensorBoardTracker:
             events.write_event(Event(wall_time=time.time(), step=epoch, summary=scalar(name, value)))
         self._copy()
 
+    def conclude(self, epochs: int, figures: Mapping[str, float]) -> None:
+        """Write a scalar for each figure at the last step."""
+        self.log(epochs, figures)
+
     def finish(self, status: RunStatus) -> None:
         """Remove the local file; its copy is complete."""
         if self._folder is not None:
@@ -58,7 +63,8 @@ class TensorBoardTracker:
 
             assert self._run is not None
             self._folder = tempfile.TemporaryDirectory(prefix="ldm_ray_")
-            self._events = EventsWriter(str(Path(self._folder.name) / "events"))
+            # Two processes may write within a second, which is all that the name says of the time.
+            self._events = EventsWriter(str(Path(self._folder.name) / "events"), filename_suffix=f".{os.getpid()}")
             settings = "    " + yaml.safe_dump(self._run.settings, sort_keys=False).replace("\n", "\n    ")  # as code
             self._events.write_event(Event(wall_time=time.time(), step=0, summary=text("settings", settings)))
         return self._events

@@ -29,6 +29,9 @@ class Tracker(Protocol):
     def log(self, epoch: int, metrics: Mapping[str, float]) -> None:
         """Log the metrics of an epoch, counted from 1."""
 
+    def conclude(self, epochs: int, figures: Mapping[str, float]) -> None:
+        """Log what was measured of the finished model; called on the driver, before `finish`."""
+
     def finish(self, status: RunStatus) -> None:
         """Record how the run ended; may be called in both processes."""
 
@@ -53,6 +56,11 @@ class Guarded:
         """Log the metrics of an epoch."""
         self._waiting.append((epoch, metrics))
         self._attempt(self._send)
+
+    def conclude(self, epochs: int, figures: Mapping[str, float]) -> None:
+        """Log what was measured of the model that the run made in so many epochs."""
+        self._attempt(self._send)
+        self._attempt(lambda: self._tracker.conclude(epochs, figures))
 
     def finish(self, status: RunStatus) -> None:
         """Log what is waiting, and how the run ended."""

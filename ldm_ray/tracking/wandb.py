@@ -49,6 +49,11 @@ class WandbTracker:
         """Write the metrics at step `epoch`."""
         self._opened().log(dict(metrics), step=epoch)
 
+    def conclude(self, epochs: int, figures: Mapping[str, float]) -> None:
+        """Write the figures into the run's summary; an offline run has ended in the controller and takes no more."""
+        if self._mode == "online":
+            self._opened().summary.update(dict(figures))
+
     def finish(self, status: RunStatus) -> None:
         """End the run; on the driver, nothing is to be added to a run that finished or is offline."""
         if self._open is None and (status == "finished" or self._mode == "offline"):

@@ -10,9 +10,11 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ldm_ray.errors import NonFiniteError
+from ldm_ray.models.batch_norm import share_running_moments
 from ldm_ray.noise import mix
 from ldm_ray.settings import OptimiserSettings
 from ldm_ray.training.ema import Ema
+from ldm_ray.training.gradients import Gradients
 from ldm_ray.training.reduce import count_over_workers, mean_over_workers, sum_over_workers, world_size
 from ldm_ray.training.source import WellSource
 from ldm_ray.training.steps import StepLosses, Task
@@ -104,19 +106,19 @@ def run_fit(
     """
     # Buffers are already equal on all workers, because batch normalisation reduces its moments itself.
     wrapped = DistributedDataParallel(fit.module, broadcast_buffers=False) if world_size() > 1 else fit.module
+    gradients = Gradients(task, wrapped, settings.gradient_clip_norm, seed)
     plan = source.plan
     total = plan.steps * settings.epochs
     while fit.epoch < settings.epochs and not fit.stopped:
         wrapped.train()
         losses = torch.tensor(fit.loss_sum, dtype=torch.float64, device=source.device)
         for rows in source.batches(fit.epoch, fit.step_in_epoch):
-            keys = mix(rows.keys, seed, fit.epoch)
-            learning_rate = learning_rate_at(fit.step, total, settings, fit.history)
-            loss = _step(fit, wrapped, task.batch(rows, keys), learning_rate, settings)
-            losses += loss.detach()
+            loss = gradients(rows, fit.epoch)
+            _update(fit, learning_rate_at(fit.step, total, settings, fit.history))
+            losses += loss
             fit.step += 1
             fit.step_in_epoch += 1
-            hooks.on_step(fit.step, total, fit.epoch, loss.detach())
+            hooks.on_step(fit.step, total, fit.epoch, loss)
             if fit.step % settings.checkpoint_every_steps == 0 and fit.step_in_epoch < plan.steps:
                 fit.loss_sum = mean_over_workers(losses)
                 losses.fill_(fit.loss_sum)
@@ -152,29 +154,26 @@ def plateaus(losses: Sequence[float], patience: int) -> int:
     return count
 
 
-def validation_losses(task: Task, source: WellSource, seed: int) -> dict[str, float]:
-    """Mean losses over all workers' rows, with the same noise in every epoch."""
+def validation_measures(task: Task, source: WellSource, seed: int) -> dict[str, float]:
+    """Mean losses over all workers' rows, with the same noise in every epoch, and what else the task measures."""
     task.module.eval()
     sums: dict[str, Tensor] = {}
     with torch.no_grad():
         for rows in source.sweep("valid"):
             losses: StepLosses = task.module(task.batch(rows, mix(rows.keys, seed, VALIDATION_EPOCH)))
-            for name, value in {"loss": losses.loss, **losses.parts}.items():
+            for name, value in {"loss": losses.loss, **losses.parts, **losses.means}.items():
                 sums[name] = sums.get(name, torch.zeros((), device=value.device)) + value.double() * len(rows)
     count = count_over_workers(source, "valid")
-    return {name: float(sum_over_workers(value)) / count for name, value in sorted(sums.items())}
+    means = {name: sum_over_workers(value) / count for name, value in sorted(sums.items())}
+    return {name: float(value) for name, value in means.items() if value.ndim == 0} | task.monitor(means)
 
 
-def _step(fit: Fit, wrapped: nn.Module, batch: object, learning_rate: float, settings: OptimiserSettings) -> Tensor:
+def _update(fit: Fit, learning_rate: float) -> None:
     for group in fit.optimiser.param_groups:
         group["lr"] = learning_rate
-    losses: StepLosses = wrapped(batch)
-    fit.optimiser.zero_grad(set_to_none=True)
-    losses.loss.backward()
-    torch.nn.utils.clip_grad_norm_(fit.module.parameters(), settings.gradient_clip_norm)
     fit.optimiser.step()
+    share_running_moments(fit.module)
     fit.ema.update()
-    return losses.loss
 
 
 def _end_epoch(
@@ -190,7 +189,7 @@ def _end_epoch(
         raise NonFiniteError(f"the training loss is {train_loss} in epoch {fit.epoch}; lower the learning rate")
     present = {name: value.clone() for name, value in fit.module.state_dict().items()}
     fit.module.load_state_dict(fit.ema.values)
-    losses = validation_losses(task, source, seed) | task.monitor()
+    losses = validation_measures(task, source, seed)
     fit.module.load_state_dict(present)
     for name in ("loss", settings.keep):
         if not math.isfinite(losses[name]):

@@ -1,6 +1,6 @@
 """Moments of a split over all workers: scaling of genes and latents, and observation noise."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -8,7 +8,7 @@ from torch import Tensor
 from ldm_ray.models.generate import ObservationNoise
 from ldm_ray.models.vae import Vae
 from ldm_ray.noise import mix
-from ldm_ray.training.reduce import count_over_workers, sum_over_workers
+from ldm_ray.training.reduce import count_over_workers, max_over_workers, sum_over_workers
 from ldm_ray.training.rows import Tables, target_of
 from ldm_ray.training.source import WellSource
 from ldm_ray.training.steps import Latents
@@ -42,9 +42,23 @@ def target_moments(source: WellSource, tables: Tables) -> tuple[Tensor, Tensor]:
     return mean_and_scale(target_of(rows, tables) for rows in source.sweep("train"))
 
 
-def latent_moments(source: WellSource, latents: Latents, seed: int) -> tuple[Tensor, Tensor]:
-    """Moments of the training rows' sampled latents, each (latent_dim,)."""
-    return mean_and_scale(latents.sample(rows, mix(rows.keys, seed, MOMENTS_EPOCH)) for rows in source.sweep("train"))
+def latent_moments(source: WellSource, latents: Latents, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Moments of the training rows' sampled latents.
+
+    Returns:
+        Mean and standard deviation, each (latent_dim,), and the largest absolute value of a latent scaled by them, ().
+    """
+    extremes: list[Tensor] = []
+
+    def sampled() -> Iterator[Tensor]:
+        for rows in source.sweep("train"):
+            z = latents.sample(rows, mix(rows.keys, seed, MOMENTS_EPOCH))
+            extremes.append(torch.stack([z.amin(dim=0), z.amax(dim=0)]))
+            yield z
+
+    mean, scale = mean_and_scale(sampled())
+    largest = ((torch.cat(extremes) - mean) / scale).abs().max()
+    return mean, scale, max_over_workers(largest)
 
 
 def fit_observation_noise(vae: Vae, source: WellSource, tables: Tables, seed: int, rank: int) -> ObservationNoise:

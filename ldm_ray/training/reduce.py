@@ -25,6 +25,14 @@ def sum_over_workers(value: Tensor) -> Tensor:
     return value
 
 
+def max_over_workers(value: Tensor) -> Tensor:
+    """Take the elementwise maximum over all workers."""
+    if world_size() > 1:
+        value = value.clone()
+        dist.all_reduce(value, dist.ReduceOp.MAX)
+    return value
+
+
 def mean_over_workers(value: Tensor) -> float:
     """Average a scalar over all workers."""
     return float(sum_over_workers(value)) / world_size()

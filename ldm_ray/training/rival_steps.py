@@ -1,10 +1,10 @@
 """The loss modules of the published rivals, which DDP wraps."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from ldm_ray.config import Config
 from ldm_ray.diffusion.gaussian import GaussianDiffusion
@@ -42,8 +42,16 @@ class PrnetLossModule(nn.Module):
         noise = standard_normal(mix(batch.keys, Purpose.LATENT), NOISE_DIM)
         drug = scaled_drug(batch.compound, batch.dose_um)
         mean, variance = self.model(batch.x_basal, drug, noise, batch.keys)
-        loss = functional.gaussian_nll_loss(mean, batch.y, variance, eps=SMALLEST_VARIANCE)
+        loss = gaussian_nll_loss(mean, batch.y, variance)
         return StepLosses(loss, {"mse": ((mean - batch.y) ** 2).mean().detach()})
+
+
+def gaussian_nll_loss(mean: Tensor, y: Tensor, variance: Tensor) -> Tensor:
+    """Return torch's function of this name, without its check of the variance, for which a GPU has to wait."""
+    variance = variance.clone()
+    with torch.no_grad():
+        variance.clamp_(min=SMALLEST_VARIANCE)
+    return (0.5 * (torch.log(variance) + (mean - y) ** 2 / variance)).mean()
 
 
 class PertditLossModule(nn.Module):
@@ -75,7 +83,7 @@ class RivalTask:
             else PertditLossModule(model, GaussianDiffusion(pertdit_schedule(config.pertdit), device))
         )
 
-    def monitor(self) -> dict[str, float]:
+    def monitor(self, means: Mapping[str, Tensor]) -> dict[str, float]:
         """Return nothing besides the losses."""
         return {}
 

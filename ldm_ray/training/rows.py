@@ -38,6 +38,15 @@ class Rows:
         """Return the rows on a device."""
         return type(self)(**{name: column.to(device, non_blocking=True) for name, column in self._columns()})
 
+    def clone(self) -> Self:
+        """Return a copy."""
+        return type(self)(**{name: column.clone() for name, column in self._columns()})
+
+    def copy_(self, other: Self) -> None:
+        """Overwrite the values with those of as many other rows."""
+        for name, column in self._columns():
+            column.copy_(getattr(other, name))
+
     def ids(self) -> dict[str, Tensor]:
         """Return the columns that every kind of row has."""
         return {field.name: getattr(self, field.name) for field in fields(Rows)}

@@ -134,6 +134,21 @@ def stream_plan(n_rows: int, global_batch_size: int, world_size: int) -> EpochPl
     return _plan(n_rows // global_batch_size, n_rows, global_batch_size)
 
 
+def check_groups(groups: int, n_lanes: int, global_batch_size: int, world_size: int) -> None:
+    """Refuse a number of workers or a batch that would tear groups of lanes apart (`denoiser.norm_groups`).
+
+    Raises:
+        SettingsError: If the number of workers does not divide that of groups, or lanes do not divide the batch.
+    """
+    if groups > 1 and groups % world_size:
+        raise SettingsError(f"the number of workers must divide denoiser.norm_groups = {groups}; got {world_size}")
+    if groups > 1 and global_batch_size % n_lanes:
+        raise SettingsError(
+            f"with denoiser.norm_groups, global_batch_size must be a multiple of ray.lanes = {n_lanes};"
+            f" got {global_batch_size}"
+        )
+
+
 def _plan(steps: int, n_rows: int, global_batch_size: int) -> EpochPlan:
     if steps == 0:
         raise DataError(f"global_batch_size is {global_batch_size}; the training split has only {n_rows} profiles")

@@ -6,14 +6,14 @@ from torch import Tensor, nn
 from ldm_ray.noise import uniform, uniform_integers
 from ldm_ray.training.reduce import sum_over_workers
 
-BINS = 50
+BINS = 1000
 DECAY = 0.95
 UNIFORM_SHARE = 0.01
 ROWS_BEFORE_USE = 32
 
 
 class StepSampler(nn.Module):
-    """Draws steps uniformly, or in proportion to the root of the second moment of their loss.
+    """Draws steps uniformly, or in proportion to the root of the second moment of their divergence.
 
     In the latter case each row's loss is weighted by the inverse of its step's relative probability, which keeps the
     expected loss and lowers its variance.
@@ -21,8 +21,9 @@ class StepSampler(nn.Module):
     Source: Nichol & Dhariwal 2021 (arXiv:2102.09672), Eq. (18).
 
     Note:
-        Moments are kept for at most 50 equal stretches of the chain, over all workers. 1% of the draws stay uniform,
-        and all of them until every stretch has seen 32 rows. The moments are buffers, hence part of checkpoints.
+        Moments are kept for each step, or for 1000 equal stretches of a longer chain, over all workers. 1% of the draws
+        stay uniform, and all of them until every stretch has seen 32 rows. The moments are buffers, hence part of
+        checkpoints.
     """
 
     second_moment: Tensor
@@ -38,10 +39,10 @@ class StepSampler(nn.Module):
 
     def probabilities(self) -> Tensor:
         """Probability of each stretch, (bins,)."""
-        if bool((self.seen < ROWS_BEFORE_USE).any()):
-            return torch.full_like(self.seen, 1 / len(self.seen))
         root = torch.sqrt(self.second_moment).clamp_min(1e-12)
-        return (1 - UNIFORM_SHARE) * root / root.sum() + UNIFORM_SHARE / len(root)
+        by_moment = (1 - UNIFORM_SHARE) * root / root.sum() + UNIFORM_SHARE / len(root)
+        # Chosen on the device: a step that waits for an answer cannot be captured as a CUDA graph.
+        return torch.where((self.seen < ROWS_BEFORE_USE).any(), 1 / len(root), by_moment)
 
     def draw(self, keys: Tensor) -> tuple[Tensor, Tensor]:
         """Return zero-based steps and the weights of their losses, each (batch,); uniform outside training.
@@ -61,7 +62,7 @@ class StepSampler(nn.Module):
 
     @torch.no_grad()
     def update(self, t: Tensor, loss: Tensor) -> None:
-        """Update the moments with unweighted losses of rows, (batch,); every worker must call this."""
+        """Update the moments with unweighted divergences of rows, (batch,); every worker must call this."""
         if not (self.importance and self.training):
             return
         chosen = (t * len(self.seen)) // self.num_steps

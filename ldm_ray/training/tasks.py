@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ldm_ray.bundle.bundle import prefixed
+from ldm_ray.bundle.bundle import LARGEST_LATENT, prefixed
 from ldm_ray.config import Config
 from ldm_ray.models.ldm import LatentDiffusion
 from ldm_ray.models.rivals.build import build_baseline
@@ -88,14 +88,15 @@ def _ldm_task(inputs: TaskInputs) -> BuiltTask:
     if config.ingest.latents and isinstance(source, ResidentSource):
         source = source.encoded(latents.moments)
     model = LatentDiffusion(n_genes, tables.embeddings.shape[1], config)
-    model.set_latent_scaling(*(value.cpu() for value in latent_moments(source, latents, config.seed)))
+    mean, scale, largest = latent_moments(source, latents, config.seed)
+    model.set_latent_scaling(mean.cpu(), scale.cpu())
     if not config.denoiser.raw_inputs:
         controls = tables.basal[torch.from_numpy(inputs.training_controls).long().to(source.device)]
         scale = controls.std(dim=0, correction=0).clamp_min(SMALLEST_CONTROL_SD)
         model.condition_encoder.set_scaling(controls.mean(dim=0).cpu(), scale.cpu())
     monitor = MeanMonitor(inputs.monitor, tables, config.predict.guidance) if inputs.monitor else None
     task = LdmTask(model.to_device(source.device), latents, tables, config, monitor)
-    return BuiltTask(task, source, lambda: prefixed("ldm.", task.model))
+    return BuiltTask(task, source, lambda: prefixed("ldm.", task.model) | {LARGEST_LATENT: largest})
 
 
 def _rival_task(inputs: TaskInputs) -> BuiltTask:

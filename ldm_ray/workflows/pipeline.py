@@ -1,5 +1,6 @@
 """All steps from a release to predictions, in one folder at any URL; finished steps are not repeated."""
 
+import json
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -17,7 +18,7 @@ from ldm_ray.config import FREE_TO_CHANGE, Config, dump_config, read_settings
 from ldm_ray.console import counting, say, spinning, staged
 from ldm_ray.data.dataset import PairedDataset, open_dataset
 from ldm_ray.data.prepare import prepare
-from ldm_ray.data.releases import ReleasePaths
+from ldm_ray.data.releases.paths import ReleasePaths
 from ldm_ray.data.simulate import release_files, simulate_release
 from ldm_ray.errors import DataError
 from ldm_ray.evaluation.report.folder import write_report
@@ -39,7 +40,7 @@ from ldm_ray.layout import (
     SOURCE,
     VAE,
 )
-from ldm_ray.prediction.bulk.conditions import COLUMNS, SCHEMA, read_tables
+from ldm_ray.prediction.bulk.conditions import COLUMNS, SCHEMA, open_conditions
 from ldm_ray.storage.store import Store
 from ldm_ray.workflows.pipeline_state import PipelineRecord, PipelineState
 from ldm_ray.workflows.steps import encode_compounds, trained
@@ -124,7 +125,7 @@ class Pipeline:
             DataError: If the folder was made with another release or settings, or by other commands.
         """
         made = [folder for folder in FOLDERS if self.store.exists(folder)]
-        release = asdict(self._paths)
+        release = json.loads(json.dumps(asdict(self._paths)))  # as it is read back: lists, not tuples
         if made:
             otherwise = "--overwrite replaces it, or choose another --out"
             if not self.store.exists(SETTINGS):
@@ -161,7 +162,7 @@ class Pipeline:
             self.store.path(f"{RELEASE}/{name}")
             for name in (files.gctx, files.inst_info, files.pert_info, files.gene_info)
         )
-        return ReleasePaths(gctx, inst_info, pert_info, gene_info)
+        return ReleasePaths((gctx,), (inst_info,), (pert_info,), gene_info)
 
     def _prepare(self) -> None:
         with spinning("reading tables"):
@@ -210,7 +211,10 @@ class Pipeline:
 
     def _tables(self) -> Iterator[pa.Table]:
         if self._conditions is not None:
-            yield from read_tables(self._conditions, self.config.storage_options)
+            conditions = open_conditions(self._conditions, self.config.storage_options)
+            if conditions.unusual:
+                say(conditions.unusual)
+            yield from conditions.tables()
             return
         yield held_out_conditions(self.dataset)
 

@@ -9,15 +9,17 @@ from ldm_ray.cluster.train.run import Run
 from ldm_ray.config import Config, dump_config, read_settings
 from ldm_ray.console import counting, say, show_table, staged
 from ldm_ray.data.dataset import PairedDataset, open_dataset
-from ldm_ray.data.resplit import by_of, empty_side, resplit
+from ldm_ray.data.manifest import by_of
+from ldm_ray.data.resplit import empty_side, resplit
 from ldm_ray.errors import DataError
 from ldm_ray.evaluation.report.folder import write_report
 from ldm_ray.evaluation.report.table1 import Campaign, campaign_tables, write_campaign
 from ldm_ray.evaluation.scores.record import Metrics, read_metrics
 from ldm_ray.evaluation.suite import evaluate
 from ldm_ray.layout import METRICS, SETTINGS
-from ldm_ray.settings import Table1Settings
+from ldm_ray.settings import ReproduceSettings, Table1Settings
 from ldm_ray.storage.store import Store
+from ldm_ray.workflows.paper_model import paper_config
 from ldm_ray.workflows.steps import trained
 
 
@@ -36,8 +38,7 @@ def run_table1(data: str, out: str, config: Config) -> Campaign:
         DataError: If `out` holds a campaign with other settings.
     """
     dataset, store = open_dataset(data, config.storage_options), Store(out, config.storage_options)
-    # Sides, seeds and rivals may be added to a campaign; its models stay comparable.
-    same = config.model_copy(update={"table1": Table1Settings(), "seed": 0})
+    same = campaign_settings(config)
     if store.exists(SETTINGS) and read_settings(store.read_bytes(SETTINGS)) != same:
         raise DataError(f"{out} holds a campaign with other settings; choose another --out")
     store.write_bytes(SETTINGS, dump_config(same).encode())
@@ -53,11 +54,23 @@ def run_table1(data: str, out: str, config: Config) -> Campaign:
     return result
 
 
+def campaign_settings(config: Config) -> Config:
+    """Return the settings that all models of a campaign share; sides, seeds, rivals and stages may be added later."""
+    free = {"table1": Table1Settings(), "reproduce": ReproduceSettings(paper=config.reproduce.paper), "seed": 0}
+    # Never written, so what was read back has none.
+    return config.model_copy(update=free | {"storage_options": {}})
+
+
+def model_names(config: Config) -> list[str]:
+    """Return the names of the trained models, in the order of the table."""
+    return ["ldm", *(["paper"] if config.table1.paper else []), *config.table1.rivals]
+
+
 def _held_out(dataset: PairedDataset, store: Store, config: Config) -> dict[str, PairedDataset]:
     """Return the dataset of each side; a side that would be empty is reported and skipped before any training."""
     sides: dict[str, PairedDataset] = {}
     for unseen in config.table1.unseen:
-        if unseen == by_of(dataset):
+        if unseen == by_of(dataset.manifest["splits"]):
             sides[unseen] = dataset
         elif side := empty_side(dataset, unseen):
             say(f"unseen {unseen} is skipped: its {side} side would be empty")
@@ -72,19 +85,22 @@ def _held_out(dataset: PairedDataset, store: Store, config: Config) -> dict[str,
 
 def _one(dataset: PairedDataset, unseen: str, store: Store, config: Config) -> Metrics:
     """Train and judge one side and seed; return its metrics."""
+    names = model_names(config)
     report = Store(store.path(f"{unseen}/seed{config.seed}"), config.storage_options)
     if report.exists(METRICS):
         judged = read_metrics(report)
-        if {model["name"] for model in judged["models"]} == {"ldm", *config.table1.rivals}:
+        if {model["name"] for model in judged["models"]} == set(names):
             return judged
     say(f"unseen {unseen}, seed {config.seed}")
     folder = Store(store.path(f"models/{unseen}/seed{config.seed}"), config.storage_options)
     bundles = [_ldm(dataset, folder, config)]
+    if config.table1.paper:
+        bundles.append(_ldm(dataset, Store(folder.path("paper"), config.storage_options), paper_config(config)))
     for kind in config.table1.rivals:
         rival = Run(kind=kind, dataset=dataset, out=folder.path(kind), config=config)
         bundles.append(trained(rival, kind))
     with staged() as progress:
-        evaluation = evaluate(dataset, bundles, config.evaluate, config.seed, progress, block_runner(config))
+        evaluation = evaluate(dataset, bundles, config.evaluate, config.seed, progress, block_runner(config), names)
     write_report(report.url, evaluation, bundles, dataset, config)
     return evaluation.metrics
 

@@ -23,8 +23,8 @@ import torch
 from ldm_ray.bundle.bundle import load_bundle, save_bundle
 from ldm_ray.config import Config, dump_config
 from ldm_ray.data.dataset import PairedDataset, open_dataset
-from ldm_ray.data.l1000 import read_l1000
 from ldm_ray.data.prepare import prepare
+from ldm_ray.data.releases.l1000 import read_l1000
 from ldm_ray.data.simulate import ReleaseFiles, simulate_release
 from ldm_ray.layout import CHECKPOINT_STATE
 from ldm_ray.prediction.predictor import Predictor, Query

@@ -18,8 +18,8 @@ from ldm_ray.bundle.bundle import Bundle
 from ldm_ray.cluster.train.run import Run, train
 from ldm_ray.config import Config, dump_config
 from ldm_ray.data.dataset import PairedDataset, open_dataset
-from ldm_ray.data.l1000 import read_l1000
 from ldm_ray.data.prepare import prepare
+from ldm_ray.data.releases.l1000 import read_l1000
 from ldm_ray.data.simulate import ReleaseFiles, simulate_release
 from ldm_ray.errors import LdmRayError
 from ldm_ray.schema import profiles_schema

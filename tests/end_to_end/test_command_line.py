@@ -60,11 +60,14 @@ def test_demo_leaves_a_table_and_pictures(demo: Path) -> None:
             assert row[key] is not None, (row["model"], key)
     for name in ("scores", "learning_curves", "predicted_against_measured", "correlation_heatmaps", "calibration"):
         assert (report / f"{name}.png").stat().st_size > 10_000
-    assert "Simulated data: the genes are made up" in (report / "report.html").read_text()
+    page = (report / "report.html").read_text()
+    assert "Simulated data: the genes are made up" in page
+    assert "The autoencoder of ldm" in page
+    assert (report / "parts.png").is_file()
     assert len(pd.read_csv(report / "table.csv")) == len(metrics["rows"])
     for folder in ("vae", "ldm", "report"):
         assert (demo / folder / "settings.yaml").is_file()
-    assert json.loads((demo / "predictions" / "manifest.json").read_text())["n_predicted"] == 90
+    assert json.loads((demo / "predictions" / "manifest.json").read_text())["n_predicted"] == 141
     assert "Trained on simulated data" in (demo / "ldm" / "README.md").read_text()
 
 

@@ -13,13 +13,13 @@ from cmapPy.pandasGEXpress import parse
 
 from ldm_ray.config import Config
 from ldm_ray.data.dataset import open_dataset
-from ldm_ray.data.gctx import COLUMN_IDS, MATRIX, ROW_IDS, open_gctx
-from ldm_ray.data.h5ad import read_h5ad
-from ldm_ray.data.l1000 import read_l1000
 from ldm_ray.data.prepare import prepare
-from ldm_ray.data.source import source_file
+from ldm_ray.data.releases.gctx import COLUMN_IDS, MATRIX, ROW_IDS, open_gctx
+from ldm_ray.data.releases.h5ad import read_h5ad
+from ldm_ray.data.releases.l1000 import read_l1000
 from ldm_ray.data.validate import validate
 from ldm_ray.errors import NonFiniteError, StoreError
+from ldm_ray.storage.source import source_file
 from ldm_ray.storage.store import Store
 from tests.conftest import small_config
 from tests.s3_server import BUCKET, S3Server

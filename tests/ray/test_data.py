@@ -18,8 +18,8 @@ from ldm_ray.cluster.pool import ActorPool, map_in_pool
 from ldm_ray.cluster.train.ingest import open_source
 from ldm_ray.cluster.train.stream import sorted_keys
 from ldm_ray.data.dataset import PairedDataset, open_dataset
-from ldm_ray.data.l1000 import read_l1000
 from ldm_ray.data.prepare import prepare
+from ldm_ray.data.releases.l1000 import read_l1000
 from ldm_ray.data.slices import profile_files
 from ldm_ray.errors import DataError, StoreError
 from ldm_ray.storage.store import matrix, parquet_bytes

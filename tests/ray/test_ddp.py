@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from tests.conftest import World, small_config
+from tests.ray import normalised
 from tests.s3_server import free_port
 
 
@@ -26,6 +27,8 @@ PAPER_LIKE = (
     "denoiser.loss=nll",
     "denoiser.norm=batch",
     "denoiser.dropout=0.2",
+    "denoiser.basal_widths=[16,12,8]",
+    "denoiser.compound_widths=[16,12]",
 )
 
 
@@ -46,6 +49,7 @@ CASES = {
     "ldm with batch normalisation as in the paper": (
         "ldm", (*PAPER_LIKE, "denoiser.basal_input=matched", "vae.standardise=false"), "float64",
     ),
+    "ldm with batch normalisation in groups": ("ldm", (*PAPER_LIKE, "denoiser.norm_groups=4"), "float64"),
 }  # fmt: skip
 OTHER = "ldm at another rate"
 ALONE, FIRST, SECOND = "alone", "first of two", "second of two"
@@ -101,3 +105,37 @@ def test_torch_sync_batch_norm_still_refuses_the_cpu(trained: Path) -> None:
     for process in (FIRST, SECOND):
         said = (trained / process / "sync_batch_norm.txt").read_text()
         assert "SyncBatchNorm expected input tensor to be on" in said
+
+
+@pytest.mark.parametrize("assignment", normalised.ASSIGNMENTS)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-2), (torch.float64, 1e-10)])
+def test_batch_normalisation_is_torch_s_on_the_whole_batch(
+    trained: Path, dtype: torch.dtype, tolerance: float, assignment: normalised.Assignment
+) -> None:
+    """Outputs, gradients, running moments and evaluation; with raw doses, and a time that is the same in all rows.
+
+    In float32 a mean of 1000 is rounded by 3e-5, hence the tolerance; sums of squares would lose all of that variance.
+    """
+    whole = normalised.apply(normalised.build(torch.nn.BatchNorm1d, torch.float64), slice(None), torch.float64)
+    found = [torch.load(trained / process / "normalised.pt", weights_only=True) for process in (FIRST, SECOND)]
+    first, second = (own[f"{dtype} {assignment}"] for own in found)
+    for name, wanted in whole.items():
+        if "running" in name or "tracked" in name:
+            assert torch.equal(first[name], second[name]), name
+            both = first[name]
+        elif first[name].shape == wanted.shape:  # a parameter's gradient, which DDP adds up
+            both = first[name] + second[name]
+        else:
+            both = torch.zeros_like(wanted, dtype=dtype)
+            for rank, own in enumerate((first, second)):
+                both[normalised.own_rows(assignment, rank, 2)] = own[name]
+        error, size = (torch.atleast_2d(values.double()).norm(dim=0) for values in (both - wanted, wanted))
+        assert (error / size.clamp_min(1e-2)).max() < tolerance, name
+
+
+def test_layers_of_equal_depth_share_an_exchange(trained: Path) -> None:
+    """15 layers at 10 depths: one exchange each way. The rest is DDP's gradients and the step sampler's moments."""
+    for process in (FIRST, SECOND):
+        whole, grouped = json.loads((trained / process / "exchanges.json").read_text())
+        assert whole == 10 + 10 + 2  # forward, backward; gradients and the sampler of steps
+        assert grouped == 1 + 2

@@ -21,7 +21,7 @@ from ldm_ray.storage.store import Store
 from tests.bundles import random_bundle
 from tests.conftest import Command, World
 from tests.processes import kill_driver
-from tests.ray.prometheus import exported
+from tests.ray.prometheus import scraping
 
 SMALL_PARTS = ("--set", "predict.rows_per_part=50", "--n-samples", "2", "--steps", "3")
 ONE_ACTOR = (*SMALL_PARTS, "--set", "ray.actors=1")
@@ -59,7 +59,16 @@ def test_bad_rows_are_named_and_the_others_have_the_bits_of_python(bundle: str, 
     )
     table.assign(extra="x").to_csv(tmp_path / "queries.csv", index=False)
     out = tmp_path / "bad rows"
-    manifest = run("--bundle", bundle, "--conditions", str(tmp_path / "queries.csv"), "--out", str(out), *SMALL_PARTS)
+    predicted_refused = ("bulk_conditions_predicted_total", "bulk_conditions_refused_total")
+    with scraping() as scraper:
+        manifest = run(
+            "--bundle", bundle, "--conditions", str(tmp_path / "queries.csv"), "--out", str(out), *SMALL_PARTS
+        )
+        scraper.wait_for(
+            [*predicted_refused, "bulk_conditions_per_second"],
+            f'run="{tmp_path.name}/bad rows"',
+            enough=lambda seen: tuple(seen[name] for name in predicted_refused) == (116, 4),
+        )
     assert (manifest["n_predicted"], manifest["n_errors"], manifest["done"]) == (116, 4, True)
     frame = predicted(out)
     assert sorted(frame["row"]) == [i for i in range(120) if i not in wrong]
@@ -71,30 +80,31 @@ def test_bad_rows_are_named_and_the_others_have_the_bits_of_python(bundle: str, 
     assert frame["note"].tolist() == list(wanted.notes)
     errors = pd.concat([pd.read_parquet(path) for path in sorted((out / "errors").glob("*.parquet"))])
     assert dict(zip(errors["row"], errors["reason"], strict=True)) == {
-        3: "smiles must be a molecule that RDKit can parse, of at most 500 atoms; got 'C1CC'",
+        3: "queries.csv, line 5: smiles must be a molecule that RDKit can parse, of at most 500 atoms; got 'C1CC'",
         60: errors["reason"].iloc[1],
-        61: "dose_um must be a number above 0; got nan",
-        119: "time_h must be a number above 0; got -6.0",
+        61: "queries.csv, line 63: dose_um must be a number above 0; got 'much'",
+        119: "queries.csv, line 121: smiles is empty",
     }
-    assert "cell line 'HELA' is not in the bundle" in errors["reason"].iloc[1]
+    assert "queries.csv, line 62: cell line 'HELA' is not in the bundle" in errors["reason"].iloc[1]
     assert errors["dose_um"].tolist() == ["1", "1", "much", "1"]
-    predicted_refused = ("bulk_conditions_predicted_total", "bulk_conditions_refused_total")
-    exported(
-        [*predicted_refused, "bulk_conditions_per_second"],
-        f'run="{tmp_path.name}/bad rows"',
-        enough=lambda seen: tuple(seen[name] for name in predicted_refused) == (116, 4),
-    )
 
 
 @pytest.mark.usefixtures("cluster")
 def test_a_grid_and_what_may_not_be_mixed(bundle: str, tmp_path: Path, command: Command) -> None:
-    (tmp_path / "smiles.txt").write_text("CCO\nc1ccccc1\n\n")
+    (tmp_path / "smiles.txt").write_text("SMILES Name\nCCO ethanol\nc1ccccc1\n\n")
     out = tmp_path / "grid"
     grid = ["--compounds", str(tmp_path / "smiles.txt"), "--cells", "SIMC001,SIMC002", "--doses-um", "1,10,100"]
     manifest = run("--bundle", bundle, *grid, "--times-h", "6,24", "--out", str(out), *ONE_ACTOR)
     assert manifest["n_predicted"] == 24
     frame = predicted(out).sort_values("row")
-    assert frame.iloc[0][["smiles", "cell", "dose_um", "time_h"]].tolist() == ["CCO", "SIMC001", 1.0, 6.0]
+    assert frame.iloc[0][["name", "smiles", "cell", "dose_um", "time_h"]].tolist() == [
+        "ethanol",
+        "CCO",
+        "SIMC001",
+        1,
+        6,
+    ]
+    assert set(frame["name"]) == {"ethanol", ""}
     assert len(frame[["smiles", "cell", "dose_um", "time_h"]].drop_duplicates()) == 24
     again = run("--bundle", bundle, *grid, "--times-h", "6,24", "--out", str(out), *ONE_ACTOR)
     assert again == manifest

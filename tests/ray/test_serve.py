@@ -114,6 +114,21 @@ def test_the_same_bits_as_python(url: str, bundles: tuple[str, str]) -> None:
     assert httpx.get(url).text.startswith("<!doctype html>")
 
 
+def test_serves_proxy_and_the_api_answer_with_one_request_id(url: str) -> None:
+    """The proxy puts the id into every answer; a second header of ours would differ where it is too long for us."""
+    for given in ({}, {"x-request-id": "mine-7"}, {"x-request-id": "x" * 101}):
+        for method, path, status in (
+            ("HEAD", "/readyz", 200), ("GET", "/v1/cells", 200), ("GET", "/v2", 404), ("GET", "/v1/predict", 405),
+            ("POST", "/v1/predict/", 422), ("GET", "/-/routes", 200),
+        ):  # fmt: skip
+            response = httpx.request(method, f"{url}{path}", headers=given)
+            assert response.status_code == status
+            (own,) = response.headers.get_list("x-request-id")
+            assert own == given.get("x-request-id", own)
+            if status >= 400:
+                assert response.json()["request_id"] == own
+
+
 def test_a_new_bundle_is_taken_without_a_failed_request(url: str, bundles: tuple[str, str]) -> None:
     """Under load every answer is the old bundle's or the new one's, and none fails."""
     own = [Predictor.from_bundle(bundle, "cpu").predict([QUERY], n_samples=4).mean[0] for bundle in bundles]

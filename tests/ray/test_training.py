@@ -18,16 +18,17 @@ from ldm_ray.bundle.run_folder import Begin, as_begun
 from ldm_ray.cluster.train.run import Run, train
 from ldm_ray.config import Config, dump_config
 from ldm_ray.data.dataset import open_dataset
-from ldm_ray.data.l1000 import read_l1000
 from ldm_ray.data.prepare import prepare
+from ldm_ray.data.releases.l1000 import read_l1000
 from ldm_ray.errors import BundleError, DataError, LdmRayError, NonFiniteError, SettingsError
+from ldm_ray.evaluation.health.figures import health_figures
 from ldm_ray.storage.store import Store
 from ldm_ray.tracking.record import RunRecord, read_record
 from ldm_ray.tracking.revision import source_revision
 from ldm_ray.training.status import TrainingStatus
 from tests.conftest import World, small_config
 from tests.processes import name_of, tree
-from tests.ray.prometheus import exported
+from tests.ray.prometheus import Scraper, scraping
 
 # SQLAlchemy's and pydantic's, for what MLflow does.
 pytestmark = [pytest.mark.usefixtures("cluster"), pytest.mark.filterwarnings("ignore::DeprecationWarning")]
@@ -83,7 +84,9 @@ def test_one_ray_worker_equals_two_and_is_followed(world: World, undisturbed: Bu
     It is in MLflow, TensorBoard, its record and Prometheus, and none of them leaves a trace in the bundle.
     """
     config = followed(uri, "plain", *LONG, "ray.num_workers=1")
-    bundle = train(Run(kind="vae", dataset=world.dataset, out=str(tmp_path / "followed"), config=config))
+    with scraping() as scraper:
+        bundle = train(Run(kind="vae", dataset=world.dataset, out=str(tmp_path / "followed"), config=config))
+        check_prometheus(scraper, read_record(Store(str(tmp_path / "followed"))), f"{tmp_path.name}/followed")
     assert difference(bundle, undisturbed) < 1e-3
     losses, of_two = ([row["valid_loss"] for row in b.metadata["history"]] for b in (bundle, undisturbed))
     assert losses == pytest.approx(of_two, rel=1e-4)
@@ -103,22 +106,40 @@ def test_one_ray_worker_equals_two_and_is_followed(world: World, undisturbed: Bu
     assert run.data.tags.get("git_revision", "") == record.git_revision == source_revision()
     metrics = client.get_metric_history(run.info.run_id, "valid_loss")
     assert [(metric.step, metric.value) for metric in metrics] == list(enumerate(losses, start=1))
-    (events,) = (tmp_path / "followed" / "tensorboard").iterdir()
-    assert events.stat().st_size > 1000
+    check_health(bundle, record, run)
+    events = list((tmp_path / "followed" / "tensorboard").iterdir())  # epochs from Train's controller, health from here
+    assert len(events) == 2
+    assert max(file.stat().st_size for file in events) > 1000
     assert run.data.metrics["wells_per_s"] == record.last["wells_per_s"] > 0
-    check_prometheus(record, f"{tmp_path.name}/followed")
 
 
-def check_prometheus(record: RunRecord, run: str) -> None:
-    """A worker reports its last figures before it ends, so short runs are seen; of whole epochs, as in the record."""
+def check_health(bundle: Bundle, record: RunRecord, run: MlflowRun) -> None:
+    """Each epoch shows how many dimensions are active; the finished autoencoder's figures are everywhere."""
+    health = bundle.metadata["health"]
+    assert health["failed"] == []
+    assert health["autoencoder"]["active_units"] == 8 == bundle.metadata["history"][-1]["valid_active_units"]
+    assert record.health == health_figures(health)
+    logged = {name.removeprefix("health/"): value for name, value in run.data.metrics.items() if "health/" in name}
+    assert logged == pytest.approx(record.health)
+
+
+def check_prometheus(scraper: Scraper, record: RunRecord, run: str) -> None:
+    """A worker reports its last figures before it ends, so short runs are seen; of whole epochs, as in the record.
+
+    Ray may export an epoch in the middle first.
+    """
     wanted = {
         "train_wells_per_second": record.last["wells_per_s"],
         "train_data_wait_ratio": record.last["data_wait"],
         "train_valid_loss": record.last["valid_loss"],
         "train_global_batch_wells": 64.0,
     }
-    seen = exported(["train_loss", "train_checkpoint_seconds", *wanted], 'kind="vae"', f'run="{run}"')
-    assert {name: seen[name] for name in wanted} == pytest.approx(wanted)
+    scraper.wait_for(
+        ["train_loss", "train_checkpoint_seconds", *wanted],
+        'kind="vae"',
+        f'run="{run}"',
+        enough=lambda seen: {name: seen[name] for name in wanted} == pytest.approx(wanted),
+    )
     assert 0 < seen["train_checkpoint_seconds"] < 60
     assert 0 <= seen["train_data_wait_ratio"] <= 1
 
@@ -165,7 +186,7 @@ def test_killed_workers_leave_the_result_alone(
     steps = [metric.step for metric in client.get_metric_history(tracked.info.run_id, "train_loss")]
     assert steps == list(range(1, 25))
     assert record.last["valid_loss"] == pytest.approx(losses[-1], rel=1e-5)
-    assert len(list((out / "tensorboard").iterdir())) == 2
+    assert len(list((out / "tensorboard").iterdir())) == 3
 
 
 @pytest.mark.full  # a pipeline's driver is stopped in tests/drills/test_jobs.py, a search's killed in test_tune.py

@@ -1,5 +1,6 @@
 """Real Ray Train runs of the diffusion model and of a rival, and their evaluation on Ray."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,10 @@ import torch
 from ldm_ray.bundle.bundle import Bundle
 from ldm_ray.cluster.batch.evaluate import block_runner
 from ldm_ray.cluster.train.run import Run, train
+from ldm_ray.errors import BundleError, CheckError
 from ldm_ray.evaluation.suite import evaluate
 from ldm_ray.prediction.predictor import Predictor, Query
+from ldm_ray.training.status import TrainingStatus
 from ldm_ray.workflows.steps import train_now
 from tests.bundles import random_autoencoder
 from tests.conftest import World, small_config
@@ -47,6 +50,33 @@ def test_the_diffusion_model_learns_predicts_and_reads_latents_as_it_likes(world
     table = pq.read_table(folder / "part-00000.parquet")
     assert set(table["split"].to_pylist()) == {"train", "valid"}
     assert table["moments"].type.list_size == 2 * 8
+
+
+EXPLODES = (
+    "denoiser.head=mean", "denoiser.loss=nll", "denoiser.raw_inputs=true", "denoiser.norm=batch",
+    "schedule.num_steps=1000", "predict.steps=10", "predict.calibration_wells=32", "train_ldm.epochs=1",
+    "ray.num_workers=1",
+)  # fmt: skip
+
+
+@pytest.mark.full  # what is said is tested in tests/unit/test_denoiser_health.py
+def test_a_model_whose_draws_explode_is_refused_but_not_lost(world: World, tmp_path: Path) -> None:
+    """A raw mean as in the literal reading of the paper; what was trained is kept, and can still be bundled."""
+    out, vae = tmp_path / "ldm", random_autoencoder(world, *EXPLODES)
+    run = Run(kind="ldm", dataset=world.dataset, vae=vae, out=str(out), config=small_config(*EXPLODES))
+    with pytest.raises(CheckError, match=r"^draws leave the range of training: .* --resume takes other predict") as no:
+        train(run)
+    assert "\n" not in str(no.value)
+    assert not (out / "metadata.json").exists()
+    warned, began = small_config(*EXPLODES, "checks=warn", "predict.steps=12"), list[TrainingStatus]()
+    bundle = train(replace(run, config=warned, begin="resume", on_status=began.append))
+    assert not any("step" in status for status in began)  # nothing is trained again
+    assert any("(ancestral with 12 steps)" in line for line in bundle.metadata["health"]["failed"])
+    with pytest.raises(BundleError, match="NaN or infinite values"):
+        Predictor.from_bundle(str(out)).predict([Query("CCO", 1.0, 24.0, "SIMC001")])
+    settings = warned.evaluate.model_copy(update={"n_samples": (2,), "bootstrap_draws": 10, "max_profiles": 60})
+    rows = evaluate(world.dataset, [bundle], settings, 0).metrics["rows"]
+    assert max(row["rmse"] for row in rows if row["model"] == "ldm") > 100
 
 
 @pytest.mark.parametrize("kind", [pytest.param("prnet", marks=pytest.mark.full), "pertdit-cross"])

@@ -14,13 +14,14 @@ from ldm_ray.cluster.connect import check_cleaning
 from ldm_ray.config import Config, dump_config
 from ldm_ray.data.dataset import open_dataset
 from ldm_ray.data.folds import fold_dataset
-from ldm_ray.data.l1000 import read_l1000
 from ldm_ray.data.prepare import prepare
+from ldm_ray.data.releases.l1000 import read_l1000
 from ldm_ray.errors import SettingsError
 from ldm_ray.evaluation.reconstruction import score_reconstruction
 from ldm_ray.storage.store import Store
 from ldm_ray.tracking.record import read_record
 from ldm_ray.tuning.state import load_search
+from ldm_ray.tuning.trials import Trial
 from tests.bundles import random_autoencoder
 from tests.conftest import Command, World, small_config
 from tests.processes import kill_driver
@@ -44,35 +45,16 @@ def settings_file(tmp_path: Path, config: Config) -> str:
     return str(path)
 
 
-@pytest.mark.usefixtures("cluster")
-def test_without_its_dashboard_ray_keeps_the_cpus_of_a_killed_run(world: World) -> None:
-    """Train's cleaner asks the state API whether a run is alive, and the dashboard serves it.
-
-    This is why a search stalled after an early stop. When this fails because no error is raised, Ray answers without a
-    dashboard and `check_cleaning` can go.
-    """
-    with pytest.raises(SettingsError, match="needs a Ray cluster with a dashboard"):
-        check_cleaning(wait_s=0.0)
-
-
-def test_a_search_killed_midway_goes_on(world: World, tmp_path: Path, command: Command) -> None:
-    """The driver alone is killed; started again it ends with every trial once, a page, and a bundle to export."""
-    config = small_config(*SEARCH)
-    vae, out = tmp_path / "vae", tmp_path / "search"
-    file = settings_file(tmp_path, config)
+def search_command(world: World, tmp_path: Path, out: Path) -> list[str]:
+    """A small search on a random autoencoder."""
+    vae = tmp_path / "vae"
     save_bundle(random_autoencoder(world), str(vae))
-    tune = [*COMMAND, "tune", "--data", world.dataset.url, "--vae", str(vae), "--out", str(out), "--config", file]
-    with (tmp_path / "first.log").open("w") as log:
-        first = subprocess.Popen(tune, start_new_session=True, stderr=log)
-    deadline = time.monotonic() + 240
-    while not begun(out):
-        assert first.poll() is None, (tmp_path / "first.log").read_text()[-2000:]
-        assert time.monotonic() < deadline
-        time.sleep(0.5)
-    kill_driver(first)
-    before = {t.number: t for t in load_search(str(out)).trials}
-    again = subprocess.run([*tune, "--json"], capture_output=True, text=True)
-    assert again.returncode == 0, again.stderr[-2000:]
+    file = settings_file(tmp_path, small_config(*SEARCH))
+    return [*COMMAND, "tune", "--data", world.dataset.url, "--vae", str(vae), "--out", str(out), "--config", file]
+
+
+def check_search(out: Path, before: dict[int, Trial]) -> None:
+    """Both trials are there, each with every epoch once, and as they were before the driver was killed."""
     search = load_search(str(out))
     assert [trial.number for trial in search.trials] == [0, 1]
     assert {trial.state for trial in search.trials} <= {"complete", "stopped", "failed"}
@@ -85,15 +67,60 @@ def test_a_search_killed_midway_goes_on(world: World, tmp_path: Path, command: C
             folder = Store(str(out / "trials" / f"{trial.number:05d}"))
             assert read_record(folder).status == "stopped"
             assert not folder.exists("run")
-    assert len(json.loads(again.stdout)["trials"]) == 2
     assert {"report.html", "trials.csv"} <= {path.name for path in out.iterdir()}
-    export = ["tune", "export", str(out), "--out", str(tmp_path / "best")]
+
+
+def check_export(out: Path, best_folder: Path, command: Command) -> None:
+    """The best trial's bundle is exported, and not over another one."""
+    export = ["tune", "export", str(out), "--out", str(best_folder)]
     command(*export)
-    bundle = load_bundle(str(tmp_path / "best"), "ldm")
-    best = max((t for t in search.trials if t.state == "complete"), key=lambda t: t.metrics["delta_pcc"])
+    bundle = load_bundle(str(best_folder), "ldm")
+    best = max((t for t in load_search(str(out)).trials if t.state == "complete"), key=lambda t: t.metrics["delta_pcc"])
     assert bundle.metadata["search"]["trial"] == best.number
     assert bundle.config.train_ldm.learning_rate == best.params["train_ldm.learning_rate"]
     assert "already holds a bundle; --overwrite replaces it" in command(*export, code=2).stderr
+
+
+@pytest.mark.usefixtures("cluster")
+def test_without_its_dashboard_ray_keeps_the_cpus_of_a_killed_run(world: World) -> None:
+    """Train's cleaner asks the state API whether a run is alive, and the dashboard serves it.
+
+    This is why a search stalled after an early stop. When this fails because no error is raised, Ray answers without a
+    dashboard and `check_cleaning` can go.
+    """
+    with pytest.raises(SettingsError, match="needs a Ray cluster with a dashboard"):
+        check_cleaning(wait_s=0.0)
+
+
+def test_a_search_ends_in_a_page_and_a_bundle(world: World, tmp_path: Path, command: Command) -> None:
+    """Every trial once; the best one's bundle is exported once. `make test-full` also kills the driver midway."""
+    out = tmp_path / "search"
+    tune = search_command(world, tmp_path, out)
+    run = subprocess.run([*tune, "--json"], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr[-2000:]
+    assert len(json.loads(run.stdout)["trials"]) == 2
+    check_search(out, {})
+    check_export(out, tmp_path / "best", command)
+
+
+@pytest.mark.full
+def test_a_search_killed_midway_goes_on(world: World, tmp_path: Path, command: Command) -> None:
+    """The driver alone is killed; started again it ends with every trial once, a page, and a bundle to export."""
+    out = tmp_path / "search"
+    tune = search_command(world, tmp_path, out)
+    with (tmp_path / "first.log").open("w") as log:
+        first = subprocess.Popen(tune, start_new_session=True, stderr=log)
+    deadline = time.monotonic() + 240
+    while not begun(out):
+        assert first.poll() is None, (tmp_path / "first.log").read_text()[-2000:]
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+    kill_driver(first)
+    before = {t.number: t for t in load_search(str(out)).trials}
+    again = subprocess.run([*tune, "--json"], capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr[-2000:]
+    check_search(out, before)
+    check_export(out, tmp_path / "best", command)
 
 
 def test_a_fold_holds_out_its_compounds_and_leaves_the_test_side(world: World, tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from ldm_ray.training.loop import run_fit, start_fit
 from ldm_ray.training.rows import Tables
 from ldm_ray.training.steps import Latents, LdmTask, VaeTask
 from tests.conftest import resident_source
+from tests.ray import normalised
 
 STEPS = 20
 
@@ -54,6 +55,8 @@ def main(rank: int, world_size: int, port: int, root: str, out: Path, cases: dic
         torch.save(train(rank, world_size, config, root, case["kind"], case["precision"]), out / f"{name}.pt")
     if world_size > 1:
         (out / "sync_batch_norm.txt").write_text(said_by_sync_batch_norm())
+        torch.save(normalised.findings(rank, world_size), out / "normalised.pt")
+        (out / "exchanges.json").write_text(json.dumps([normalised.exchanges(groups) for groups in (1, 2)]))
         dist.destroy_process_group()
 
 

@@ -1,8 +1,7 @@
 """The HTTP API around a real small model in this process: answers, errors, limits, and the same bits as Python."""
 
-import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import httpx
 import numpy as np
@@ -12,56 +11,13 @@ from fastapi import FastAPI
 
 from ldm_ray.prediction.predictor import Predictor, Query
 from ldm_ray.serving.app import create_app
-from ldm_ray.serving.gate import Gate, Observe
 from ldm_ray.serving.local import LocalBackend
 from ldm_ray.serving.served import ServedModel
-from ldm_ray.settings import ServeSettings
 from tests.bundles import SMILES, random_bundle
 from tests.conftest import World
+from tests.serving.asking import CONDITION, LIMITS, ask, get, post
 
-LIMITS = ServeSettings(
-    max_conditions=8, max_samples=64, max_draws=40, max_body_bytes=60_000, max_in_flight=24, max_passes=4000
-)
-CONDITION = {"smiles": SMILES, "cell": "SIMC001", "dose_um": 10.0, "time_h": 24.0}
-
-
-@pytest.fixture(scope="module")
-def served(world: World) -> Iterator[ServedModel]:
-    model = ServedModel("demo", random_bundle(world), max_waiting=100_000)
-    yield model
-    model.close()
-
-
-@pytest.fixture(scope="module")
-def app(served: ServedModel) -> FastAPI:
-    backend = LocalBackend({"demo": served})
-    return create_app(lambda: backend, LIMITS)
-
-
-def nobody(*_: object) -> None:
-    """Look away."""
-
-
-def ask(app: FastAPI, *requests: httpx.Request, token: str = "", seen: Observe = nobody) -> list[httpx.Response]:
-    """Send requests at once."""
-    gate = Gate(app, LIMITS.max_body_bytes, LIMITS.max_in_flight, token, seen)
-
-    async def send() -> list[httpx.Response]:
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(gate), base_url="http://test") as client:
-            return list(await asyncio.gather(*(client.send(request) for request in requests)))
-
-    return asyncio.run(send())
-
-
-def post(body: object, **headers: str) -> httpx.Request:
-    content = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return httpx.Request(
-        "POST", "http://test/v1/predict", content=content, headers={"content-type": "application/json"} | headers
-    )
-
-
-def get(path: str, **headers: str) -> httpx.Request:
-    return httpx.Request("GET", f"http://test{path}", headers=headers)
+OTHER = "CN1CCN(c2ccc(F)cc2)CC1"
 
 
 def test_an_answer_has_the_bits_of_python(app: FastAPI, served: ServedModel) -> None:
@@ -105,6 +61,17 @@ def test_a_profile_may_stand_for_a_cell_line(app: FastAPI, served: ServedModel) 
     assert "basal profile given" in got["notes"]
 
 
+def test_a_cell_line_may_be_written_otherwise(app: FastAPI) -> None:
+    exact, other = (
+        response.json()["predictions"][0]
+        for response in ask(
+            app, *(post({"conditions": [CONDITION | {"cell": cell}]}) for cell in ("SIMC001", "simc-001"))
+        )
+    )
+    assert other["mean"] == exact["mean"]
+    assert "cell line 'simc-001' read as SIMC001" in other["notes"]
+
+
 @pytest.mark.parametrize(
     ("body", "field", "detail"),
     [
@@ -120,11 +87,13 @@ def test_a_profile_may_stand_for_a_cell_line(app: FastAPI, served: ServedModel) 
         ({"conditions": [CONDITION], "return": "all"}, "return", "Input should be 'summary', 'mean' or 'draws'"),
         ({"conditions": [CONDITION | {"dose_um": -1}]}, "conditions.0.dose_um", "greater than 0; got -1"),
         ({"conditions": [CONDITION, CONDITION | {"smiles": "C1CC"}]}, "conditions.1.smiles", "RDKit can parse"),
+        ({"conditions": [CONDITION | {"smiles": "*OCCO*"}]}, "conditions.0.smiles", "must be a whole molecule"),
+        ({"conditions": [CONDITION | {"smiles": f"{SMILES}.{OTHER}"}]}, "conditions.0.smiles", "ask for each alone"),
         ({"conditions": [CONDITION | {"smiles": "C" * 2001}]}, "conditions.0.smiles", "at most 2000 characters"),
         ({"conditions": [CONDITION | {"cell": "SIMC01"}]}, "conditions.0.cell", "near matches: SIMC001"),
         ({"conditions": [CONDITION | {"cell": None}]}, "conditions.0", "give either cell or basal"),
         ({"conditions": [CONDITION | {"cell": None, "basal": [1.0]}]}, "conditions.0.basal", "978 finite log2 values"),
-        (b"{not json", "1", "JSON decode error"),
+        (b"{not json", "body", "no JSON: Expecting property name"),
         (b'{"conditions": [{"smiles": "C", "cell": "A", "dose_um": NaN, "time_h": 1}]}', "conditions.0.dose_um", ""),
     ],
 )
@@ -191,6 +160,9 @@ def test_what_is_served_can_be_asked(app: FastAPI, served: ServedModel) -> None:
     assert ready == {"status": "ready"}
     (bad,) = ask(app, get("/v1/compounds/C1CC"))
     assert bad.status_code == 422
+    salt, mixture = (r.json() for r in ask(app, get("/v1/compounds/CCN.Cl"), get(f"/v1/compounds/{SMILES}.{OTHER}")))
+    assert (salt["parent_smiles"], salt["flag"], salt["left_out"]) == ("CCN", "", ["hydrochloric acid"])
+    assert mixture["flag"] == "mixture"
 
 
 def test_too_much_at_once_is_503_with_retry_after_and_every_taken_answer_is_right(world: World) -> None:

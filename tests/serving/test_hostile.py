@@ -20,9 +20,10 @@ from schemathesis.specs.openapi.checks import (
     response_schema_conformance,
     status_code_conformance,
 )
+from starlette.types import ASGIApp
 
 from ldm_ray.serving.app import create_app
-from ldm_ray.serving.gate import Gate
+from ldm_ray.serving.layers import layered
 from ldm_ray.serving.local import LocalBackend
 from ldm_ray.serving.served import ServedModel
 from ldm_ray.settings import ServeSettings
@@ -37,16 +38,16 @@ pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(3600)]
 
 
 @pytest.fixture(scope="module")
-def gate(world: World) -> Iterator[Gate]:
+def gate(world: World) -> Iterator[ASGIApp]:
     served = ServedModel("demo", random_bundle(world), max_waiting=1_000_000)
     backend = LocalBackend({"demo": served})
     app = create_app(lambda: backend, LIMITS)
-    yield Gate(app, LIMITS.max_body_bytes, LIMITS.max_in_flight, "", lambda *_: None)
+    yield layered(app, LIMITS, "", lambda *_: None)
     served.close()
 
 
 @pytest.mark.parametrize("mode", list(GenerationMode))
-def test_requests_made_from_the_description(gate: Gate, mode: GenerationMode) -> None:
+def test_requests_made_from_the_description(gate: ASGIApp, mode: GenerationMode) -> None:
     """Right and wrong requests of every route get the statuses, content types and bodies that the description says."""
     tried = []
     for found in schemathesis.openapi.from_asgi("/openapi.json", gate).get_all_operations():
@@ -95,7 +96,7 @@ STRINGS = st.one_of(
 
 
 @pytest.mark.parametrize("n_strings", [400, pytest.param(10_000, marks=pytest.mark.full)])
-def test_strings_that_are_no_molecules_or_odd_ones(gate: Gate, n_strings: int) -> None:
+def test_strings_that_are_no_molecules_or_odd_ones(gate: ASGIApp, n_strings: int) -> None:
     """Each is answered or refused, never with a 500, within a limit; memory does not grow with their number."""
     seen: dict[int, int] = {}
     memory: list[float] = []
@@ -128,7 +129,7 @@ def test_strings_that_are_no_molecules_or_odd_ones(gate: Gate, n_strings: int) -
     assert memory[-1] - memory[len(memory) // 2] < MAX_GROWTH_MB
 
 
-async def asked(gate: Gate, strings: list[str]) -> list[httpx.Response]:
+async def asked(gate: ASGIApp, strings: list[str]) -> list[httpx.Response]:
     """Ask for a prediction and a drawing of each string, all at once."""
     async with httpx.AsyncClient(transport=httpx.ASGITransport(gate), base_url="http://test") as client:
         asking = []

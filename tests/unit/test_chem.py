@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ldm_ray.chem.fingerprint import MorganEncoder
-from ldm_ray.chem.smiles import parent_smiles, parse_compound
+from ldm_ray.chem.smiles import one_drug, parse_compound
 from ldm_ray.console import console, show_table
 from ldm_ray.errors import QueryError
 
@@ -27,19 +27,21 @@ GOLDEN = {
         ("CC(=O)Oc1ccccc1C(=O)[O-].[Na+]", ASPIRIN),
         ("C[NH3+].[Cl-]", "CN"),
         ("N[C@@H](C)C(=O)O", "C[C@H](N)C(=O)O"),
+        ("C[C@H](O)F |o1:1|", "C[C@H](O)F"),
     ],
 )
 def test_parent_is_the_neutral_largest_fragment(text: str, parent: str) -> None:
-    assert parent_smiles(text) == parent
+    assert one_drug(text).parent_smiles == parent
 
 
 @pytest.mark.parametrize(
-    "text", ["", " ", "-666", "-666.0", "restricted", "nan", "C1CC(", "[Xx]C", "c1ccc", "C" * 3000]
+    "text",
+    ["", " ", "-666", "-666.0", "restricted", "nan", "C1CC(", "[Xx]C", "c1ccc", "C" * 3000, "CCO CCN", "CCO\tethanol"],
 )
 def test_what_is_not_a_molecule(text: str) -> None:
     assert parse_compound(text) is None
     with pytest.raises(QueryError, match="smiles must be a molecule"):
-        parent_smiles(text)
+        one_drug(text)
 
 
 @settings(max_examples=300, deadline=None)
@@ -48,6 +50,9 @@ def test_any_text_is_a_molecule_or_none(text: str) -> None:
     compound = parse_compound(text)
     if compound is not None:
         assert MorganEncoder(n_bits=64).encode([compound.parent_smiles]).shape == (1, 64)
+        again = parse_compound(compound.parent_smiles)
+        assert again is not None
+        assert (again.parent_smiles, again.group) == (compound.parent_smiles, compound.group)
 
 
 def test_fingerprints_are_golden() -> None:

@@ -14,7 +14,7 @@ def test_later_layers_win(tmp_path: Path) -> None:
     path.write_text("preset: paper\nvae:\n  latent_dim: 32\n  kl_weight: 2.0\n")
     config = load_config(path, ["vae.kl_weight=3"])
     assert (config.vae.latent_dim, config.vae.kl_weight) == (32, 3.0)  # file, override
-    assert (config.target, config.denoiser.head) == ("absolute", "mean")  # preset
+    assert (config.target, config.denoiser.head) == ("absolute", "v")  # preset
     assert config.schedule.num_steps == 1000  # default
 
 
@@ -33,7 +33,7 @@ def test_saved_settings_load_to_the_same(tmp_path: Path) -> None:
         ("vae.kl_weight=-1", "settings key 'vae.kl_weight': input should be greater than or equal to 0; got -1"),
         ("vae.kl_weight=.nan", "settings key 'vae.kl_weight'"),
         ("denoiser.head=eps", "settings key 'denoiser.head'"),
-        ("preset=papers", "preset must be one of default, paper; got 'papers'"),
+        ("preset=papers", "preset must be one of default, paper, paper-literal; got 'papers'"),
         ("vae", "--set must be key.path=value; got 'vae'"),
         ("vae=3", "settings key 'vae'"),
     ],
@@ -98,3 +98,8 @@ def test_settings_written_before_some_existed_are_read_with_their_defaults() -> 
     assert read_settings(yaml.safe_dump(older)) == config.model_copy(update={"serve": Config().serve})
     assert deciding(read_settings(yaml.safe_dump(older))) == deciding(config)
     assert deciding(config) != deciding(load_config(None, ["preset=paper", "predict.steps=8"]))
+
+
+def test_small_data_get_more_epochs_until_there_are_enough_steps() -> None:
+    training = load_config(None, ["train_ldm.min_steps=1000", "train_ldm.epochs=30"]).train_ldm
+    assert [training.long_enough(n).epochs for n in (100, 2600, 1_000_000)] == [1000, 100, 30]

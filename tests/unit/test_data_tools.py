@@ -1,4 +1,4 @@
-"""Validate, migrate, pictures, GDSC2: the tools for an existing dataset."""
+"""Validate, migrate, pictures: the tools for an existing dataset."""
 
 import json
 import shutil
@@ -13,12 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from ldm_ray.data.dataset import open_dataset
-from ldm_ray.data.gdsc import join_gdsc, read_gdsc
-from ldm_ray.data.l1000 import read_l1000
 from ldm_ray.data.migrate import migrate
 from ldm_ray.data.parts import write_wells
 from ldm_ray.data.pictures import draw_pictures
 from ldm_ray.data.prepare import prepare
+from ldm_ray.data.releases.l1000 import read_l1000
 from ldm_ray.data.validate import CHECKS, validate
 from ldm_ray.errors import DataError
 from ldm_ray.schema import profiles_schema
@@ -105,7 +104,7 @@ def set_fold(frame: pd.DataFrame, values: np.ndarray) -> None:
     ("change", "check", "text"),
     [
         (set_nan, "values", "holds NaN or infinite values in 1 rows"),
-        (set_counts_scale, "values", "must be log2, about 2 to 15"),
+        (set_counts_scale, "values", "must be log2 intensities (Level 3), about 2 to 15; these are linear intensities"),
         (set_duplicate, "ids", "appears twice"),
         (set_key, "ids", "is not the key of its id"),
         (set_reference, "ids", "basal_id must lie in 0.."),
@@ -158,7 +157,7 @@ def as_version_1(root: Path) -> None:
 
 def test_an_older_schema_is_refused_with_the_command_that_migrates_it(world: World, copy: Path) -> None:
     as_version_1(copy)
-    with pytest.raises(DataError, match=f"schema version 1; .* reads 2: run `ldm-ray data migrate {copy}`"):
+    with pytest.raises(DataError, match=f"schema version 1; .* reads 3: run `ldm-ray data migrate {copy}`"):
         open_dataset(str(copy))
     assert migrate(str(copy))
     assert problems(copy) == {}
@@ -186,7 +185,7 @@ def test_a_migration_that_was_interrupted_is_started_again(copy: Path, monkeypat
 def test_an_unknown_version_is_not_guessed_at(copy: Path) -> None:
     manifest = json.loads((copy / "manifest.json").read_text())
     (copy / "manifest.json").write_text(json.dumps(manifest | {"schema_version": 99}))
-    with pytest.raises(DataError, match="has schema version 99; this version of ldm-ray migrates 1"):
+    with pytest.raises(DataError, match="has schema version 99; this version of ldm-ray migrates 1 and 2"):
         migrate(str(copy))
 
 
@@ -214,39 +213,3 @@ def test_gene_symbols_of_another_vintage_do_not_matter(
     orders = [np.argsort([gene["entrez_id"] for gene in d.manifest["genes"]]) for d in (one, two)]
     values = [matrix(d.profiles(["expression"])["expression"])[:, o] for d, o in zip((one, two), orders, strict=True)]
     np.testing.assert_array_equal(values[0], values[1])
-
-
-def test_gdsc2_joins_the_real_release(
-    real_data: Path, mini_release: tuple[Path, Path, Path, Path], tmp_path: Path
-) -> None:
-    config = small_config("cleaning.min_profiles_per_compound=1")
-    prepare(read_l1000(*mini_release), str(tmp_path / "mini"), config)
-    dataset = open_dataset(str(tmp_path / "mini"))
-    table, counts = join_gdsc(read_gdsc(real_data / "gdsc2_ln_ic50.csv.gz"), dataset)
-    assert (counts.rows, counts.without_ic50, counts.cell_lines, counts.drugs) == (242_036, 0, 969, 286)
-    frame = table.to_pandas()
-    a375 = frame[frame["cell_line"] == "A375"]
-    assert len(a375) > 200
-    assert {dataset.cells[i] for i in a375["cell_id"]} == {"A375"}
-    joined = frame[(frame["cell_id"] >= 0) & (frame["compound_id"] >= 0)]
-    assert len(joined) == counts.rows_joined > 0
-    assert (joined["parent_smiles"] != "").all()
-    assert (frame["ln_ic50_um"].abs() < 20).all()
-
-
-def test_gdsc_in_the_official_layout_joins_by_name_and_structure(world: World, tmp_path: Path) -> None:
-    names = world.dataset.compounds["names"].to_pylist()
-    rows = {
-        "DATASET": "GDSC2", "COSMIC_ID": "1", "CELL_LINE_NAME": ["simc-001", "SIMC002", "OTHER", "SIMC001"],
-        "DRUG_NAME": [names[3][0].upper(), "nobody", names[4][0], names[5][0]],
-        "LN_IC50": ["1.5", "-2", "0.25", "NA"], "AUC": "0.9",
-        "SMILES": ["", str(world.dataset.parent_smiles[7]), "", ""],
-    }  # fmt: skip
-    pd.DataFrame(rows).to_csv(tmp_path / "gdsc.csv", index=False)
-    table, counts = join_gdsc(read_gdsc(tmp_path / "gdsc.csv"), world.dataset)
-    assert table["compound_id"].to_pylist() == [3, 7, 4]
-    assert table["cell_id"].to_pylist() == [0, 1, -1]
-    assert (counts.without_ic50, counts.rows_joined, counts.cell_lines_joined) == (1, 2, 2)
-    (tmp_path / "bad.csv").write_text("CELL_LINE_NAME,DRUG\nA,B\n")
-    with pytest.raises(DataError, match="must have the column 'DRUG_NAME'"):
-        read_gdsc(tmp_path / "bad.csv")

@@ -136,6 +136,22 @@ def test_regressing_on_the_mean_alone_would_drive_the_variance_to_its_bound() ->
     assert gaussian_nll(mean, mean, lower).mean() < gaussian_nll(mean, mean, true).mean()
 
 
+@pytest.mark.parametrize(("step", "ratio"), [(2, 1.5), (300, 100.0), (999, 10_000.0)])
+def test_a_pair_of_z_prev_has_the_gradient_of_one_without_most_of_its_noise(step: int, ratio: float) -> None:
+    """Near t = T the noise of a single z_prev is all that its gradient shows."""
+    n = 100_000
+    z_0, t = normal(n, 1), torch.full((n,), step)
+    z_t, noise = DIFFUSION.q_sample(z_0, t, normal(n, 1, seed=1)), normal(n, 1, seed=2)
+    gradients = {}
+    for loss in ("nll", "paired_nll"):
+        output = torch.zeros(n, 2, dtype=torch.float64, requires_grad=True)
+        rows = Objective(DIFFUSION, "v", loss).rows(DIFFUSION.p_step("v", output, z_t, t), z_0, z_t, t, noise)  # type: ignore[arg-type]
+        gradients[loss] = torch.autograd.grad(rows.loss.sum(), output)[0][:, 0]
+    one, pair = gradients["nll"], gradients["paired_nll"]
+    assert abs(float((one - pair).mean())) < 4 * float((one - pair).std()) / n**0.5
+    assert float(one.var() / pair.var()) > ratio
+
+
 @pytest.mark.parametrize("head", ["x0", "v", "epsilon"])
 def test_the_simple_loss_is_the_squared_error_of_the_head(head: Head) -> None:
     """It is computed from x0_hat; each head's own error is linear in it. lambda weights the sum over all steps."""

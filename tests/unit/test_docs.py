@@ -11,7 +11,7 @@ import typer
 import yaml
 
 from ldm_ray.cli.app import app
-from ldm_ray.config import Config, setting_keys
+from ldm_ray.config import Config, config_from_dict, load_config, setting_keys
 from tests.docs_pages import LANGUAGES, ROOT, commands, ending, fences, headings, links, pages, simple_commands
 from tests.docs_reader import COPIED, MAKERS, NEEDS, SMALLER, TAKES, small_settings
 from tests.docs_runner import SUBSTITUTIONS, problems, unused_substitutions
@@ -135,7 +135,7 @@ def test_the_runners_tables_name_what_is_there() -> None:
 
 @pytest.mark.parametrize("path", sorted((ROOT / "ldm_ray/configs").glob("*.yaml")), ids=lambda path: str(path.name))
 def test_small_settings_are_settings(path: Path) -> None:
-    from ldm_ray.config import PRESETS, config_from_dict, merged
+    from ldm_ray.config import PRESETS, merged
 
     values = yaml.safe_load(path.read_text())
     small = small_settings(values)
@@ -151,6 +151,31 @@ def test_measured_costs_are_those_of_the_results(said: str) -> None:
     figure: float = reduce(lambda found, part: found[part], key.split("."), values)  # type: ignore[arg-type,return-value]
     assert said in (ROOT / "docs" / "cost.md").read_text(encoding="utf-8")
     assert float(said.split()[0].replace(",", "")) == round(figure * scale) / scale
+
+
+def test_readmes_scores_are_those_of_the_shipped_settings() -> None:
+    """`ldm-ray demo` without `--config demo` trains for fewer epochs; its figures were once taken for the demo's."""
+    demo, mini = (json.loads((RESULTS / f"{name}_by_group.json").read_text()) for name in ("demo", "mini"))
+    figures, references = mini["models"]["default"]["figures"], mini["references"]
+    assert config_from_dict(yaml.safe_load(demo["settings"])) == load_config("demo")
+    assert config_from_dict(mini["settings"]["default"]) == load_config("mini")
+    rows = {(row["model"], row["prediction"]): row for row in demo["rows"]}
+    table = {  # the order of README's rows
+        "delta_pcc": (("ldm", "mean_direct"), ("ridge", "mean"), ("mean_delta", "mean")),
+        "systematic_pcc": (("ldm", "mean_direct"), ("ridge", "mean"), ("mean_delta", "mean")),
+        "explained_share": (("ldm", "mean_direct"), ("ridge", "mean")),
+    }
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    said = re.findall(r"^\| [^|]*\| (?:model|ridge|mean change) \| ([-\d.]+) \| ([^|]+) \|$", text, flags=re.MULTILINE)
+    wanted = []
+    for key, models in table.items():
+        decimals = 2 if key == "explained_share" else 3
+        for name in models:
+            real = figures.get(key) if name[0] == "ldm" else references[name[0]][key]
+            text_of_real = "{mean:.3f} ± {sd:.3f}".format(**real) if isinstance(real, dict) else f"{real or 0:.3f}"
+            unknown = key == "explained_share"  # of a real release nobody knows the truth
+            wanted.append((f"{rows[name][key]:.{decimals}f}", "unknown" if unknown else text_of_real))
+    assert said == wanted
 
 
 def test_citation_is_one() -> None:

@@ -301,10 +301,10 @@ def test_ceilings_of_known_noise() -> None:
     n, genes = 400, 300
     effect = np.repeat(0.5 * rng.normal(size=(n // 2, genes)), 2, axis=0)
     frame = pd.DataFrame({"condition_id": np.repeat(np.arange(n // 2), 2), "plate": ["a", "b"] * (n // 2)})
-    frame["cell_id"], frame["compound_id"] = 0, frame["condition_id"]
+    frame["cell_id"], frame["group_id"] = 0, frame["condition_id"]
     zero = np.zeros((n, genes))
     wells = Wells(frame, effect + rng.normal(size=(n, genes)), zero, zero, np.ones(n, dtype=bool))
-    boot = by_compound(frame["compound_id"].to_numpy(), 200, 0)
+    boot = by_compound(frame["group_id"].to_numpy(), 200, 0)
     ceiling = measure_ceiling(wells, wells.has_reserved, boot)
     assert ceiling is not None
     assert ceiling.n_pairs == n // 2

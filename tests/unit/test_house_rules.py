@@ -53,6 +53,8 @@ REFUSED = (
     "train baseline --kind prnet --data nowhere --out x",
     "tune --data nowhere --out x",
     "embed --data nowhere",
+    "reproduce --data nowhere --out x",
+    "reproduce --data d --out x --ic50 g",
     "evaluate --data nowhere --bundle b --out x",
     "bench samplers --data nowhere --bundle b",
     "data describe nowhere",

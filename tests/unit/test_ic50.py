@@ -13,8 +13,9 @@ import pytest
 import torch
 
 from ldm_ray.chem.fingerprint import MorganEncoder
-from ldm_ray.data.gdsc import normalised, read_basal_profiles
-from ldm_ray.data.l1000 import read_gene_info
+from ldm_ray.data.basal_profiles import read_basal_profiles
+from ldm_ray.data.cell_names import folded
+from ldm_ray.data.releases.genes import read_gene_info
 from ldm_ray.data.simulate import simulate_release
 from ldm_ray.data.simulate_ic50 import simulate_ic50, true_ln_ic50_um, write_csv_gz
 from ldm_ray.data.world import World as Planted
@@ -145,8 +146,8 @@ def test_simulated_files_are_read_by_the_same_code(world: World, tmp_path: Path)
 
 def test_simulated_measurements_scatter_around_the_planted_truth(planted: Planted, rows: Ic50Rows) -> None:
     truth = true_ln_ic50_um(planted, 5)
-    cells = {normalised(name): number for number, name in enumerate(planted.cell_names)}
-    cell = rows.frame["cell_line"].map(lambda name: cells[normalised(name)])
+    cells = {folded(name): number for number, name in enumerate(planted.cell_names)}
+    cell = rows.frame["cell_line"].map(lambda name: cells[folded(name)])
     compound = rows.frame["smiles"].map({text: number for number, text in enumerate(planted.parent_smiles)})
     residual = rows.ln_ic50_um - truth[cell, compound]
     assert residual.std() == pytest.approx(0.5, rel=0.08)
@@ -211,7 +212,13 @@ def test_the_table_judges_every_row_on_every_split(evaluated: tuple[dict[str, An
     assert len(oracle.asked) == len(set(oracle.asked))
     assert "drug: oracle profile + embedding" in said
     names = [*BASELINES, "oracle profile + embedding"]
-    assert (metrics["dose_um"], metrics["time_h"], metrics["seeds"]) == (10.0, 24.0, [0, 1])
+    assert (metrics["dataset"], metrics["dose_um"], metrics["time_h"], metrics["seeds"]) == (
+        "GDSC2",
+        10.0,
+        24.0,
+        [0, 1],
+    )
+    assert "matched without case and punctuation: SIMC-001 as SIMC001" in metrics["notes"][-1]
     assert list(metrics["splits"]) == list(IC50_SPLITS)
     for found in metrics["splits"].values():
         assert [row["model"] for row in found["rows"]] == names
@@ -262,7 +269,12 @@ def test_basal_profiles_that_cannot_be_used(files: tuple[Path, Path], genes: Any
             "NaN or infinite values in 1 cell lines, the first SIMC001",
         ),
         ([first.split(",")[0], "", *first.split(",")[2:]], "NaN or infinite values in 1 cell lines"),
-        (["simc-002", *first.split(",")[1:]], "cell line 'SIMC002' appears twice"),
+        (["SIMC002", *first.split(",")[1:]], "cell line 'SIMC002' appears twice"),
+        (
+            [first.split(",")[0], "1,5", *first.split(",")[2:]],
+            "row 2 must have as many fields as the headings, 41; got 42; is a decimal comma",
+        ),
+        ([first.split(",")[0], "4211.5", *first.split(",")[2:]], "must hold log2 expression, at most 30; got 4211.5"),
     ):
         plain.write_text(text.replace(first, ",".join(cells)))
         with pytest.raises(DataError, match=message):
@@ -270,7 +282,7 @@ def test_basal_profiles_that_cannot_be_used(files: tuple[Path, Path], genes: Any
     plain.write_text(text.replace("cell_id", "name"))
     with pytest.raises(DataError, match="must have the column 'cell_id'"):
         read_basal_profiles(plain, genes)
-    with pytest.raises(StoreError, match="do not exist"):
+    with pytest.raises(StoreError, match="does not exist"):
         read_basal_profiles(tmp_path / "none.csv", genes)
 
 
@@ -278,6 +290,11 @@ def test_tables_that_do_not_meet(files: tuple[Path, Path], genes: Any, tmp_path:
     (tmp_path / "other.csv").write_text("CELL_LINE_NAME,DRUG_NAME,LN_IC50,SMILES\nX,a,1.0,CCO\nSIMC001,b,2.0,\n")
     with pytest.raises(DataError, match=r"no row has an IC50, a SMILES and a profile .* \(rows left: 2, 2, 1, 0\)"):
         load_ic50(tmp_path / "other.csv", files[1], genes)
+    (tmp_path / "spelled.csv").write_text(
+        "CELL_LINE_NAME,DRUG_NAME,LN_IC50,SMILES\nSIMC_001,a,1.0,CCO\nsimc001,a,2.0,CCO\n"
+    )
+    with pytest.raises(DataError, match=r"ambiguous: SIMC_001 \(perhaps SIMC001\), simc001 \(perhaps SIMC001\)$"):
+        load_ic50(tmp_path / "spelled.csv", files[1], genes)
     two = np.flatnonzero(rows.cell < 2)
     with pytest.raises(DataError, match="split by cell needs at least 3 units; got 2"):
         split_rows(permuted(rows, two), "cell", 0)

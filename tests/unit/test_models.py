@@ -4,11 +4,13 @@ import pytest
 import torch
 
 from ldm_ray.config import load_config
-from ldm_ray.errors import ShapeError
-from ldm_ray.models.blocks import GlobalBatchNorm, KeyedDropout
+from ldm_ray.errors import SettingsError, ShapeError
+from ldm_ray.models.batch_norm import GlobalBatchNorm, normalise_in_groups
+from ldm_ray.models.blocks import KeyedDropout, Mlp, Norm, side_by_side
 from ldm_ray.models.condition import ConditionBatch, ConditionEncoder
 from ldm_ray.models.ldm import LatentDiffusion
 from ldm_ray.models.vae import Vae, vae_loss
+from ldm_ray.training.source import check_groups
 from tests.conftest import small_config
 
 GENES, EMBEDDING, BATCH = 7, 11, 3
@@ -37,7 +39,14 @@ def test_paper_preset_has_the_published_layers() -> None:
     assert [block.linear.in_features for block in model.denoiser.blocks] == [256 + 128 + 256, 768, 768]
     assert model.denoiser.output.out_features == 512
     assert isinstance(model.denoiser.blocks[0].norm, torch.nn.BatchNorm1d)
-    assert (config.target, model.head, model.diffusion.num_steps) == ("absolute", "mean", 1000)
+    assert (config.target, model.head, model.diffusion.num_steps) == ("absolute", "v", 1000)
+    literal = load_config(None, ["preset=paper-literal"])
+    assert shapes(LatentDiffusion(978, 768, literal)) == shapes(model)
+    assert shapes(Vae(978, literal.vae)) == shapes(vae)
+
+
+def shapes(module: torch.nn.Module) -> list[torch.Size]:
+    return [parameter.shape for parameter in module.parameters()]
 
 
 def test_vae_loss_is_equation_2() -> None:
@@ -73,8 +82,18 @@ def test_keyed_dropout_follows_the_row() -> None:
 
 def test_global_batch_norm_alone_is_batch_norm() -> None:
     ours, theirs, x = GlobalBatchNorm(5), torch.nn.BatchNorm1d(5), torch.randn(6, 5)
-    torch.testing.assert_close(ours(x), theirs(x))
-    torch.testing.assert_close(ours.running_var, theirs.running_var)
+    assert torch.equal(ours(x), theirs(x))
+    assert torch.equal(ours.running_var, theirs.running_var)
+    assert torch.equal(ours.eval()(x), theirs.eval()(x))
+
+
+@pytest.mark.parametrize("norms", [("none", "none"), ("layer", "none"), ("batch", "batch")])
+def test_networks_side_by_side_are_the_same_networks(norms: tuple[Norm, Norm]) -> None:
+    deep, flat = Mlp(3, (6, 5, 4), norms[0], dropout=0.5, salt=1), Mlp(2, (7,), norms[1], input_dropout=0.5, salt=2)
+    x, y, keys = torch.randn(8, 3), torch.randn(8, 2), torch.arange(8)
+    together = side_by_side([deep, flat], [x, y], keys)
+    assert torch.equal(together[0], deep(x, keys))
+    assert torch.equal(together[1], flat(y, keys))
 
 
 def test_condition_parts_all_reach_the_output() -> None:
@@ -93,3 +112,28 @@ def test_condition_parts_all_reach_the_output() -> None:
         encoder(ConditionBatch(base.x_basal[:, :5], base.compound, base.dose_um, base.time_h))
     with pytest.raises(ShapeError, match="compound must have width 11"):
         encoder(ConditionBatch(base.x_basal, base.compound[:, :5], base.dose_um, base.time_h))
+
+
+def test_groups_of_lanes_are_normalised_apart() -> None:
+    """Group g is the lanes g, g + 2, ...; running moments are the mean of the groups'."""
+    layer = GlobalBatchNorm(3, momentum=0.3)
+    normalise_in_groups(layer, groups=2, lanes=4)
+    x = torch.randn(20, 3, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 5.0, 0.1]) + 2
+    out, group = layer(x), torch.arange(20) // 5 % 2
+    own = [torch.nn.BatchNorm1d(3, momentum=0.3) for _ in range(2)]
+    for number, reference in enumerate(own):
+        torch.testing.assert_close(out[group == number], reference(x[group == number]))
+    for name in ("running_mean", "running_var"):
+        torch.testing.assert_close(getattr(layer, name), sum(getattr(one, name) for one in own) / 2)
+    torch.testing.assert_close(layer.eval()(x), (x - layer.running_mean) / torch.sqrt(layer.running_var + layer.eps))
+
+
+def test_groups_that_workers_or_batches_would_tear_apart_are_refused() -> None:
+    check_groups(4, 16, 256, 2)
+    check_groups(1, 16, 100, 3)
+    with pytest.raises(SettingsError, match="workers must divide denoiser.norm_groups = 4; got 3"):
+        check_groups(4, 16, 256, 3)
+    with pytest.raises(SettingsError, match="must be a multiple of ray.lanes = 16; got 100"):
+        check_groups(4, 16, 100, 2)
+    with pytest.raises(SettingsError, match=r"norm_groups must divide ray.lanes = 16; got 3"):
+        load_config(None, ["denoiser.norm_groups=3"])

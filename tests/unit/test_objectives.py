@@ -25,7 +25,7 @@ VARIANCE = torch.tensor([0.1, 0.4, 1.0], dtype=torch.float64)
 MEAN = torch.tensor([1.0, -0.5, 0.3], dtype=torch.float64)
 SCHEDULES = list(itertools.product(("linear", "cosine", "sigmoid"), (False, True)))
 HEADS = ("mean", "x0", "v", "epsilon")
-LOSSES = ("nll", "marginal_nll", "hybrid", "hybrid, min-SNR")
+LOSSES = ("nll", "paired_nll", "marginal_nll", "hybrid", "hybrid, min-SNR")
 NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(3)
 
 

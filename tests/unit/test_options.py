@@ -20,8 +20,17 @@ from ldm_ray.models.vae import Vae, vae_loss
 from ldm_ray.noise import mix
 from ldm_ray.prediction.predictor import Predictor, Query
 from ldm_ray.training.monitor import pearson
+from ldm_ray.training.rows import Tables
 from ldm_ray.training.step_sampling import ROWS_BEFORE_USE, StepSampler
-from ldm_ray.training.steps import DiffusionBatch, LdmLossModule, VaeBatch, VaeLossModule
+from ldm_ray.training.steps import (
+    DiffusionBatch,
+    Latents,
+    LdmLossModule,
+    LdmTask,
+    VaeBatch,
+    VaeLossModule,
+    VaeTask,
+)
 from tests.bundles import random_bundle
 from tests.conftest import World
 
@@ -51,6 +60,15 @@ def generator_of(model: LatentDiffusion, guidance: float = 1.0) -> ProfileGenera
     return ProfileGenerator(model, vae, ObservationNoise(torch.zeros(GENES, 1), torch.zeros(GENES)), guidance)
 
 
+def test_a_loss_module_lies_where_its_model_does() -> None:
+    config, nothing = small("denoiser.step_sampling=importance"), torch.zeros(0, GENES, device="meta")
+    tables = Tables(nothing, nothing, nothing, nothing)
+    vae = Vae(GENES, config.vae).to("meta")
+    model = LatentDiffusion(GENES, EMBEDDING, config).to("meta")
+    for module in (VaeTask(vae, tables, config).module, LdmTask(model, Latents(vae, tables), tables, config).module):
+        assert {tensor.device.type for tensor in module.state_dict().values()} == {"meta"}
+
+
 class TestStepSampling:
     """Eq. (18) of Nichol & Dhariwal: steps in proportion to the root of the second moment, losses reweighted."""
 
@@ -66,8 +84,7 @@ class TestStepSampling:
 
     def test_probabilities_follow_the_loss(self) -> None:
         sampler, loss = self.trained()
-        root = torch.sqrt((loss.view(50, 2) ** 2).mean(dim=1))
-        wanted = 0.99 * root / root.sum() + 0.01 / 50
+        wanted = 0.99 * loss / loss.sum() + 0.01 / 100
         torch.testing.assert_close(sampler.probabilities(), wanted, rtol=0.02, atol=0)
 
     def test_the_expected_loss_stays_and_its_variance_falls(self) -> None:
@@ -80,11 +97,17 @@ class TestStepSampling:
     def test_steps_are_uniform_until_all_have_been_seen_and_outside_of_training(self) -> None:
         sampler = StepSampler(100, importance=True).train()
         sampler.update(torch.arange(98).repeat(ROWS_BEFORE_USE), torch.ones(98 * ROWS_BEFORE_USE))
-        torch.testing.assert_close(sampler.probabilities(), torch.full((50,), 0.02))
+        torch.testing.assert_close(sampler.probabilities(), torch.full((100,), 0.01))
         trained, _ = self.trained()
         t, weight = trained.eval().draw(self.KEYS)
         assert torch.equal(t, StepSampler(100, importance=False).draw(self.KEYS)[0])
         assert torch.equal(weight, torch.ones(len(t)))
+
+    def test_stretches_of_a_long_chain_share_a_moment(self) -> None:
+        sampler = StepSampler(4000, importance=True)
+        assert sampler.second_moment.shape == (1000,)
+        t, _ = sampler.train().draw(self.KEYS)
+        assert (int(t.min()), int(t.max())) == (0, 3999)
 
     def test_moments_are_part_of_a_checkpoint(self) -> None:
         config = small("denoiser.step_sampling=importance")
@@ -100,6 +123,14 @@ def test_sines_are_those_of_the_transformer() -> None:
             angle = position * 10_000 ** (-i / 3)
             assert float(out[row, i]) == pytest.approx(math.sin(angle), abs=1e-6)
             assert float(out[row, 4 + i]) == pytest.approx(math.cos(angle), abs=1e-6)
+
+
+def test_an_output_of_zero_starts_as_the_posterior_mean_of_gaussian_latents() -> None:
+    model = built("denoiser.zero_output=true", "denoiser.head=v")
+    z_t, t = torch.randn(BATCH, 3, generator=torch.Generator().manual_seed(0)), torch.arange(BATCH)
+    step = model.reverse_step(z_t, t, torch.randn(BATCH, 6, generator=torch.Generator().manual_seed(1)))
+    signal = torch.sqrt(model.diffusion.schedule.alpha_bar[t])[:, None].float()
+    torch.testing.assert_close(step.x0_hat, signal * z_t)
 
 
 def test_adaln_blocks_start_as_the_identity() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from ldm_ray.config import read_settings
-from ldm_ray.data.releases import ReleasePaths
+from ldm_ray.data.releases.paths import ReleasePaths
 from ldm_ray.errors import DataError
 from ldm_ray.layout import METRICS, PIPELINE, PLAN, SETTINGS
 from ldm_ray.prediction.bulk.conditions import COLUMNS

@@ -97,6 +97,28 @@ def test_a_basal_profile_may_stand_for_a_cell_line(predictor: Predictor) -> None
     np.testing.assert_allclose(prediction.basal[0], basal, rtol=1e-6)
 
 
+def test_a_cell_line_may_be_written_otherwise_where_it_is_clear_which_is_meant(
+    world: World, predictor: Predictor
+) -> None:
+    exact, other = (predictor.predict([Query(SMILES, 1.0, 23.0, cell)]) for cell in ("SIMC001", "simc-001"))
+    np.testing.assert_array_equal(exact.mean, other.mean)
+    said = "cell line 'simc-001' read as SIMC001; "
+    assert said in other.notes[0]
+    assert other.notes[0].replace(said, "") == exact.notes[0]
+    assert other.out_of_domain.tolist() == exact.out_of_domain.tolist()
+    bundle, names = random_bundle(world), {"SIMC001": "TT", "SIMC002": "T-T", "SIMC003": "697"}
+    cells = [entry | {"cell": names[entry["cell"]]} for entry in bundle.metadata["cells"]]
+    reader = Predictor(replace(bundle, metadata=bundle.metadata | {"cells": cells})).reader
+    assert [reader.prepare(Query(SMILES, 1.0, 24.0, cell)).cell for cell in ("TT", "T-T", "697")] == [
+        "TT",
+        "T-T",
+        "697",
+    ]
+    with pytest.raises(QueryError, match="^line 7: cell line 'tt' may be T-T or TT; write the one that is meant$"):
+        reader.prepare(Query(SMILES, 1.0, 24.0, "tt", place="line 7"))
+    assert reader.prepare(Query(SMILES, 1.0, 24.0, "tt", np.ones(978))).cell == "tt"
+
+
 @pytest.mark.parametrize(
     ("query", "message"),
     [
@@ -118,6 +140,9 @@ def test_bad_queries_are_one_clear_line(predictor: Predictor, query: Query, mess
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 300
+    with pytest.raises(QueryError) as among_others:
+        predictor.predict([Query(SMILES, 1.0, 24.0, "SIMC001"), query])
+    assert str(among_others.value) == f"query 1 (counted from 0): {caught.value}"
 
 
 def test_bad_numbers(predictor: Predictor) -> None:
@@ -220,21 +245,6 @@ def test_tables_of_queries(predictor: Predictor, tmp_path: Path, name: str) -> N
     assert adata.obs["smiles"].tolist() == [SMILES, "CCO"]
 
 
-def test_bad_tables(tmp_path: Path) -> None:
-    path = tmp_path / "q.csv"
-    path.write_text("smiles,cell,dose_um\nCCO,A,1\n")
-    with pytest.raises(QueryError, match="it lacks 'time_h'"):
-        read_queries(str(path))
-    path.write_text("smiles,cell,dose_um,time_h\nCCO,A,1,24\nCCO,A,much,24\n")
-    with pytest.raises(QueryError, match="row 2: dose_um must be a number above 0; got 'much'"):
-        read_queries(str(path))
-    path.write_text("smiles,cell,dose_um,time_h\n")
-    with pytest.raises(QueryError, match="holds no query"):
-        read_queries(str(path))
-    with pytest.raises(QueryError, match="must be a .csv"):
-        read_queries("q.xlsx")
-
-
 def test_direct_mean_is_the_limit_of_sampled_means(world: World) -> None:
     """With a denoiser that always returns the same x0_hat, every sample is that latent."""
     bundle = random_bundle(world, "denoiser.head=x0")
@@ -294,6 +304,16 @@ def test_queries_far_from_training_are_flagged(world: World, predictor: Predicto
     bits = [generator.GetFingerprint(molecule) for molecule in train]
     nearest = max(DataStructs.BulkTanimotoSimilarity(generator.GetFingerprint(fingerprints[0]), bits))
     assert answer.similarity[1] == pytest.approx(nearest)
+
+
+def test_a_prediction_says_which_part_of_the_query_it_used(predictor: Predictor) -> None:
+    asked = (f"{SMILES}.NC(CO)(CO)CO", SMILES, "N.N.Cl[Pt]Cl")
+    salt, alone, metal = (Query(smiles, 10.0, 24.0, "SIMC001") for smiles in asked)
+    answer = predictor.predict([salt, alone, metal])
+    np.testing.assert_array_equal(answer.mean[0], answer.mean[1])
+    assert answer.notes[0].endswith(f"used {SMILES}, left out tromethamine")
+    assert "left out" not in answer.notes[1]
+    assert answer.notes[2].endswith("metal compound: its SMILES does not tell reliably what is bound")
 
 
 def test_spreads_are_scaled_to_cover_validation_wells(world: World, predictor: Predictor) -> None:

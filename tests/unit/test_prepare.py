@@ -11,16 +11,16 @@ import pytest
 
 from ldm_ray.data.cleaning import condition_ids
 from ldm_ray.data.dataset import PairedDataset, open_dataset
-from ldm_ray.data.describe import describe
-from ldm_ray.data.h5ad import read_h5ad
-from ldm_ray.data.l1000 import read_l1000
+from ldm_ray.data.describe import count_groups, describe
 from ldm_ray.data.pairing import batch_of, pair
 from ldm_ray.data.prepare import prepare
+from ldm_ray.data.releases.h5ad import read_h5ad
+from ldm_ray.data.releases.l1000 import read_l1000
 from ldm_ray.data.splits import split_of
+from ldm_ray.data_settings import PairingSettings, SplitSettings
 from ldm_ray.errors import DataError, LdmRayError, StoreError
 from ldm_ray.evaluation.baselines.truth import planted_world
 from ldm_ray.schema import profiles_schema
-from ldm_ray.settings import PairingSettings, SplitSettings
 from ldm_ray.storage.store import Store, matrix
 from tests.conftest import World, small_config
 
@@ -36,7 +36,7 @@ def test_every_rule_removes_what_the_simulator_planted(world: World) -> None:
     removed = {step["rule"]: step["removed"] for step in manifest["cleaning"]}
     assert removed["dose and time known and above 0"] == planted["no_dose"]
     assert removed["SMILES that RDKit parses (ii)"] == planted["unparsable_smiles"]
-    assert removed["parents with at least 5 profiles (i)"] == planted["rare_compound"]
+    assert removed["compounds with at least 5 profiles in all spellings (i)"] == planted["rare_compound"]
     assert removed["a DMSO well of the same cell line and time (iii)"] == planted["no_control"]
     assert manifest["n_profiles"] == planted["treated_wells"] == 1200
     assert manifest["counts"]["duplicate_instance_ids"] == planted["duplicate_instance"]
@@ -239,7 +239,9 @@ def test_a_folder_that_cannot_be_written_is_one_line(world: World, tmp_path: Pat
 
 def test_rules_that_leave_nothing_say_which(world: World, tmp_path: Path) -> None:
     config = small_config("cleaning.min_profiles_per_compound=100000")
-    with pytest.raises(DataError, match="'parents with at least 100000 profiles \\(i\\)' removed the last"):
+    with pytest.raises(
+        DataError, match="'compounds with at least 100000 profiles in all spellings \\(i\\)' removed the last"
+    ):
         prepare(release_of(world), str(tmp_path / "data"), config)
 
 
@@ -247,6 +249,8 @@ def test_describe_tells_what_was_dropped(world: World) -> None:
     sections = {section.title: section for section in describe(world.dataset)}
     assert ["cell lines", "3", "82"] in sections[world.dataset.url].rows
     assert len(sections["What cleaning dropped"].rows) == 7
+    said = [row[0] for row in sections["Examples and notes"].rows]
+    assert any(text.startswith("dose and time known and above 0: dose unknown (") for text in said)
 
 
 def test_real_release(mini_release: tuple[Path, Path, Path, Path], tmp_path: Path) -> None:
@@ -254,15 +258,17 @@ def test_real_release(mini_release: tuple[Path, Path, Path, Path], tmp_path: Pat
     config = small_config("cleaning.min_profiles_per_compound=1")
     manifest = prepare(read_l1000(*mini_release), str(tmp_path / "mini"), config)
     assert [(step["removed"], step["wells_after"]) for step in manifest["cleaning"]] == [
-        (587, 1423), (1, 1422), (7, 1415), (0, 1415), (0, 1415),
+        (587, 1423), (1, 1422), (7, 1415), (0, 1415), (0, 1415), (0, 1415),
     ]  # fmt: skip
     assert (manifest["n_compounds"], manifest["n_cell_lines"]) == (429, 9)
     assert manifest["pairing_levels"] == {"plate": 1365, "cell_time": 50}
     dataset = open_dataset(str(tmp_path / "mini"))
+    groups = count_groups(dataset)
+    assert groups == {"groups": 419, "several_spellings": 10, "on_two_sides": 0, "flagged": {"metal": 1}}
     expression = matrix(dataset.profiles(["expression"])["expression"])
     assert 0 <= expression.min() < expression.max() <= 16
     paper = prepare(read_l1000(*mini_release), str(tmp_path / "paper"), small_config())
-    assert (paper["n_profiles"], paper["n_compounds"]) == (372, 56)
+    assert (paper["n_profiles"], paper["n_compounds"]) == (421, 73)
 
 
 def test_real_h5ad(real_data: Path, mini_release: tuple[Path, Path, Path, Path], tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from ldm_ray.config import load_config
 from ldm_ray.diffusion.samplers import SamplerChoice
@@ -19,7 +20,7 @@ from ldm_ray.models.rivals.generate import PertditGenerator, PrnetGenerator
 from ldm_ray.models.rivals.prnet import Prnet
 from ldm_ray.settings import RIVAL_KINDS, OptimiserSettings, PertditSettings
 from ldm_ray.training.loop import learning_rate_at, plateaus, run_fit, start_fit
-from ldm_ray.training.rival_steps import RivalTask
+from ldm_ray.training.rival_steps import SMALLEST_VARIANCE, RivalTask, gaussian_nll_loss
 from ldm_ray.training.rows import ProfileRows, Rows, Tables, expression_of
 from ldm_ray.training.source import ResidentSource, lane_plan
 
@@ -109,7 +110,15 @@ def asked(toy: Toy) -> ConditionBatch:
     return ConditionBatch(toy.tables.basal[rows.basal], toy.tables.embeddings[rows.compound], rows.dose_um, rows.time_h)
 
 
-@pytest.mark.parametrize(("kind", "epochs"), [(kind, 40 if kind == "prnet" else 60) for kind in RIVAL_KINDS])
+@pytest.mark.parametrize(
+    ("kind", "epochs"),
+    [
+        ("prnet", 40),
+        ("pertdit-cross", 60),
+        pytest.param("pertdit-catcross", 60, marks=pytest.mark.full),
+        pytest.param("pertdit-ada", 60, marks=pytest.mark.full),
+    ],
+)
 def test_each_learns_a_planted_effect_and_beats_the_control(toy: Toy, kind: str, epochs: int) -> None:
     sampler, history = trained(toy, kind, epochs)
     assert history[-1]["valid_loss"] < 0.9 * history[0]["valid_loss"] or history[-1]["valid_loss"] < 0
@@ -124,6 +133,13 @@ def test_each_learns_a_planted_effect_and_beats_the_control(toy: Toy, kind: str,
     )
     torch.testing.assert_close(few.mean, samples.mean[5:9], rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(few.draws, samples.draws[5:9], rtol=1e-4, atol=1e-4)
+
+
+def test_prnets_loss_is_torchs() -> None:
+    torch.manual_seed(0)
+    mean, y, variance = torch.randn(4, 7), torch.randn(4, 7), 3e-6 * torch.rand(4, 7)
+    wanted = functional.gaussian_nll_loss(mean, y, variance, eps=SMALLEST_VARIANCE)
+    torch.testing.assert_close(gaussian_nll_loss(mean, y, variance), wanted, rtol=0, atol=0)
 
 
 def test_a_half_covered_token_is_padded() -> None:

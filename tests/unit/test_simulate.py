@@ -102,10 +102,13 @@ def test_mechanism_follows_from_structure(world: World) -> None:
 def test_molecules_are_real_ones() -> None:
     molecules = choose_molecules(500, 16, np.random.default_rng(0))
     assert len(set(molecules.parent_smiles)) == 500
+    groups = set()
     for text in molecules.parent_smiles:
         compound = parse_compound(text)
         assert compound is not None
         assert compound.parent_smiles == text
+        groups.add(compound.group)
+    assert len(groups) == 500
 
 
 def test_a_real_gene_table_gives_real_genes(mini_release: tuple[Path, ...], tmp_path: Path) -> None:

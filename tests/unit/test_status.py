@@ -15,14 +15,15 @@ import pytest
 from ldm_ray.bundle.bundle import save_bundle
 from ldm_ray.cli import status as status_command
 from ldm_ray.cli.app import main
-from ldm_ray.data.l1000 import read_l1000
 from ldm_ray.data.parts import Part, PartWriter
 from ldm_ray.data.prepare import prepare
+from ldm_ray.data.releases.l1000 import read_l1000
 from ldm_ray.errors import DataError, LdmRayError, StoreError
 from ldm_ray.layout import CONDITIONS, DRIVER, MANIFEST
-from ldm_ray.prediction.bulk.conditions import SCHEMA, stage
+from ldm_ray.prediction.bulk.conditions import SCHEMA
 from ldm_ray.prediction.bulk.parts import PartPredictor
 from ldm_ray.prediction.bulk.run import BulkRun, described_run
+from ldm_ray.prediction.bulk.staging import stage
 from ldm_ray.storage.store import Store, written_at
 from ldm_ray.tracking.record import with_epoch, write_record
 from ldm_ray.tuning.state import begin_search

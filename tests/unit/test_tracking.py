@@ -15,7 +15,7 @@ from tensorboardX.proto.event_pb2 import Event
 from ldm_ray.cli.app import main
 from ldm_ray.config import dump_config
 from ldm_ray.errors import DataError, SettingsError
-from ldm_ray.layout import TENSORBOARD
+from ldm_ray.layout import RUN_RECORD, TENSORBOARD
 from ldm_ray.settings import TrackSettings
 from ldm_ray.storage.store import Store
 from ldm_ray.tracking import trackers
@@ -63,6 +63,10 @@ def test_a_record_says_where_code_and_data_came_from(world: World, tmp_path: Pat
     assert run.started.endswith("+00:00")
     store = Store(str(tmp_path / "vae"))
     write_record(store, run)
+    assert read_record(store) == run
+    written = store.read_json(RUN_RECORD)
+    del written["health"]  # as an older version wrote it
+    store.write_json(RUN_RECORD, written)
     assert read_record(store) == run
     assert "hush" not in (tmp_path / "vae" / "run.json").read_text()
 
@@ -122,8 +126,14 @@ def test_settings_that_are_not_their_preset_s(overrides: tuple[str, ...], change
 def test_the_command_prints_the_table(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    best = {"valid_loss": 0.25}
-    write_record(Store(str(tmp_path / "a" / "vae")), a_run(best=best, epochs=2, git_revision="f" * 40 + "-dirty"))
+    measured = {
+        "autoencoder_active_units": 7.0,
+        "autoencoder_latent_dim": 8.0,
+        "autoencoder_decoder_r2": 0.821,
+        "autoencoder_pca_r2": 0.854,
+    }
+    run = a_run(best={"valid_loss": 0.25}, epochs=2, git_revision="f" * 40 + "-dirty", health=measured)
+    write_record(Store(str(tmp_path / "a" / "vae")), run)
     write_record(Store(str(tmp_path / "b")), a_run(status="running", started="2026-11-23T10:00:00+00:00"))
 
     def command(*arguments: str) -> str:
@@ -136,10 +146,20 @@ def test_the_command_prints_the_table(
     runs = json.loads(capsys.readouterr().out)["runs"]
     assert [run["status"] for run in runs] == ["running", "finished"]
     assert runs[1]["changed"]["vae.latent_dim"] == 8
+    assert runs[1]["health"] == measured
     assert command(str(tmp_path)) == "0"
     newest, oldest = (line for line in capsys.readouterr().err.splitlines() if "2026-11-2" in line)
     assert "running" in newest
-    for word in ("a/vae", "2026-11-22 10:00", "finished", "0.2500", "ffffffff+", "01234567", "vae.latent_dim=8"):
+    for word in (
+        "a/vae",
+        "2026-11-22 10:00",
+        "finished",
+        "0.2500",
+        "units 7/8, R2 0.82 (PCA 0.85)",
+        "ffffffff+",
+        "01234567",
+        "vae.latent_dim=8",
+    ):
         assert word in oldest
     assert "simulate" not in oldest
     assert command(str(tmp_path / "none")) == "2"
@@ -268,6 +288,9 @@ class Flaky:
 
     def log(self, epoch: int, metrics: Mapping[str, float]) -> None:
         self._call(epoch)
+
+    def conclude(self, epochs: int, figures: Mapping[str, float]) -> None:
+        self._call((epochs, figures))
 
     def finish(self, status: RunStatus) -> None:
         self._call(status)

@@ -15,9 +15,9 @@ from ldm_ray.cluster.pool import map_in_pool, placed_pool
 from ldm_ray.config import Config
 from ldm_ray.errors import QueryError
 from ldm_ray.layout import CONDITIONS, ERRORS, MANIFEST
-from ldm_ray.prediction.bulk.conditions import stage
 from ldm_ray.prediction.bulk.parts import PartPredictor
 from ldm_ray.prediction.bulk.run import BulkManifest, BulkRun, parts_done, read_manifest
+from ldm_ray.prediction.bulk.staging import stage
 from ldm_ray.storage.filesystem import StorageOptions
 from ldm_ray.storage.store import Store
 
@@ -29,7 +29,7 @@ class BulkPrediction:
     """What to predict, with which model, and where to write it.
 
     Attributes:
-        tables: Returns the conditions, if they are not staged yet; see `prediction/bulk/conditions.py`.
+        tables: Returns the conditions, if they are not staged yet; columns as in `conditions_schema`.
         source: Describes the conditions, so that a folder of other conditions is not resumed.
         bundle: URL of a diffusion model's bundle.
         out: Folder URL of the results.
@@ -62,7 +62,7 @@ def predict_many(
         The manifest: what was asked, and the rows predicted and refused.
 
     Raises:
-        QueryError: If `out` holds another prediction, or a number is out of range.
+        QueryError: If `out` holds another prediction, a number is out of range, or every condition was refused.
         BundleError: If the bundle cannot be sampled.
     """
     config, options = asked.config, asked.config.storage_options
@@ -94,10 +94,14 @@ def predict_many(
         now = dict(run.described())[key]
         raise QueryError(f"{asked.out} holds predictions with {key} {found.get(key)!r}; this run has {now!r}")
     _predict_parts(run, store, config, on_progress)
-    refused = _count_refused(store)
+    errors = _error_tables(store)
+    refused = len(store.read_tables(errors, ["row"])) if errors else 0
     manifest = run.described()
     manifest |= {"n_predicted": run.n_rows - refused, "n_errors": refused, "done": True}
     store.write_json(MANIFEST, manifest)
+    if refused == run.n_rows:
+        reason = store.read_table(errors[0], ["reason"])["reason"][0]
+        raise QueryError(f"none of {refused:,} conditions could be answered; {reason}; see {store.path(ERRORS)}/")
     return manifest
 
 
@@ -145,9 +149,6 @@ class _PredictParts:
                 count.inc(n)
 
 
-def _count_refused(store: Store) -> int:
-    """Count refused rows in the error tables."""
-    if not store.exists(ERRORS):
-        return 0
-    names = [f"{ERRORS}/{name}" for name in store.names(ERRORS) if name.endswith(".parquet")]
-    return len(store.read_tables(names, ["row"])) if names else 0
+def _error_tables(store: Store) -> list[str]:
+    """Return the names of the tables of refused rows, in order."""
+    return [f"{ERRORS}/{name}" for name in store.names(ERRORS) if name.endswith(".parquet")]

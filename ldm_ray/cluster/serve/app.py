@@ -13,11 +13,11 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from fastapi import FastAPI
 from pydantic import BaseModel, ConfigDict, Field
 from ray import serve
 from ray.serve.exceptions import BackPressureError
 from ray.serve.handle import DeploymentHandle
+from starlette.types import ASGIApp
 
 from ldm_ray.bundle.bundle import checksum
 from ldm_ray.bundle.metadata import Metadata, read_metadata
@@ -32,7 +32,7 @@ from ldm_ray.prediction.lru import Lru
 from ldm_ray.serving.app import create_app
 from ldm_ray.serving.backend import Answer
 from ldm_ray.serving.errors import OverloadedError, RequestError
-from ldm_ray.serving.gate import Gate
+from ldm_ray.serving.layers import layered
 from ldm_ray.serving.schemas import CellLine, CompoundInfo, ModelInfo, PredictRequest
 from ldm_ray.serving.served import ServedModel
 from ldm_ray.settings import EncoderSettings, ServeSettings
@@ -198,16 +198,10 @@ class Api:
         logging.getLogger("ldm_ray.serve").setLevel(logging.INFO)
         self._latency = histogram("request_seconds")
 
-    def __serve_build_asgi_app__(self) -> FastAPI:
+    def __serve_build_asgi_app__(self) -> ASGIApp:
+        token = os.environ.get(TOKEN_VARIABLE, "")
         app = create_app(lambda: self, self._settings)
-        app.add_middleware(
-            Gate,
-            max_body_bytes=self._settings.max_body_bytes,
-            max_in_flight=self._settings.max_in_flight,
-            token=os.environ.get(TOKEN_VARIABLE, ""),
-            observe=self._observe,
-        )
-        return app
+        return layered(app, self._settings, token, self._observe, behind_serve=True)
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Serve other bundles; new ones are loaded before the first request sees them.
@@ -291,9 +285,9 @@ class Api:
 
 
 def _parents(request: PredictRequest) -> list[str]:
-    """Return unique parent structures; the sampler refuses what is not a molecule, and names the field."""
+    """Return unique parent structures; the sampler refuses what is not one drug, and names the field."""
     compounds = (parse_compound(condition.smiles) for condition in request.conditions)
-    return list(dict.fromkeys(compound.parent_smiles for compound in compounds if compound is not None))
+    return list(dict.fromkeys(compound.parent_smiles for compound in compounds if compound and compound.is_one_drug))
 
 
 async def _call(method: Any, *arguments: object) -> Any:

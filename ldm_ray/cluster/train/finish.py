@@ -1,5 +1,6 @@
-"""Turns the last checkpoint of a run into its bundle."""
+"""Turns the last checkpoint of a run into its bundle, and measures it."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import ray
@@ -14,6 +15,7 @@ from ldm_ray.cluster.placement import Placement
 from ldm_ray.config import Config
 from ldm_ray.data.dataset import PairedDataset
 from ldm_ray.evaluation.calibration import calibrate
+from ldm_ray.evaluation.health.examine import examined
 from ldm_ray.layout import CHECKPOINT_STATE, CHECKPOINT_TENSORS
 from ldm_ray.training.status import OnStatus
 
@@ -26,7 +28,7 @@ def finished_bundle(
     config: Config,
     checkpoint: Checkpoint,
 ) -> Bundle:
-    """Turn the last checkpoint into a bundle, whose standard deviations are not calibrated yet."""
+    """Turn the last checkpoint into a bundle that is not measured yet."""
     with checkpoint.as_directory() as folder:
         tensors = safetensors.torch.load_file(Path(folder) / CHECKPOINT_TENSORS)
         state = torch.load(Path(folder) / CHECKPOINT_STATE, weights_only=True, map_location="cpu")
@@ -39,19 +41,34 @@ def finished_bundle(
     metadata |= answering
     if vae:
         metadata["vae_history"] = vae.metadata["history"]
+        metadata["health"] = vae.metadata.get("health", {})
         more |= {name: value for name, value in vae.tensors.items() if name not in tensors}
     return Bundle(kind, config, metadata, tensors | more)
 
 
-def calibrated(bundle: Bundle, dataset: PairedDataset, placement: Placement, on_status: OnStatus) -> Bundle:
-    """Calibrate the bundle on a worker's GPU if it was trained on one; the driver may have none."""
+def measured(bundle: Bundle, dataset: PairedDataset, placement: Placement, on_status: OnStatus) -> Bundle:
+    """Examine an autoencoder, or calibrate a model that answers queries."""
+    if bundle.kind == "vae":
+        return _where_trained(examined, "examining", bundle, dataset, placement, on_status)
+    return _where_trained(calibrate, "calibrating", bundle, dataset, placement, on_status)
+
+
+def _where_trained(
+    measure: Callable[..., Bundle],
+    stage: str,
+    bundle: Bundle,
+    dataset: PairedDataset,
+    placement: Placement,
+    on_status: OnStatus,
+) -> Bundle:
+    """Measure the bundle on a worker's GPU if it was trained on one; the driver may have none."""
 
     def tell(done: int, total: int) -> None:
-        on_status({"stage": "calibrating", "stage_done": done, "stage_total": total})
+        on_status({"stage": stage, "stage_done": done, "stage_total": total})
 
     if not placement.use_gpu:
-        return calibrate(bundle, dataset, tell)
-    on_status({"stage": "calibrating"})
-    task = ray.remote(calibrate).options(num_gpus=min(1.0, placement.gpus))
+        return measure(bundle, dataset, tell)
+    on_status({"stage": stage})
+    task = ray.remote(measure).options(num_gpus=min(1.0, placement.gpus))
     on_gpu: Bundle = ray.get(task.remote(bundle, dataset))
     return on_gpu

@@ -27,11 +27,12 @@ CPUS_OF_A_FOLD = 0.01
 
 
 class FoldRow(ReconstructionScores):
-    """One fold: its scores on the test wells, the number of its kept epoch, and that epoch's loss."""
+    """One fold: scores on the test wells, number and loss of its kept epoch, and a line for each failed check."""
 
     fold: int
     epochs: int
     valid_loss: float
+    failed: list[str]
 
 
 class FoldsTable(TypedDict):
@@ -121,7 +122,13 @@ def _fold(data: str, out: str, fold: int, config: Config, placement: Placement, 
     except LdmRayError as error:
         return str(error)
     kept = bundle.metadata["best_epoch"]
-    return {"fold": fold, **scored, "epochs": kept + 1, "valid_loss": bundle.metadata["history"][kept]["valid_loss"]}
+    return {
+        "fold": fold,
+        **scored,
+        "epochs": kept + 1,
+        "valid_loss": bundle.metadata["history"][kept]["valid_loss"],
+        "failed": bundle.metadata.get("health", {}).get("failed", []),
+    }
 
 
 def _write(store: Store, rows: list[FoldRow], concurrent: int) -> FoldsTable:

@@ -3,12 +3,14 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import ray
 import ray.train
 
 from ldm_ray.bundle.bundle import Bundle, check_autoencoder, load_bundle, save_bundle
+from ldm_ray.bundle.health import Health
 from ldm_ray.bundle.metadata import BundleKind
 from ldm_ray.bundle.presence import bundle_exists
 from ldm_ray.bundle.run_folder import Begin, Share, as_begun, check_out, check_share
@@ -18,7 +20,7 @@ from ldm_ray.cluster.connect import connect
 from ldm_ray.cluster.metrics import run_tag
 from ldm_ray.cluster.placement import Placement, place
 from ldm_ray.cluster.progress import start_board
-from ldm_ray.cluster.train.finish import calibrated, finished_bundle
+from ldm_ray.cluster.train.finish import finished_bundle, measured
 from ldm_ray.cluster.train.fit import fit_workers
 from ldm_ray.cluster.train.ingest import is_resident, plan_of
 from ldm_ray.cluster.train.latents import latent_files
@@ -31,11 +33,14 @@ from ldm_ray.data.controls import basal_input, training_controls
 from ldm_ray.data.dataset import PairedDataset
 from ldm_ray.data.slices import WellFiles, profile_files
 from ldm_ray.data.wells import load_wells
+from ldm_ray.evaluation.health.examine import passed
+from ldm_ray.evaluation.health.verdict import denoiser_failures, require_passed
 from ldm_ray.layout import HISTORY, METADATA, RUN, SETTINGS, SHARE
+from ldm_ray.settings import Settings, optimiser_group
 from ldm_ray.storage.store import Store
 from ldm_ray.tracking.trackers import check_trackers
 from ldm_ray.training.monitor import MONITOR_WELLS, monitor_wells
-from ldm_ray.training.source import SPLITS
+from ldm_ray.training.source import SPLITS, check_groups
 from ldm_ray.training.status import OnStatus, unheard
 
 
@@ -78,6 +83,8 @@ def train(run: Run) -> Bundle:
 
     Raises:
         BundleError: If `run.out` is in use, or the autoencoder was trained on other genes or another target.
+        CheckError: If the autoencoder has collapsed, or the trained model's draws leave the range of training, and
+            `checks` is `error`; in the second case `resume` continues with what has been trained.
         SettingsError: If the settings do not fit together, the cluster, or the run to resume.
         DataError: If the dataset lacks the encoder's embeddings, or a split is too small.
         NonFiniteError: If the loss becomes NaN or infinite.
@@ -98,12 +105,13 @@ def train(run: Run) -> Bundle:
     args = _worker_args(run, files, base, placement, resident=resident)
     _begin_folder(run, store, placement.num_workers, resident=resident)
     record = start_run(store, run.kind, run.dataset, config, placement.num_workers, resume=run.begin == "resume")
-    with finishing(record, store, config.track):
+    with finishing(record, store, config.track) as ending:
         callbacks = [TrackingCallback(record, store, config.track), *run.callbacks]
         checkpoint = fit_workers(args, store, placement, callbacks, run.on_status)
         bundle = finished_bundle(run.kind, run.dataset, run.vae, base, config, checkpoint)
-        if run.kind != "vae":
-            bundle = calibrated(bundle, run.dataset, placement, run.on_status)
+        bundle = measured(bundle, run.dataset, placement, run.on_status)
+        ending.health = bundle.metadata.get("health", {})
+        _require_sound(ending.health, config.checks)
         save_bundle(bundle, store.url, config.storage_options)
         store.write_json(HISTORY, bundle.metadata["history"])
         for name in (RUN, SHARE):  # a finished run needs no checkpoints
@@ -125,19 +133,43 @@ def ensure_bundle(run: Run) -> Bundle:
 
 
 def _as_trained(run: Run) -> Run:
-    """Fill in the settings that the kind of model decides."""
-    if run.kind != "ldm":
-        return replace(run, config=run.config.encoded_for(run.kind))
+    """Fill in the settings that the kind of model and the size of the data decide."""
+    config, vae = run.config.encoded_for(run.kind), run.vae
+    n_wells = profile_files(run.dataset, config.ingest).count("train")
+    own: dict[str, Settings] = {optimiser_group(run.kind): config.optimiser(run.kind).long_enough(n_wells)}
+    if run.kind == "ldm":
+        vae = _checked_autoencoder(run)
+        own |= {"vae": vae.config.vae, "train_vae": vae.config.train_vae}
+    return replace(run, vae=vae, config=config.model_copy(update=own))
+
+
+def _checked_autoencoder(run: Run) -> Bundle:
+    """Return the autoencoder with its health, or refuse it."""
     assert run.vae is not None, "a diffusion model is trained on an autoencoder's latents"
     check_autoencoder(run.vae, run.dataset, run.config)
-    own = {"vae": run.vae.config.vae, "train_vae": run.vae.config.train_vae}
-    return replace(run, config=run.config.model_copy(update=own))
+    if "health" not in run.vae.metadata:
+        say("examining the autoencoder, which an older version trained")
+    vae = passed(run.vae, run.dataset, run.config.checks)
+    for line in vae.metadata["health"].get("failed", []):
+        say(f"check failed: {line}")
+    return vae
+
+
+def _require_sound(health: Health, checks: Literal["error", "warn"]) -> None:
+    """Refuse a diffusion model whose draws cannot be used, and say which other checks failed."""
+    broken = denoiser_failures(health["denoiser"]) if "denoiser" in health else []
+    again = "--resume takes other predict settings, and does not train again"
+    require_passed([f"{line}; {again}" for line in broken], checks)
+    for line in health.get("failed", []):
+        say(f"check failed: {line}")
 
 
 def _files(run: Run, base: TargetBase, batch: int, num_workers: int) -> WellFiles:
     """Return the files that workers read: latents if profiles would have to be encoded every epoch, else profiles."""
     config, files = run.config, profile_files(run.dataset, run.config.ingest)
     plan_of(files, config, batch, num_workers)
+    if run.kind == "ldm" and config.denoiser.norm == "batch":
+        check_groups(config.denoiser.norm_groups, config.ray.lanes, batch, num_workers)
     if run.vae and config.ingest.latents and not is_resident(files, config, batch, num_workers):
         return latent_files(run.dataset, run.vae, base, config)
     return files

@@ -5,14 +5,16 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ray.train
 
+from ldm_ray.bundle.health import Health
 from ldm_ray.config import Config
 from ldm_ray.data.dataset import PairedDataset
 from ldm_ray.errors import LdmRayError, NonFiniteError
+from ldm_ray.evaluation.health.figures import health_figures
 from ldm_ray.layout import RUN_RECORD, TENSORBOARD
 from ldm_ray.settings import TrackSettings
 from ldm_ray.storage.store import Store
@@ -57,21 +59,37 @@ def start_run(
     return run
 
 
-def finish_run(run: RunRecord, store: Store, track: TrackSettings, status: RunStatus, seconds: float) -> None:
+@dataclass
+class Ending:
+    """What is known of a run when it ends.
+
+    Attributes:
+        status: How it ended.
+        health: What was measured of its bundle.
+    """
+
+    status: RunStatus = "failed"
+    health: Health = field(default_factory=Health)
+
+
+def finish_run(run: RunRecord, store: Store, track: TrackSettings, ending: Ending, seconds: float) -> None:
     """Record how a run ended, and notify each tracker; never raises, so as not to hide how the run ended.
 
     Args:
         run: The record that `start_run` returned.
         store: The run's folder.
         track: Settings of the trackers.
-        status: How it ended.
+        ending: How it ended.
         seconds: Seconds of this attempt.
     """
     latest = _recorded(store) or run
-    trackers = build_trackers(track, store, latest)
+    trackers, figures = build_trackers(track, store, latest), health_figures(ending.health)
     for tracker in trackers:
-        tracker.finish(status)
-    done = replace(latest, status=status, finished=now(), seconds=round(run.seconds + seconds, 3))
+        if figures:
+            tracker.conclude(latest.epochs, {f"health/{name}": value for name, value in figures.items()})
+        tracker.finish(ending.status)
+    done = replace(latest, status=ending.status, finished=now(), seconds=round(run.seconds + seconds, 3))
+    done = replace(done, health=figures, warnings=(*done.warnings, *ending.health.get("failed", [])))
     _keep(store, _heard(done, trackers))
     for warning in latest.warnings:
         if warning not in run.warnings:  # the driver has logged its own already
@@ -79,18 +97,17 @@ def finish_run(run: RunRecord, store: Store, track: TrackSettings, status: RunSt
 
 
 @contextmanager
-def finishing(run: RunRecord, store: Store, track: TrackSettings) -> Iterator[None]:
+def finishing(run: RunRecord, store: Store, track: TrackSettings) -> Iterator[Ending]:
     """Record how the block ended: Ctrl-C is a failure too; a kill leaves the run `running`."""
-    began = time.monotonic()
-    status: RunStatus = "failed"
+    began, ending = time.monotonic(), Ending()
     try:
-        yield
-        status = "finished"
+        yield ending
+        ending.status = "finished"
     except NonFiniteError:
-        status = "diverged"
+        ending.status = "diverged"
         raise
     finally:
-        finish_run(run, store, track, status, time.monotonic() - began)
+        finish_run(run, store, track, ending, time.monotonic() - began)
 
 
 class TrackingCallback(ray.train.UserCallback):

@@ -28,6 +28,7 @@ from ldm_ray.cluster.tune.trial import ERROR, FINAL, Claims, TrialSpec, run_tria
 from ldm_ray.config import Config
 from ldm_ray.data.dataset import PairedDataset, open_dataset
 from ldm_ray.errors import DataError, LdmRayError
+from ldm_ray.evaluation.health.examine import passed
 from ldm_ray.keys import Purpose, generator
 from ldm_ray.layout import RUN, RUN_RECORD
 from ldm_ray.storage.store import Store
@@ -257,7 +258,9 @@ def _check_autoencoder(dataset: PairedDataset, vae: str, config: Config) -> None
     if not vae and not searches_autoencoder(config):
         raise DataError("give --vae, since tune.space does not vary the autoencoder")
     if vae:
-        check_autoencoder(load_bundle(vae, "vae", config.storage_options), dataset, config)
+        autoencoder = load_bundle(vae, "vae", config.storage_options)
+        check_autoencoder(autoencoder, dataset, config)
+        passed(autoencoder, dataset, config.checks)
 
 
 def _clear(store: Store, study: optuna.Study) -> None:

@@ -19,7 +19,7 @@ from ldm_ray.cluster.placement import Placement
 from ldm_ray.cluster.train.run import Run, ensure_bundle
 from ldm_ray.config import Config
 from ldm_ray.data.dataset import PairedDataset, open_dataset
-from ldm_ray.errors import DataError, NonFiniteError, SettingsError
+from ldm_ray.errors import CheckError, DataError, NonFiniteError, SettingsError
 from ldm_ray.evaluation.trial_scores import score_trial
 from ldm_ray.storage.store import Store
 from ldm_ray.training.status import OnStatus, TrainingStatus
@@ -69,15 +69,15 @@ def trial_folder(number: int) -> str:
 def run_trial(point: Point, spec: TrialSpec) -> None:
     """Train and score one point; the entry point of a Tune trial.
 
-    An error of the point itself (it diverged, its settings do not fit together) is its result and is not retried. Any
-    other error ends the attempt, and Tune starts another.
+    An error of the point itself (it diverged, it failed a check, its settings do not fit together) is its result and is
+    not retried. Any other error ends the attempt, and Tune starts another.
     """
     with watched(spec.config.tune.silence_s) as beat:
         try:
             bundle, dataset = _trained(point, spec, beat)
             beat()
             result = score_trial(bundle, dataset)
-        except (NonFiniteError, SettingsError, DataError) as error:
+        except (NonFiniteError, SettingsError, DataError, CheckError) as error:
             ray.tune.report({FINAL: True, ERROR: " ".join(str(error).split())})
             return
         ray.tune.report(result | {FINAL: True, "epoch": float(len(bundle.metadata["history"]))})

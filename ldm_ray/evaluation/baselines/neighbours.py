@@ -1,4 +1,7 @@
-"""k nearest neighbours: the mean change of structurally similar training compounds in the same cell line."""
+"""k nearest neighbours: the mean change of structurally similar training compounds in the same cell line.
+
+A group of compounds (stereoisomers) is one neighbour.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,7 +18,7 @@ Effects = dict[tuple[int, int], tuple[np.ndarray, int]]
 
 @dataclass(frozen=True)
 class CompoundPool:
-    """A cell line's training compounds: ids (n,), summed changes (n, n_genes), float32, and numbers of wells (n,)."""
+    """A cell line's training compounds: group ids (n,), summed changes (n, n_genes), float32, numbers of wells (n,)."""
 
     compounds: np.ndarray
     sums: np.ndarray
@@ -24,12 +27,12 @@ class CompoundPool:
 
 @dataclass
 class Neighbours:
-    """Training changes by cell line and compound, and the number of neighbours.
+    """Training changes by cell line and group of compounds, and the number of neighbours.
 
     Attributes:
         fingerprints: Packed bits of each compound of the dataset, (n_compounds, n_bytes), uint8.
         k: Number of neighbours.
-        effects: Summed changes and number of wells by (cell line, compound), while training wells are added.
+        effects: Summed changes and number of wells by (cell line, group), while training wells are added.
         pools: The same by cell line, after `finish`.
         errors: Squared error on validation wells by number of neighbours.
     """
@@ -42,7 +45,7 @@ class Neighbours:
 
     def add(self, wells: Wells, delta: np.ndarray) -> None:
         """Add training wells and their changes, (n, n_genes)."""
-        for key, rows in _pairs(wells).items():
+        for key, rows in _pairs(wells, "group_id").items():
             before, count = self.effects.get(key, (np.float32(0), 0))
             self.effects[key] = (np.asarray(before + delta[rows].sum(axis=0), dtype=np.float32), count + len(rows))
 
@@ -70,7 +73,7 @@ class Neighbours:
 
     def _predict(self, wells: Wells, numbers: Sequence[int]) -> list[np.ndarray]:
         out = [wells.basal.copy() for _ in numbers]
-        for (cell, compound), rows in _pairs(wells).items():
+        for (cell, compound), rows in _pairs(wells, "compound_id").items():
             pool = self.pools.get(cell, self.pools[ANY_CELL])
             near = tanimoto(self.fingerprints[compound], self.fingerprints[pool.compounds])
             nearest = np.argsort(-near, kind="stable")
@@ -85,7 +88,7 @@ def _pool(effects: dict[int, tuple[np.ndarray, int]]) -> CompoundPool:
     return CompoundPool(compounds, sums, np.array([effects[compound][1] for compound in compounds]))
 
 
-def _pairs(wells: Wells) -> dict[tuple[int, int], np.ndarray]:
-    """Rows of each cell line and compound."""
-    grouped = wells.frame.groupby(["cell_id", "compound_id"], sort=True).indices
+def _pairs(wells: Wells, unit: str) -> dict[tuple[int, int], np.ndarray]:
+    """Rows of each cell line and compound, or group of compounds."""
+    grouped = wells.frame.groupby(["cell_id", unit], sort=True).indices
     return {(int(cell), int(compound)): rows for (cell, compound), rows in grouped.items()}

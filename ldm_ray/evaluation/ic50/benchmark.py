@@ -1,4 +1,4 @@
-"""The paper's Table 2: predict GDSC2 drug sensitivity from predicted profiles, beside baselines without a model.
+"""The paper's Table 2: predict GDSC's drug sensitivity from predicted profiles, beside baselines without a model.
 
 Source: Kim & Yoo, Table 2.
 """
@@ -86,7 +86,7 @@ def evaluate_ic50(
         ShapeError: If a model's profiles do not have the shape of the basal profiles.
     """
     features = feature_sets(rows, encoder, models, dose_um, time_h, on_progress)
-    boot = DrugBootstrap(rows.smiles)
+    boot = DrugBootstrap(rows.group)
     splits: dict[str, Ic50Side] = {}
     for split in IC50_SPLITS:
         sides = [split_rows(rows, split, seed) for seed in seeds]
@@ -108,13 +108,14 @@ def evaluate_ic50(
         }
     return {
         "counts": asdict(rows.counts),
+        "dataset": rows.dataset,
         "encoder": encoder.name,
         "dose_um": dose_um,
         "time_h": time_h,
         "seeds": list(seeds),
         "splits": splits,
         "published": [row.copy() for row in PUBLISHED],
-        "notes": list(NOTES),
+        "notes": [*NOTES, *rows.notes],
     }
 
 
@@ -164,7 +165,7 @@ def held_out_predictions(rows: Ic50Rows, features: Features | None, side: np.nda
     train, valid, test = (side == name for name in ("train", "valid", "test"))
     y = rows.ln_ic50_um
     if features is None:
-        drug, cell = rows.smiles, rows.cell
+        drug, cell = rows.group, rows.cell
         return fit_two_way_means(y[train], drug[train], cell[train]).predict(drug[test], cell[test])
     fitted = fit_ic50(features.rows(train), y[train], features.rows(valid), y[valid], seed)
     return fitted.predict(features.rows(test))
@@ -173,10 +174,10 @@ def held_out_predictions(rows: Ic50Rows, features: Features | None, side: np.nda
 class DrugBootstrap:
     """Pooled scores when drugs are drawn with replacement; all models and seeds share the draws.
 
-    Source: Efron & Tibshirani 1993, chapter 13 (percentile intervals), with parent structures as the units.
+    Source: Efron & Tibshirani 1993, chapter 13 (percentile intervals), with groups of compounds as the units.
 
     Args:
-        drug: Parent structure of each row, (n,).
+        drug: Group of each row's compound, (n,).
         draws: Number of resamples; the sample itself comes before them.
         seed: Same seed, same resamples.
     """

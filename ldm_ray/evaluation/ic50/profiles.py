@@ -31,8 +31,12 @@ class BundleProfiles:
         return self.predictor.predict(queries, n_samples=N_SAMPLES, seed=self.seed).mean
 
 
-def profile_models(bundles: Sequence[Bundle], seed: int) -> tuple[CompoundEncoder, dict[str, ProfileModel]]:
+def profile_models(
+    bundles: Sequence[Bundle], seed: int, names: Sequence[str] = ()
+) -> tuple[CompoundEncoder, dict[str, ProfileModel]]:
     """Return the first bundle's compound encoder, and all bundles as predictors of profiles by name.
+
+    Names are the bundles' kinds if none are given.
 
     Raises:
         BundleError: If the bundles' genes differ.
@@ -40,7 +44,7 @@ def profile_models(bundles: Sequence[Bundle], seed: int) -> tuple[CompoundEncode
     for bundle in bundles[1:]:
         bundle.check_genes(bundles[0].metadata["genes"], "the first bundle")
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    names = row_names([bundle.kind for bundle in bundles])
+    names = names or row_names([bundle.kind for bundle in bundles])
     models: dict[str, ProfileModel] = {
         name: BundleProfiles(Predictor(bundle, device), seed) for name, bundle in zip(names, bundles, strict=True)
     }

@@ -52,6 +52,7 @@ class Ic50Metrics(TypedDict):
     """The whole `ic50.json`; `counts` has the fields of `Ic50Counts`, `splits` the keys of `Ic50Split`."""
 
     counts: dict[str, int]
+    dataset: str
     encoder: str
     dose_um: float
     time_h: float

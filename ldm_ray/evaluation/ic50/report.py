@@ -105,7 +105,7 @@ def write_ic50_report(url: str, metrics: Ic50Metrics, config: Config) -> list[st
     picture = Figure("Table 2 as a picture", PICTURE, png_of(ic50_figure(metrics)))
     counts = metrics["counts"]
     page = Page(
-        title="Does predicted expression help to predict drug sensitivity? LN_IC50 of GDSC2",
+        title=f"Does predicted expression help to predict drug sensitivity? LN_IC50 of {metrics['dataset']}",
         subtitle=f"{counts['rows_used']:,} rows, {counts['cell_lines']:,} cell lines, {counts['drugs']:,} drugs;"
         f" profiles at {metrics['dose_um']:g} um, {metrics['time_h']:g} h; {len(metrics['seeds'])} seeds",
         tables=ic50_tables(metrics),

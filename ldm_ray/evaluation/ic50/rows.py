@@ -1,4 +1,4 @@
-"""The rows of the IC50 benchmark (GDSC2 drug sensitivity joined to untreated profiles) and their splits."""
+"""The rows of the IC50 benchmark (GDSC drug sensitivity joined to untreated profiles) and their splits."""
 
 import itertools
 from collections.abc import Sequence
@@ -9,11 +9,16 @@ import numpy as np
 import pandas as pd
 
 from ldm_ray.chem.smiles import parse_compound
-from ldm_ray.data.gdsc import normalised, read_basal_profiles, read_gdsc
+from ldm_ray.data.basal_profiles import read_basal_profiles
+from ldm_ray.data.cell_names import folded
+from ldm_ray.data.gdsc import read_gdsc_table
+from ldm_ray.data.gdsc_cells import match_cells
+from ldm_ray.data.gdsc_drugs import flag_notes
 from ldm_ray.data.manifest import Gene
-from ldm_ray.data.source import AnyFile
 from ldm_ray.data.splits import unit_interval
 from ldm_ray.errors import DataError
+from ldm_ray.settings import GdscDataset
+from ldm_ray.storage.source import AnyFile
 
 Ic50Split = Literal["random", "drug", "cell"]
 IC50_SPLITS: tuple[Ic50Split, ...] = get_args(Ic50Split)
@@ -23,7 +28,10 @@ SHARE_OF_A_SIDE = 0.1
 
 @dataclass(frozen=True)
 class Ic50Counts:
-    """How much of the table could be used; the `without_` counts are rows dropped, in this order."""
+    """How much of the table could be used; the `without_` counts are rows dropped, in this order.
+
+    `without_smiles` includes mixtures of drugs and molecules with open ends.
+    """
 
     rows: int
     without_ic50: int
@@ -40,17 +48,21 @@ class Ic50Rows:
     """Measured drug sensitivities, sorted by cell line, drug and value, so that the file's order does not matter.
 
     Attributes:
-        frame: Columns `cell_line`, `drug`, `smiles` (parent structure) and `ln_ic50_um`. A cell line and drug
-            measured twice have two rows.
+        frame: Columns `cell_line`, `drug`, `smiles` (parent structure), `group` (parents that a model may not tell
+            apart) and `ln_ic50_um`. A cell line and drug measured twice have two rows.
         basal: Untreated expression of the cell lines, log2, (n_cells, n_genes).
         cell: Row of `basal` for each row, (n,).
         counts: Counts of used and dropped rows.
+        dataset: GDSC1 or GDSC2.
+        notes: What was left out and why, one sentence each.
     """
 
     frame: pd.DataFrame
     basal: np.ndarray
     cell: np.ndarray
     counts: Ic50Counts
+    dataset: GdscDataset = "GDSC2"
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.frame)
@@ -65,38 +77,55 @@ class Ic50Rows:
         """Parent structure of each row, (n,)."""
         return np.asarray(self.frame["smiles"], dtype=object)
 
+    @property
+    def group(self) -> np.ndarray:
+        """Group of each row's compound, (n,): the drug as a unit of splits, means and resamples."""
+        return np.asarray(self.frame["group"], dtype=object)
 
-def load_ic50(gdsc_file: AnyFile, basal_file: AnyFile, genes: Sequence[Gene]) -> Ic50Rows:
-    """Join a dose-response table to untreated profiles by normalised cell line name.
+
+def load_ic50(
+    gdsc_file: AnyFile, basal_file: AnyFile, genes: Sequence[Gene], dataset: GdscDataset = "GDSC2"
+) -> Ic50Rows:
+    """Join a dose-response table to untreated profiles by the names of cell lines; see `match_cells`.
 
     Args:
-        gdsc_file: See `read_gdsc`.
+        gdsc_file: See `read_gdsc_table`.
         basal_file: See `read_basal_profiles`.
         genes: The model's genes, in order (a bundle's `metadata["genes"]`).
+        dataset: Which rows of the table to use.
 
     Raises:
         DataError: If a file has the wrong format, or no row is left.
         StoreError: If a file cannot be read.
     """
-    table = read_gdsc(gdsc_file)
+    gdsc = read_gdsc_table(gdsc_file, dataset)
     names, basal = read_basal_profiles(basal_file, genes)
-    place = {normalised(name): number for number, name in enumerate(names)}
-    parsed = {text: parse_compound(text) for text in table["smiles"].unique()}
-    parents = {text: compound.parent_smiles for text, compound in parsed.items() if compound is not None}
-    steps = [table, table[table["ln_ic50_um"].notna()]]
-    steps.append(steps[-1][steps[-1]["smiles"].isin(list(parents))])
-    steps.append(steps[-1][steps[-1]["cell_line"].map(normalised).isin(list(place))])
-    used = steps[-1].assign(smiles=steps[-1]["smiles"].map(parents))
+    cells = match_cells(gdsc.rows, names)
+    parsed = {text: parse_compound(text) for text in gdsc.rows["smiles"].unique()}
+    drugs = {text: compound for text, compound in parsed.items() if compound is not None and compound.is_one_drug}
+    steps = [gdsc.rows]
+    steps.append(steps[-1][steps[-1]["smiles"].isin(list(drugs))])
+    steps.append(steps[-1][steps[-1]["cell_line"].isin(list(cells.found))])
+    written = steps[-1]["smiles"]
+    used = steps[-1][["cell_line", "drug", "ln_ic50_um"]].assign(
+        smiles=written.map({text: compound.parent_smiles for text, compound in drugs.items()}),
+        group=written.map({text: compound.group for text, compound in drugs.items()}),
+    )
     if used.empty:
-        left = ", ".join(f"{len(step):,}" for step in steps)
-        raise DataError(f"{gdsc_file}: no row has an IC50, a SMILES and a profile in {basal_file} (rows left: {left})")
+        left = ", ".join(f"{n:,}" for n in (len(gdsc), *map(len, steps)))
+        why = "; ".join(cells.notes())
+        raise DataError(
+            f"{gdsc_file}: no row has an IC50, a SMILES and a profile in {basal_file} (rows left: {left})"
+            + (f"; {why}" if why else "")
+        )
     used = used.sort_values(["cell_line", "drug", "ln_ic50_um", "smiles"], ignore_index=True)
-    without_ic50, without_smiles, without_basal = (len(a) - len(b) for a, b in itertools.pairwise(steps))
-    cell = used["cell_line"].map(lambda name: place[normalised(name)]).to_numpy(dtype=np.int64)
+    without_smiles, without_basal = (len(a) - len(b) for a, b in itertools.pairwise(steps))
+    place = {name: number for number, name in enumerate(names)}
+    cell = used["cell_line"].map(lambda name: place[cells.found[name]]).to_numpy(dtype=np.int64)
     present, cell = np.unique(cell, return_inverse=True)
     counts = Ic50Counts(
-        rows=len(table),
-        without_ic50=without_ic50,
+        rows=len(gdsc),
+        without_ic50=gdsc.without_ic50 + gdsc.unreadable,
         without_smiles=without_smiles,
         without_basal=without_basal,
         rows_used=len(used),
@@ -104,15 +133,17 @@ def load_ic50(gdsc_file: AnyFile, basal_file: AnyFile, genes: Sequence[Gene]) ->
         drugs=used["drug"].nunique(),
         parents=used["smiles"].nunique(),
     )
-    return Ic50Rows(used, basal[present], cell, counts)
+    return Ic50Rows(
+        used, basal[present], cell, counts, dataset, (*gdsc.notes(), *cells.notes(), *flag_notes(gdsc.rows))
+    )
 
 
 def split_rows(rows: Ic50Rows, split: Ic50Split, seed: int) -> np.ndarray:
     """Return train, valid or test for each row, (n,), 8:1:1 of the split units.
 
     `random` splits rows, as the paper does: nearly every drug and cell line of the test side is also trained on.
-    `drug` splits parent structures and `cell` cell lines, so that no unit is on two sides. Units are ranked by a hash
-    of the seed and their name; the first tenth is test, the second valid.
+    `drug` splits groups of parent structures and `cell` cell lines, so that no unit is on two sides. Units are ranked
+    by a hash of the seed and their name; the first tenth is test, the second valid.
 
     Raises:
         DataError: If there are fewer than three units.
@@ -131,8 +162,8 @@ def split_rows(rows: Ic50Rows, split: Ic50Split, seed: int) -> np.ndarray:
 def _names(rows: Ic50Rows, split: Ic50Split) -> list[str]:
     frame = rows.frame
     if split == "drug":
-        return [str(text) for text in frame["smiles"]]
-    cells = frame["cell_line"].map(normalised)
+        return [str(name) for name in frame["group"]]
+    cells = frame["cell_line"].map(folded).str.upper()
     if split == "cell":
         return [str(name) for name in cells]
     if split != "random":

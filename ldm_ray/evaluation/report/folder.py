@@ -9,6 +9,7 @@ from ldm_ray.config import Config, dump_config
 from ldm_ray.data.dataset import PairedDataset
 from ldm_ray.evaluation.report import plots
 from ldm_ray.evaluation.report.export import write_exports
+from ldm_ray.evaluation.report.health import MEANING, draw_health, failed_lines, health_tables
 from ldm_ray.evaluation.report.tables import caption, csv_text, describe_wells, score_tables
 from ldm_ray.evaluation.scores.predicted import row_name
 from ldm_ray.evaluation.scores.record import Metrics, Score
@@ -60,7 +61,7 @@ def write_report(
     page = Page(
         title=f"How well is drug-induced expression predicted? {describe_wells(metrics)}",
         subtitle=f"{metrics['dataset']}, split {metrics['split']}, seed {metrics['seed']}; {dataset_summary(dataset)}",
-        tables=[*score_tables(metrics), PAPER],
+        tables=[*score_tables(metrics), *health_tables(metrics["models"]), PAPER],
         figures=list(pictures.values()),
         summary=in_short(metrics),
         notes=caption(metrics),
@@ -90,6 +91,8 @@ def draw_figures(
         ),
         figure_3(evaluation, dataset),
     ]
+    if (parts := draw_health(metrics["models"])) is not None:
+        drawn.append(("parts.png", "The models' parts", MEANING, parts))
     if any(bundle.kind == "ldm" for bundle in bundles):
         drawn += [
             (
@@ -145,9 +148,9 @@ def write_figure_3(url: str, evaluation: Evaluation, dataset: PairedDataset, con
 
 def in_short(metrics: Metrics) -> list[str]:
     """Return the main findings as sentences."""
-    lines = []
+    lines = failed_lines(metrics["models"])
     if metrics["n_compounds"] < FEWEST_COMPOUNDS:
-        return [f"{metrics['n_compounds']} compounds are too few for a verdict."]
+        return [*lines, f"{metrics['n_compounds']} compounds are too few for a verdict."]
     for model in metrics["models"]:
         means = [r for r in metrics["rows"] if r["model"] == model["name"] and r["prediction"] != "one_draw"]
         shown = next((row for row in means if row["prediction"] == "mean_direct"), means[0])

@@ -64,7 +64,7 @@ def write_campaign(store: Store, runs: list[Metrics], config: Config) -> Campaig
         notes=[f"unseen {UNSEEN[side['unseen']]}: {note}" for side in result["sides"] for note in side["notes"]],
         settings=dump_config(config),
         banner=SIMULATED if result["simulated"] else "",
-        models=("ldm", *config.table1.rivals),
+        models=tuple(model["name"] for model in runs[0]["models"]),
     )
     store.write_bytes("table1.html", page.render().encode())
     rows = [{"unseen": side["unseen"], **row} for side in result["sides"] for row in side["rows"]]

@@ -1,6 +1,7 @@
 """An evaluation's tables in the terminal."""
 
 from ldm_ray.console import say, show_table
+from ldm_ray.evaluation.report.health import failed_lines
 from ldm_ray.evaluation.report.tables import caption, describe_wells, score_tables
 from ldm_ray.evaluation.scores.record import Metrics
 
@@ -11,5 +12,5 @@ def show_scores(metrics: Metrics) -> None:
     say(f"\n{describe_wells(metrics)} ({what})")
     for table in score_tables(metrics):
         show_table(table.title, table.head, table.body)
-    for line in caption(metrics):
+    for line in [*failed_lines(metrics["models"]), *caption(metrics)]:
         say(line)

@@ -1,4 +1,4 @@
-"""Intervals by resampling compounds: all wells of a compound are drawn together."""
+"""Intervals by resampling compounds: all wells of a compound, in all its spellings, are drawn together."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

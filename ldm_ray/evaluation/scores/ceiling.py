@@ -73,7 +73,7 @@ def measure_ceiling(wells: Wells, delta_rows: np.ndarray, boot: Bootstrap) -> Ce
     if len(first) == 0:
         return None
     y, other = wells.y[first], wells.y[second]
-    compound, ones = wells.frame["compound_id"].to_numpy()[first], np.ones(len(first))
+    compound, ones = wells.frame["group_id"].to_numpy()[first], np.ones(len(first))
     squared = squared_error_per_profile(y, other)
     scored = delta_rows[first] & delta_rows[second]
     delta = _replicate_delta(wells, first[scored], second[scored], boot) if scored.any() else (None, None, None)
@@ -95,7 +95,7 @@ def _replicate_delta(
     wells: Wells, first: np.ndarray, second: np.ndarray, boot: Bootstrap
 ) -> tuple[Interval, Interval, Interval]:
     scores = pearson_per_profile(*(wells.y[side] - wells.reserved[side] for side in (first, second)))
-    columns = (wells.frame[name].to_numpy()[first] for name in ("condition_id", "compound_id", "cell_id"))
+    columns = (wells.frame[name].to_numpy()[first] for name in ("condition_id", "group_id", "cell_id"))
     mean, compound, cell = per_condition(scores, *columns)
     ones, root = np.ones(len(mean)), np.sqrt(np.maximum(mean, 0.0))
     plain = boot.mean_of_ratios(compound, cell, mean, ones)

@@ -19,7 +19,7 @@ class ConditionJudge:
         wells: Sampled wells with a reserved control.
         number: Condition of each well, 0 to n_conditions - 1, (n,).
         effect: Mean measured change from the reserved control, (n_conditions, n_genes).
-        compound: Compound of each condition, (n_conditions,).
+        compound: Group of compounds of each condition, (n_conditions,).
         cell: Cell line of each condition, (n_conditions,).
     """
 
@@ -49,7 +49,7 @@ def judge_conditions(wells: Wells) -> ConditionJudge | None:
         return None
     _, first, number = np.unique(wells.frame["condition_id"].to_numpy(), return_index=True, return_inverse=True)
     effect = average(wells.y - wells.reserved, number)
-    columns = (wells.frame[name].to_numpy()[first] for name in ("compound_id", "cell_id"))
+    columns = (wells.frame[name].to_numpy()[first] for name in ("group_id", "cell_id"))
     return ConditionJudge(wells, number, effect, *columns)
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Literal, NotRequired, Required, TypedDict, cast
 
+from ldm_ray.bundle.health import Health
 from ldm_ray.evaluation.scores.bootstrap import Interval
 from ldm_ray.layout import METRICS
 from ldm_ray.storage.store import Store
@@ -133,7 +134,7 @@ class Ceilings(ReplicateCeiling, RealAgainstReal):
 
 
 class ModelDescription(TypedDict):
-    """Description of a model; `published_size` exists for PertDiT only."""
+    """Description of a model; `published_size` exists for PertDiT only, `health` if its parts were measured."""
 
     name: str
     kind: str
@@ -143,6 +144,27 @@ class ModelDescription(TypedDict):
     encoder: str
     seed: int
     published_size: NotRequired[bool]
+    health: NotRequired[Health]
+
+
+class Comparison(TypedDict):
+    """How much better one model is than another on the same wells, with its 95% interval over compounds.
+
+    Attributes:
+        model: Name of a diffusion model of ours.
+        than: Name of the other model.
+        prediction: `one_draw`, or `mean` for each model's mean of the first N draws.
+        score: `mse_gain` (share of the other's squared error that is saved), or the difference in `pcc` or `r2`.
+        value: Positive if `model` is better.
+        interval: [low, high].
+    """
+
+    model: str
+    than: str
+    prediction: Literal["one_draw", "mean"]
+    score: Literal["mse_gain", "pcc", "r2"]
+    value: float
+    interval: list[float]
 
 
 class BestRows(TypedDict):
@@ -167,6 +189,7 @@ class Metrics(BestRows):
         n_plates: Number of plates.
         seed: Seed of sub-samples, draws and the bootstrap.
         rows: One row per prediction.
+        comparisons: Every diffusion model of ours against every other model, paired by well.
         ceiling: Ceilings that the measurements allow.
         models: The scored models.
         notes: What was left out, and the sizes of sub-samples.
@@ -183,6 +206,7 @@ class Metrics(BestRows):
     n_plates: int
     seed: int
     rows: list[MetricsRow]
+    comparisons: NotRequired[list[Comparison]]
     ceiling: Ceilings
     models: list[ModelDescription]
     notes: list[str]

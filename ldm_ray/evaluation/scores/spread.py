@@ -35,6 +35,10 @@ def fit_sd_scale(y: np.ndarray, mean: np.ndarray, sd: np.ndarray) -> np.ndarray:
     """Per-gene factor on the standard deviation that gives standardised errors a mean square of 1, (n_genes,).
 
     Source: the maximum of the Gaussian likelihood in the factor; cf. Kuleshov et al. 2018, arXiv:1807.00263.
+
+    Note:
+        It is 1 where predictions are not finite.
     """
-    z = (y.astype(np.float64) - mean) / np.maximum(sd, SMALLEST_SD)
-    return np.asarray(np.sqrt((z**2).mean(axis=0)), dtype=np.float32)
+    finite = np.isfinite(mean).all(axis=0) & np.isfinite(sd).all(axis=0)
+    z = (y.astype(np.float64) - np.where(finite, mean, 0)) / np.maximum(np.where(finite, sd, 1), SMALLEST_SD)
+    return np.where(finite, np.sqrt((z**2).mean(axis=0)), 1).astype(np.float32)

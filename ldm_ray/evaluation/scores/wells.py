@@ -45,7 +45,7 @@ def score_wells(
     y, y_hat = wells.y, prediction.y_hat
     require_finite(y_hat, y, f"{prediction.model} {prediction.kind}")
     delta = pearson_per_profile(y_hat - wells.basal, y - wells.reserved)
-    compound, plate = wells.frame["compound_id"].to_numpy(), wells.group("plate")
+    compound, plate = wells.frame["group_id"].to_numpy(), wells.group("plate")
     scores = {
         "squared": squared_error_per_profile(y, y_hat),
         "pcc": pearson_per_profile(y, y_hat),

@@ -47,7 +47,9 @@ class RivalGenerator:
             sampled = self._sample(condition.rows(repeated), mix(keys[repeated], how.seed, number))
             mean, variance, drawn = (value.unflatten(0, (len(rows), n_samples)) for value in sampled)
             spread = mean.var(dim=1) if n_samples > 1 else torch.zeros_like(mean[:, 0])
-            parts.append((mean.mean(dim=1), spread, drawn[:, : how.n_draws], variance.mean(dim=1)))
+            nothing = mean.new_zeros(len(rows), 0, 0)  # a rival has no latents
+            own = (mean.mean(dim=1), spread, drawn[:, : how.n_draws], variance.mean(dim=1))
+            parts.append((*own, mean.new_zeros(len(rows)), nothing))
         return Samples(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
     def _sample(self, condition: ConditionBatch, keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:

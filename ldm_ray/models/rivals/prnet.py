@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ldm_ray.keys import Purpose
-from ldm_ray.models.blocks import GlobalBatchNorm, KeyedDropout
+from ldm_ray.models.batch_norm import GlobalBatchNorm
+from ldm_ray.models.blocks import KeyedDropout
 
 NOISE_DIM = 10
 ADAPTOR_DIM, LATENT_DIM, HIDDEN_DIM = 64, 64, 128

@@ -1,122 +1,113 @@
-"""Many conditions, from a table or a grid, staged as one Parquet file whose row groups are the parts."""
+"""Tables of conditions, read as people save them: the one reader of predictions in memory and in parts."""
 
-import hashlib
 import itertools
-import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
-import pandas as pd
 import pyarrow as pa
-import pyarrow.csv as pacsv
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ldm_ray.errors import QueryError
+from ldm_ray.prediction.bulk.numbers import Decimal, decimal_marks
+from ldm_ray.prediction.bulk.text import open_text
+from ldm_ray.prediction.bulk.text_tables import TextTable, find_columns, open_text_table
 from ldm_ray.storage.filesystem import StorageOptions
-from ldm_ray.storage.store import Store, one_line, split_url
+from ldm_ray.storage.store import one_line, split_url
 
 COLUMNS = ("smiles", "cell", "dose_um", "time_h")
+NUMBERS = ("dose_um", "time_h")
+NAME, LINE = "name", "line"
 SCHEMA = pa.schema([(name, pa.string()) for name in COLUMNS])
 """Numbers are text too, so that an invalid one is reported as it was written."""
+PARQUET = ".parquet"
+ENDINGS = (PARQUET, ".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".txt.gz")
+BATCH = 1024
 
 
 @dataclass(frozen=True)
-class Grid:
-    """Every compound on every cell line at every dose and time; the last varies fastest.
+class Conditions:
+    """Conditions in a file.
 
     Attributes:
-        smiles: Compounds.
-        cells: Cell lines.
-        dose_um: Doses, micromolar.
-        time_h: Times, hours.
+        unusual: What is unusual in how the file was read, for people; else empty.
+        tables: Streams them, in tables of `conditions_schema`.
     """
 
-    smiles: Sequence[str]
-    cells: Sequence[str]
-    dose_um: Sequence[float]
-    time_h: Sequence[float]
-
-    def __len__(self) -> int:
-        return len(self.smiles) * len(self.cells) * len(self.dose_um) * len(self.time_h)
-
-    @property
-    def fingerprint(self) -> str:
-        """Identify a grid by its contents."""
-        values = json.dumps([list(part) for part in (self.smiles, self.cells, self.dose_um, self.time_h)])
-        return f"grid of {len(self)}, sha256 {hashlib.sha256(values.encode()).hexdigest()[:16]}"
-
-    def tables(self, rows: int) -> Iterator[pa.Table]:
-        """Yield the conditions in tables of at most `rows` rows."""
-        numbers = [[f"{value:g}" for value in values] for values in (self.dose_um, self.time_h)]
-        conditions = itertools.product(self.smiles, self.cells, *numbers)
-        while chunk := list(itertools.islice(conditions, rows)):
-            yield pa.table([pa.array(column, pa.string()) for column in zip(*chunk, strict=True)], schema=SCHEMA)
+    unusual: str
+    tables: Callable[[], Iterator[pa.Table]]
 
 
-def read_tables(url: str, storage_options: StorageOptions | None = None) -> Iterator[pa.Table]:
-    """Stream the conditions of a CSV, TSV or Parquet table of any size.
+def open_conditions(url: str, storage_options: StorageOptions | None = None) -> Conditions:
+    """Open a table of any size: Parquet, or text separated by commas, semicolons or tabs, gzipped or not.
+
+    Text is read three times: for its encoding, for its decimal marks, and for its rows.
 
     Raises:
-        QueryError: If the format is unknown, or a column is missing.
+        QueryError: If the format is unknown, a column is missing or there twice, or quotes do not match.
         StoreError: If the table cannot be read.
     """
+    name = split_url(url)[1]
+    if not name.lower().endswith(ENDINGS):
+        raise QueryError(
+            f"--conditions must be a .csv, .tsv, .txt or .parquet table (text may be gzipped); got {name!r}"
+        )
+    return (_parquet if name.lower().endswith(PARQUET) else _text)(url, storage_options)
+
+
+def conditions_schema(source: str, decimal: Decimal = ".", *, named: bool = False, lined: bool = False) -> pa.Schema:
+    """Return the schema of a table of conditions.
+
+    Args:
+        source: What errors call the source of the conditions, for instance `queries.csv`.
+        decimal: The decimal marks in it.
+        named: Whether compounds have names, in column `name`.
+        lined: Whether conditions have a line in the source, in column `line`, counted from 1.
+    """
+    more = [(NAME, pa.string())] * named + [(LINE, pa.int64())] * lined
+    return pa.schema([*SCHEMA, *(pa.field(*field) for field in more)], {"source": source, "decimal": decimal})
+
+
+def _text(url: str, storage_options: StorageOptions | None) -> Conditions:
+    table = open_text_table(open_text(url, storage_options), COLUMNS, (NAME,))
+    places = [list(table.columns).index(column) for column in NUMBERS]
+    decimal = decimal_marks(cells[place] for _, cells in table.rows() for place in places)
+    how = [f"as {table.text.encoding_name}"] if table.text.encoding_name != "UTF-8" else []
+    how += ["with decimal commas"] if "," in decimal else []
+    unusual = f"{table.text.name} was read {', '.join(how)}" if how else ""
+    return Conditions(unusual, partial(_text_tables, table, decimal))
+
+
+def _text_tables(table: TextTable, decimal: Decimal) -> Iterator[pa.Table]:
+    schema = conditions_schema(table.text.name, decimal, named=NAME in table.columns, lined=True)
+    waiting = table.rows()
+    while rows := list(itertools.islice(waiting, BATCH)):
+        columns = [*zip(*(cells for _, cells in rows), strict=True), [line for line, _ in rows]]
+        yield pa.table([pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)], schema)
+
+
+def _parquet(url: str, storage_options: StorageOptions | None) -> Conditions:
     store, name = split_url(url, storage_options)
     fs, root = store.arrow()
-    if not name.endswith((".parquet", ".csv", ".tsv", ".txt")):
-        raise QueryError(f"--conditions must be a .csv, .tsv or .parquet table; got {name!r}")
     with one_line(url):
-        if name.endswith(".parquet"):
-            file = pq.ParquetFile(fs.open_input_file(f"{root}/{name}"))
-            _check_columns(url, file.schema_arrow.names)
-            batches: Iterable[pa.RecordBatch] = file.iter_batches(columns=list(COLUMNS))
-        else:
-            reader = pacsv.open_csv(
-                fs.open_input_stream(f"{root}/{name}"),
-                parse_options=pacsv.ParseOptions(delimiter="," if name.endswith(".csv") else "\t"),
-                convert_options=pacsv.ConvertOptions(column_types=SCHEMA, strings_can_be_null=False),
-            )
-            _check_columns(url, reader.schema.names)
-            batches = reader
-        for batch in batches:
-            yield pa.Table.from_batches([batch]).select(COLUMNS).cast(SCHEMA)
+        file = pq.ParquetFile(fs.open_input_file(f"{root}/{name}"))
+    own = file.schema_arrow
+    fields = {column: own.field(place) for column, place in find_columns(url, own.names, COLUMNS, (NAME,)).items()}
+    for column in NUMBERS:
+        if pa.types.is_temporal(kind := fields[column].type):  # a duration as a number would be nanoseconds
+            raise QueryError(f"{url}: {column} must be a column of numbers; got {kind}")
+    columns = {column: field.name for column, field in fields.items()}
+    text = {column: columns[column] for column in NUMBERS if not pa.types.is_primitive(fields[column].type)}
+    tables = _parquet_tables(url, file, text) if text else iter(())
+    decimal = decimal_marks(cell or "" for table in tables for column in table for cell in column.to_pylist())
+    schema = conditions_schema(name, decimal, named=NAME in columns)
+    return Conditions("", lambda: (table.cast(schema) for table in _parquet_tables(url, file, columns)))
 
 
-def stage(tables: Iterable[pa.Table], store: Store, name: str, rows_per_part: int) -> int:
-    """Write conditions as one Parquet file with one row group per part; return the number of rows.
-
-    Raises:
-        QueryError: If there are no conditions.
-        StoreError: If the file cannot be written.
-    """
-    fs, root = store.arrow()
-    store.write_bytes(name, b"")  # creates the folder, and fails early if it cannot
-    n, waiting, waiting_rows = 0, list[pa.Table](), 0
-    with one_line(store.path(name)), pq.ParquetWriter(f"{root}/{name}", SCHEMA, filesystem=fs) as writer:
-        for table in tables:
-            waiting.append(table)
-            waiting_rows += len(table)
-            while waiting_rows >= rows_per_part:
-                joined = pa.concat_tables(waiting)
-                writer.write_table(joined.slice(0, rows_per_part), row_group_size=rows_per_part)
-                waiting, waiting_rows = [joined.slice(rows_per_part)], waiting_rows - rows_per_part
-                n += rows_per_part
-        if waiting_rows:
-            writer.write_table(pa.concat_tables(waiting), row_group_size=rows_per_part)
-            n += waiting_rows
-    if n == 0:
-        raise QueryError("the table of conditions holds no row")
-    return n
-
-
-def read_part(store: Store, name: str, part: int) -> pd.DataFrame:
-    """Read the conditions of one part, as text."""
-    fs, root = store.arrow()
-    with one_line(store.path(name)), fs.open_input_file(f"{root}/{name}") as file:
-        frame: pd.DataFrame = pq.ParquetFile(file).read_row_group(part).to_pandas()
-    return frame
-
-
-def _check_columns(url: str, names: Sequence[str]) -> None:
-    missing = [column for column in COLUMNS if column not in names]
-    if missing:
-        raise QueryError(f"{url} must have the columns {', '.join(COLUMNS)}; it lacks {missing[0]!r}")
+def _parquet_tables(url: str, file: pq.ParquetFile, columns: Mapping[str, str]) -> Iterator[pa.Table]:
+    """Stream columns of a Parquet file as text without spaces around it; `columns` has their names in the file."""
+    with one_line(url):
+        for batch in file.iter_batches(columns=list(columns.values())):
+            arrays = [pc.utf8_trim_whitespace(batch.column(name).cast(pa.string())) for name in columns.values()]
+            yield pa.table(arrays, names=list(columns))

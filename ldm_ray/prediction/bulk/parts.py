@@ -5,17 +5,18 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import torch
 
 from ldm_ray.errors import QueryError
 from ldm_ray.layout import CONDITIONS, ERRORS
-from ldm_ray.prediction.bulk.conditions import COLUMNS, read_part
+from ldm_ray.prediction.bulk.conditions import NAME
 from ldm_ray.prediction.bulk.memory import keep_freed_memory
+from ldm_ray.prediction.bulk.rows import queries_of
 from ldm_ray.prediction.bulk.run import NOTHING_GOOD, BulkRun, part_name
+from ldm_ray.prediction.bulk.staging import read_part
 from ldm_ray.prediction.predictor import Predictor
-from ldm_ray.prediction.queries import PreparedQuery, Query
+from ldm_ray.prediction.queries import PreparedQuery
 from ldm_ray.storage.filesystem import StorageOptions
 from ldm_ray.storage.store import Store, list_column
 
@@ -48,36 +49,40 @@ class PartPredictor:
         """Predict one part and write it, errors first; return how many rows were predicted and refused."""
         conditions = read_part(self._store, CONDITIONS, part)
         first = part * self._run.rows_per_part
-        good, prepared, errors = self._prepare(conditions)
+        good, prepared, errors = self._prepare(conditions, first)
         if errors:
-            numbers = [number for number, _ in errors]
-            refused = conditions.iloc[numbers].assign(row=first + np.array(numbers), reason=[why for _, why in errors])
-            table = pa.Table.from_pandas(refused[["row", *COLUMNS, "reason"]], preserve_index=False)
-            self._store.write_table(f"{ERRORS}/{part_name(part)}", table)
+            refused = conditions.take(list(errors)).add_column(
+                0, "row", pa.array([first + number for number in errors])
+            )
+            table = refused.append_column("reason", pa.array(list(errors.values())))
+            self._store.write_table(f"{ERRORS}/{part_name(part)}", table.replace_schema_metadata())
         if prepared:
             self._store.write_table(part_name(part), self._predict(first + np.array(good), prepared))
         else:
             self._store.write_json(f"{ERRORS}/{part_name(part)}{NOTHING_GOOD}", {"part": part})
         return PartCounts(len(prepared), len(errors))
 
-    def _prepare(self, conditions: pd.DataFrame) -> tuple[list[int], list[PreparedQuery], list[tuple[int, str]]]:
-        reader, good, prepared, errors = self.predictor.reader, list[int](), list[PreparedQuery](), []
-        numbers = {name: pd.to_numeric(conditions[name], errors="coerce").to_numpy() for name in COLUMNS[2:]}
-        rows = zip(conditions["smiles"], conditions["cell"], numbers["dose_um"], numbers["time_h"], strict=True)
-        for number, (smiles, cell, dose_um, time_h) in enumerate(rows):
+    def _prepare(self, conditions: pa.Table, first: int) -> tuple[list[int], list[PreparedQuery], dict[int, str]]:
+        """Return the numbers of the rows that can be answered, these rows prepared, and why others are refused."""
+        good, prepared, errors = list[int](), list[PreparedQuery](), dict[int, str]()
+        for number, query in enumerate(queries_of(conditions, first)):
             try:
-                prepared.append(reader.prepare(Query(smiles or "", float(dose_um), float(time_h), cell or "")))
+                if isinstance(query, QueryError):
+                    raise query
+                prepared.append(self.predictor.reader.prepare(query))
                 good.append(number)
             except QueryError as error:
-                errors.append((number, str(error)))
+                errors[number] = str(error)
         return good, prepared, errors
 
     def _predict(self, rows: np.ndarray, prepared: list[PreparedQuery]) -> pa.Table:
         run, predictor = self._run, self.predictor
         how = predictor.sampling(run.n_samples, run.steps, run.seed)
         predictions = predictor.predictions(prepared, predictor.sample(prepared, how))
-        columns: dict[str, Any] = {
-            "row": rows,
+        columns: dict[str, Any] = {"row": rows}
+        if prepared[0].query.name is not None:
+            columns[NAME] = [item.query.name for item in prepared]
+        columns |= {
             "smiles": [item.query.smiles for item in prepared],
             "parent_smiles": [item.parent for item in prepared],
             "cell": [item.query.cell for item in prepared],

@@ -2,7 +2,6 @@
 
 import json
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,34 +10,34 @@ import pandas as pd
 import pyarrow as pa
 
 from ldm_ray.errors import QueryError
-from ldm_ray.prediction.bulk.conditions import COLUMNS, read_tables
+from ldm_ray.prediction.bulk.conditions import COLUMNS, NAME, Conditions, open_conditions
+from ldm_ray.prediction.bulk.rows import queries_of
 from ldm_ray.prediction.predictor import Predictions, Query
 from ldm_ray.storage.filesystem import StorageOptions
 from ldm_ray.storage.store import list_column, split_url
 
 
 def read_queries(url: str, storage_options: StorageOptions | None = None) -> list[Query]:
-    """Read a whole table of queries; columns and formats as in `read_tables`.
+    """Read a whole table of queries; columns and formats as in `open_conditions`.
 
     Raises:
-        QueryError: If the format is unknown, a column is missing, the table is empty, or a dose or time is no number.
+        QueryError: If it is no table of queries, holds no row, or a row is no query; names the row.
         StoreError: If the table cannot be read.
     """
-    rows = [row for table in read_tables(url, storage_options) for row in table.to_pylist()]
-    if not rows:
-        raise QueryError(f"{url} holds no query")
-    return [_query(url, number, row) for number, row in enumerate(rows, start=1)]
+    return queries_in(open_conditions(url, storage_options))
 
 
-def _query(url: str, number: int, row: Mapping[str, str | None]) -> Query:
-    def value(name: str) -> float:
-        try:
-            return float(row[name] or "")
-        except ValueError:
-            message = f"{url}, row {number}: {name} must be a number above 0; got {row[name]!r}"
-            raise QueryError(message, field=name) from None
-
-    return Query(row["smiles"] or "", value("dose_um"), value("time_h"), row["cell"] or "")
+def queries_in(conditions: Conditions) -> list[Query]:
+    """Return all conditions of an opened table as queries; errors as in `read_queries`."""
+    asked = list[Query]()
+    for table in conditions.tables():
+        for query in queries_of(table, len(asked)):
+            if isinstance(query, QueryError):
+                raise query
+            asked.append(query)
+    if not asked:
+        raise QueryError("the table of conditions holds no row")
+    return asked
 
 
 def write_predictions(
@@ -54,11 +53,12 @@ def write_predictions(
     seed are kept in the Parquet metadata `settings`, or in `uns`.
     """
     store, name = split_url(url, storage_options)
-    columns = {column: [getattr(query, column) for query in queries] for column in COLUMNS}
+    own = COLUMNS if queries[0].name is None else (NAME, *COLUMNS)
+    columns = {column: [getattr(query, column) for query in queries] for column in own}
     columns["similarity"] = predictions.similarity.tolist()
     columns["out_of_domain"] = predictions.out_of_domain.tolist()
     columns["note"] = list(predictions.notes)
-    if name.endswith(".parquet"):
+    if name.lower().endswith(".parquet"):
         metadata = {"genes": "\t".join(predictions.genes), "settings": json.dumps(settings or {})}
         arrays = {key: list_column(getattr(predictions, key)) for key in ("basal", "mean", "std")}
         table = pa.table(columns | arrays)

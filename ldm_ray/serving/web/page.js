@@ -52,7 +52,8 @@ async function draw() {
     $("drawing").src = `data:image/svg+xml;utf8,${encodeURIComponent(compound.drawing)}`;
     $("drawing").alt = `structure of ${compound.smiles}`;
     const near = compound.known ? "in the training data" : `similarity ${compound.similarity.toFixed(2)} to the nearest training compound`;
-    $("caption").textContent = `${compound.parent_smiles} · ${near}`;
+    const rest = compound.left_out.length ? `left out ${compound.left_out.join(" and ")}` : "";
+    $("caption").textContent = [compound.parent_smiles, near, rest, compound.flag].filter(Boolean).join(" · ");
   } catch (error) {
     if (mine !== state.drawn) return;
     $("drawing").removeAttribute("src");

@@ -1,15 +1,15 @@
-"""The files of a release at any URL, opened for ranged reads and never downloaded first."""
+"""Files that people give us, at any URL: opened for ranged reads and never downloaded first."""
 
 import hashlib
-import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, NotRequired, TypedDict
 
+import fsspec
 import h5py
 
-from ldm_ray.data.manifest import SourceIdentity
 from ldm_ray.errors import LdmRayError, StoreError
 from ldm_ray.storage.filesystem import StorageOptions, is_local, open_filesystem
 from ldm_ray.storage.store import one_line
@@ -18,9 +18,18 @@ REMOTE_BLOCK = 8 * 1024 * 1024
 BLOCKS_KEPT = 12
 
 
+class SourceIdentity(TypedDict):
+    """A file: a local file has a checksum, an object in a store its ETag."""
+
+    name: str
+    bytes: int
+    sha256: NotRequired[str]
+    etag: NotRequired[str]
+
+
 @dataclass(frozen=True)
 class SourceFile:
-    """One file of a release at a path or URL."""
+    """One file at a path or URL."""
 
     url: str
     storage_options: StorageOptions = field(default_factory=dict, repr=False)
@@ -35,7 +44,7 @@ class SourceFile:
 
     def beside(self, name: str) -> "SourceFile":
         """Return another file in the same folder."""
-        folder, slash, _ = self.url.rpartition("/")
+        folder, slash, _ = self.url.rstrip("/").rpartition("/")
         return SourceFile(f"{folder}{slash}{name}", self.storage_options)
 
     def exists(self) -> bool:
@@ -43,6 +52,32 @@ class SourceFile:
         with one_line(self.url):
             fs, path = open_filesystem(self.url, self.storage_options)
             return bool(fs.isfile(path))
+
+    def is_folder(self) -> bool:
+        """Return whether it is a folder, as a zarr store is."""
+        with one_line(self.url):
+            fs, path = open_filesystem(self.url, self.storage_options)
+            return bool(fs.isdir(path))
+
+    def zarr(self) -> Any:
+        """Open a folder as a zarr group.
+
+        Raises:
+            StoreError: If it is not one.
+        """
+        import zarr
+
+        fs, path = open_filesystem(self.url, self.storage_options)
+        try:
+            if is_local(fs):
+                return zarr.open_group(path, mode="r")
+            protocol = fsspec.utils.get_protocol(self.url)
+            options = dict(self.storage_options.get(protocol, {}))
+            store = zarr.storage.FsspecStore.from_url(self.url, options, read_only=True)
+            return zarr.open_group(store, mode="r")
+        except (OSError, KeyError, ValueError) as error:
+            said = " ".join(str(error).split())[:120]
+            raise StoreError(f"{self.url} is a folder, but not a zarr store: {said}") from None
 
     def read_bytes(self) -> bytes:
         """Read the whole file; meant for tables, not for matrices."""
@@ -60,6 +95,8 @@ class SourceFile:
         """Return name, size and checksum: the sha256 of a local file, the ETag of an object (without a download)."""
         with one_line(self.url):
             fs, path = open_filesystem(self.url, self.storage_options)
+            if fs.isdir(path):
+                return _folder_identity(self.name, fs, path)
             info = fs.info(path)
             known: SourceIdentity = {"name": self.name, "bytes": int(info["size"])}
             if is_local(fs):
@@ -92,9 +129,18 @@ class SourceFile:
             what = "is truncated or damaged" if is_local(fs) else "cannot be read"
             raise StoreError(f"{self.url} {what}: {' '.join(str(error).split())}") from None
 
-    def buffer(self) -> io.BytesIO:
-        """Return the content as a file in memory."""
-        return io.BytesIO(self.read_bytes())
+
+def _folder_identity(name: str, fs: Any, path: str) -> SourceIdentity:
+    """Sum up the names, sizes and checksums of a folder's files."""
+    digest, total = hashlib.sha256(), 0
+    for file, info in sorted(fs.find(path, detail=True).items()):
+        total += int(info["size"])
+        tag = info.get("ETag") or info.get("etag") or info.get("md5Hash") or ""
+        if is_local(fs):
+            with Path(file).open("rb") as opened:
+                tag = hashlib.file_digest(opened, "sha256").hexdigest()
+        digest.update(f"{file.removeprefix(path)}\t{info['size']}\t{tag}\n".encode())
+    return {"name": name, "bytes": total, "sha256": digest.hexdigest()}
 
 
 AnyFile = SourceFile | Path | str

@@ -6,20 +6,25 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from ldm_ray.data.source import SourceFile
+from ldm_ray.storage.source import SourceFile
 
 if TYPE_CHECKING:
     import pandas as pd
 
 WELL_COLUMNS = (
-    "profile_id", "plate", "well", "source_id", "name", "kind", "smiles", "cell", "dose_um", "time_h", "row",
+    "profile_id", "plate", "well", "source_id", "name", "kind", "smiles", "cell", "dose_um", "dose_problem", "time_h",
+    "time_problem", "row",
 )  # fmt: skip
-"""Columns of `Release.wells`. `kind` is the case-folded pert_type; `row` the position in the matrix;
-`dose_um` and `time_h` are NaN where unknown; `smiles` is the file's own text."""
+"""Columns of `Release.wells`. `kind` is the case-folded pert_type; `row` the position in the matrix; `dose_um` and
+`time_h` are NaN where their `problem` says why (`unknown`, or what cannot be read); `smiles` is the file's own text."""
 
 
 class ProfileReader(Protocol):
     """Reads the expression of wells in blocks."""
+
+    @property
+    def source(self) -> SourceFile:
+        """The matrix, for messages."""
 
     def blocks(self, rows: np.ndarray, genes: np.ndarray, block_mb: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield (positions into `rows`, values of shape (block, len(genes)), float32), rows increasing."""
@@ -43,6 +48,23 @@ class Genes:
     entrez_ids: np.ndarray
     columns: np.ndarray
     missing: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ReleaseOptions:
+    """What a user says about a release that its files do not.
+
+    Attributes:
+        allow_missing_genes: Accept a release that lacks some landmark genes.
+        dose_unit: Unit of doses without one, such as um; empty: such doses cannot be read.
+        time_unit: Unit of times without one, such as h; empty: such times cannot be read.
+        layer: Layer of an h5ad to read instead of X.
+    """
+
+    allow_missing_genes: bool = False
+    dose_unit: str = ""
+    time_unit: str = ""
+    layer: str = ""
 
 
 @dataclass(frozen=True)

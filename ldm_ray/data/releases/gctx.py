@@ -14,13 +14,13 @@ from typing import Any
 import h5py
 import numpy as np
 
-from ldm_ray.data.source import AnyFile, SourceFile, source_file
 from ldm_ray.errors import DataError, NonFiniteError, StoreError
+from ldm_ray.storage.signature import HDF5, LONGEST, what_it_is
+from ldm_ray.storage.source import AnyFile, SourceFile, source_file
 
 MATRIX = "0/DATA/0/matrix"
 ROW_IDS = "0/META/ROW/id"
 COLUMN_IDS = "0/META/COL/id"
-HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 SMALLEST_BLOCK = 64
 
 
@@ -111,20 +111,26 @@ def open_gctx(file: AnyFile) -> GctxReader:
     source = source_file(file)
     if not source.exists():
         raise StoreError(f"GCTX file {source} does not exist")
-    head = source.head(8)
-    if head[:3] in (b"#1.", b"\xef\xbb\xbf"):
-        raise DataError(f"{source} must be a GCTX (HDF5); got GCT text, first line {head.decode('latin1').strip()!r}")
-    if head != HDF5_SIGNATURE:
-        raise DataError(f"{source} must be a GCTX (HDF5); got a file that begins with {head!r}")
+    head = source.head(LONGEST)
+    if not head.startswith(HDF5):
+        more = f", first line {head.decode('latin1').split()[0]!r}" if head.startswith(b"#1.") else ""
+        raise DataError(f"{source} must be a GCTX (HDF5); got {what_it_is(head)}{more}")
     with source.hdf5() as opened:
         missing = [name for name in (MATRIX, ROW_IDS, COLUMN_IDS) if name not in opened]
         if missing:
             raise DataError(f"{source} must hold {missing[0]} as GCTX 1.0 does; it does not")
         shape = opened[MATRIX].shape
-        genes, profiles = (opened[name].asstr()[:].astype(str) for name in (ROW_IDS, COLUMN_IDS))
+        genes, profiles = (read_ids(opened[name]) for name in (ROW_IDS, COLUMN_IDS))
     if shape != (len(profiles), len(genes)):
         raise DataError(f"{source}: matrix must be {(len(profiles), len(genes))} as its ids say; got {shape}")
     return GctxReader(source, genes, profiles)
+
+
+def read_ids(dataset: h5py.Dataset) -> np.ndarray:
+    """Read ids as stripped text; files hold them as bytes, as text, or as numbers."""
+    if h5py.check_string_dtype(dataset.dtype) is None:
+        return np.asarray(dataset[:]).astype(str)
+    return np.char.strip(dataset.asstr(errors="replace")[:].astype(str))
 
 
 class GctxWriter:
