@@ -134,7 +134,7 @@ def check_prometheus(scraper: Scraper, record: RunRecord, run: str) -> None:
         "train_valid_loss": record.last["valid_loss"],
         "train_global_batch_wells": 64.0,
     }
-    scraper.wait_for(
+    seen = scraper.wait_for(
         ["train_loss", "train_checkpoint_seconds", *wanted],
         'kind="vae"',
         f'run="{run}"',
