@@ -5,9 +5,9 @@
     python benchmarks/paper.py --wells WELLS.pt ...
 
 Each diffusion model is trained from scratch for its number of steps, in this process, with the package's own loop, on
-the autoencoder of its seed. It is judged once, on test wells of unseen compounds. `--save` writes the wells as tensors,
-for a machine without the libraries that read datasets. `ratio` is the RMSE of the mean of 16 draws after the longest
-training over that of the matched control.
+the autoencoder of its seed. It is judged once, on test wells of unseen compounds; settings are chosen with
+`--split valid`. `--save` writes the wells as tensors, for a machine without the libraries that read datasets. `ratio`
+is the RMSE of the mean of 16 draws after the longest training over that of the matched control.
 """
 
 import argparse
@@ -70,6 +70,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, action="append")
     parser.add_argument("--set", action="append", default=[])
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--split", choices=("test", "valid"), default="test")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     if arguments.save:
@@ -79,8 +80,9 @@ def main() -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     wells = torch.load(arguments.wells, weights_only=False) if arguments.wells else stored(arguments.data)
     data, rows = on_device(wells, device), []
+    data.rows["judged"] = judged(data.rows[arguments.split])
     result: dict[str, Any] = {
-        "what": f"preset paper, {JUDGED} test wells of unseen compounds",
+        "what": f"preset paper, {JUDGED} {arguments.split} wells of unseen compounds",
         **machine(),
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
         "torch": torch.__version__,
@@ -185,10 +187,10 @@ class Silent:
 
 
 def autoencoder(data: Data, config: Config, steps: int) -> tuple[Vae, dict[str, Any]]:
-    """Train an autoencoder, and look at it on all test wells."""
+    """Train an autoencoder, and look at it on the judged wells."""
     built, fit, pace = train("vae", data, config, steps, None)
     vae: Vae = built.task.module.vae.eval().requires_grad_(requires_grad=False)
-    wells, x = data.rows["train"], data.rows["test"].expression
+    wells, x = data.rows["train"], data.rows["judged"].expression
     centre = wells.expression.mean(dim=0)
     basis = torch.linalg.svd(wells.expression - centre, full_matrices=False)[2][: vae.latent_dim]
     with torch.no_grad():
@@ -209,11 +211,11 @@ def autoencoder(data: Data, config: Config, steps: int) -> tuple[Vae, dict[str, 
 
 
 def diffusion(data: Data, config: Config, vae: Vae, steps: int) -> dict[str, Any]:
-    """Train a diffusion model, and judge it on test wells."""
+    """Train a diffusion model, and judge it on wells of unseen compounds."""
     weights = {f"vae.{name}": value for name, value in vae.state_dict().items()}
     built, fit, pace = train("ldm", data, config, steps, weights)
     model: LatentDiffusion = built.task.model.eval()
-    wells = judged(data)
+    wells = data.rows["judged"]
     condition, base = condition_of(wells, data.tables), data.tables.base[wells.basal]
     nothing = torch.zeros(base.shape[1], device=base.device)
     generator = ProfileGenerator(model, vae, ObservationNoise(nothing[:, None], nothing))
@@ -241,7 +243,7 @@ def diffusion(data: Data, config: Config, vae: Vae, steps: int) -> dict[str, Any
 @torch.no_grad()
 def by_tenth(model: LatentDiffusion, vae: Vae, data: Data) -> tuple[list[float], list[list[float]]]:
     """Return the error of x0_hat against predicting nothing, and quantiles of s, in each tenth of the chain."""
-    wells, chain = judged(data), model.diffusion.num_steps
+    wells, chain = data.rows["judged"], model.diffusion.num_steps
     encoded = model.condition_encoder(condition_of(wells, data.tables))
     mu, log_var = vae.encode(wells.expression)
     z_0 = model.scale_latent(mu + torch.exp(0.5 * log_var) * standard_normal(wells.keys, mu.shape[1]))
@@ -260,15 +262,14 @@ def by_tenth(model: LatentDiffusion, vae: Vae, data: Data) -> tuple[list[float],
     return errors, quantiles
 
 
-def judged(data: Data) -> ProfileRows:
-    """Return a random sample of the test wells; keys are random."""
-    wells = data.rows["test"]
+def judged(wells: ProfileRows) -> ProfileRows:
+    """Return a random sample of wells; keys are random."""
     return wells.take(torch.arange(min(JUDGED, len(wells)), device=wells.keys.device))
 
 
 def reference_scores(data: Data) -> dict[str, dict[str, float]]:
     """Score the matched control and the mean of all training wells on the judged wells."""
-    wells = judged(data)
+    wells = data.rows["judged"]
     y, mean = wells.expression, data.rows["train"].expression.mean(dim=0)
     return {"control": scores(y, data.tables.basal[wells.basal]), "train_mean_all": scores(y, mean.expand_as(y))}
 

@@ -209,14 +209,18 @@ def load_config(path: str | Path | None = None, overrides: tuple[str, ...] | lis
     Raises:
         SettingsError: If a name, file or key does not exist (the nearest key is named), or a value does not fit.
     """
-    layer = _read_yaml(str(path)) if path is not None else {}
+    return resolved(_read_yaml(str(path)) if path is not None else {}, overrides)
+
+
+def resolved(layer: dict[str, Any], overrides: tuple[str, ...] | list[str] = ()) -> Config:
+    """Lay nested settings, then texts `key.path=value`, over the preset that they name; see `load_config`."""
     for text in overrides:
         key, equals, value = text.partition("=")
         if not equals or not key.strip():
             raise SettingsError(f"--set must be key.path=value; got {text!r}")
         layer = merged(layer, nested(key.strip().split("."), _parse_value(text, value)))
     preset = layer.get("preset", "default")
-    if preset not in PRESETS:
+    if not isinstance(preset, str) or preset not in PRESETS:
         raise SettingsError(f"preset must be one of {', '.join(PRESETS)}; got {preset!r}")
     return config_from_dict(merged(PRESETS[preset], layer))
 

@@ -3,9 +3,10 @@
 Those of a release and of the dataset made from it are in `ldm_ray.data_settings`.
 """
 
+import math
 from typing import Annotated, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 Width = Annotated[int, Field(ge=1)]
@@ -21,6 +22,16 @@ Origin = Annotated[str, StringConstraints(to_lower=True, pattern=r"^(\*|https?:/
 RivalKind = Literal["prnet", "pertdit-cross", "pertdit-catcross", "pertdit-ada"]
 """The published models that ours is compared with."""
 RIVAL_KINDS: tuple[RivalKind, ...] = get_args(RivalKind)
+
+
+def _distinct(seeds: tuple[int, ...]) -> tuple[int, ...]:
+    """Refuse a seed that is named twice: it would count as two agreeing runs."""
+    if len(set(seeds)) < len(seeds):
+        raise ValueError("each seed must be named once")
+    return seeds
+
+
+Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1), AfterValidator(_distinct)]
 
 
 MOLFORMER = "ibm/MoLFormer-XL-both-10pct"
@@ -145,9 +156,14 @@ class OptimiserSettings(Settings):
     checkpoint_every_steps: Annotated[int, Field(ge=1)] = 200
 
     def long_enough(self, n_wells: int) -> Self:
-        """Return the settings with as many epochs as `min_steps` asks for, given the number of training wells."""
+        """Return the settings with as many epochs as `min_steps` asks for, given the number of training wells.
+
+        The patience of early stopping grows by the same factor.
+        """
         steps = max(1, n_wells // self.global_batch_size)
-        return self.model_copy(update={"epochs": max(self.epochs, -(-self.min_steps // steps))})
+        epochs = max(self.epochs, math.ceil(self.min_steps / steps))
+        patience = math.ceil(self.early_stopping_epochs * epochs / self.epochs)
+        return self.model_copy(update={"epochs": epochs, "early_stopping_epochs": patience})
 
 
 class RaySettings(Settings):
@@ -251,7 +267,7 @@ class Table1Settings(Settings):
     """What `evaluate --table1` trains and judges."""
 
     unseen: tuple[Literal["compound", "cell", "both", "plate"], ...] = ("compound",)
-    seeds: tuple[Annotated[int, Field(ge=0)], ...] = (0,)
+    seeds: Seeds = (0,)
     rivals: tuple[RivalKind, ...] = ("prnet",)
     paper: bool = Field(default=False, description="also the paper's model, preset paper, as row `paper`")
 
@@ -266,14 +282,16 @@ class ReproduceSettings(Settings):
     pertdit_wells: Annotated[int, Field(ge=16)] = Field(
         default=128, description="test wells that it is judged on; it takes over a second a profile on two cores"
     )
-    paper: tuple[str, ...] = Field(default=(), description="key.path=value laid over preset paper")
+    paper: tuple[str, ...] = Field(
+        default=(), description="key.path=value laid over preset paper and what it shares with the campaign"
+    )
 
 
 class Ic50Settings(Settings):
     """Drug sensitivity (docs/drug-sensitivity.md): which measurements; seeds, dose and time of `evaluate --ic50`."""
 
     dataset: GdscDataset = Field(default="GDSC2", description="rows to use of a table with a column DATASET")
-    seeds: tuple[Annotated[int, Field(ge=0)], ...] = (0, 1, 2)
+    seeds: Seeds = (0, 1, 2)
     dose_um: Annotated[float, Field(gt=0)] = 10.0
     time_h: Annotated[float, Field(gt=0)] = 24.0
 

@@ -29,7 +29,7 @@ SMALLER = (
     "train_prnet.epochs=2",
     "reproduce.pertdit_hours=0",
     "reproduce.paper=[vae.latent_dim=8, schedule.num_steps=50, predict.steps=5, train_vae.epochs=2,"
-    " train_ldm.epochs=2]",
+    " train_vae.min_steps=0, train_ldm.epochs=2, train_ldm.min_steps=0]",
     "tune.trials=3",
     "tune.random_trials=2",
 )

@@ -8,6 +8,11 @@ UNBOUNDED = 3.4028234663852886e38
 """The largest float32, which JSON and every tracker can hold, in place of infinity."""
 
 
+def said(value: float, form: str = ".3g") -> str:
+    """Write a stored figure in a format."""
+    return "infinity" if value == UNBOUNDED else f"{value:{form}}"
+
+
 class Reconstruction(TypedDict):
     """How well wells are given back: PCC and R2 per profile across genes, then averaged; RMSE pooled, log2."""
 

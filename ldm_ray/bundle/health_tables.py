@@ -1,6 +1,6 @@
 """What was measured of a model's parts, as text for its card and its report."""
 
-from ldm_ray.bundle.health import AutoencoderHealth, DenoiserHealth
+from ldm_ray.bundle.health import AutoencoderHealth, DenoiserHealth, said
 
 RECONSTRUCTION_HEAD = ["reconstruction of validation wells", "PCC", "R2", "RMSE"]
 DENOISER_HEAD = ["decile of t", "x0 error", "s: 1%", "median", "99%"]
@@ -30,7 +30,7 @@ def denoiser_rows(health: DenoiserHealth) -> list[list[str]]:
     """Return a row for each decile of t, from clean to noise."""
     deciles = zip(health["x0_error"], health["s_quantiles"], strict=True)
     return [
-        [str(number), f"{error:.3f}", *(f"{quantile:.3f}" for quantile in quantiles)]
+        [str(number), said(error, ".3f"), *(f"{quantile:.3f}" for quantile in quantiles)]
         for number, (error, quantiles) in enumerate(deciles, start=1)
     ]
 
@@ -40,7 +40,7 @@ def denoiser_text(health: DenoiserHealth) -> str:
     return (
         f"Measured on {health['n_wells']:,} validation wells. The x0 error is the mean squared error of the clean"
         " latent that the network estimates at step t; 1 is that of predicting nothing. s is the fraction of Eq. (7)."
-        f" The largest absolute value of a drawn latent is {health['largest_draw']:.3g}, that of a training latent"
-        f" {health['largest_latent']:.3g}. The variance of draws is {health['draw_variance_ratio']:.2g} times that of"
+        f" The largest absolute value of a drawn latent is {said(health['largest_draw'])}, that of a training latent"
+        f" {health['largest_latent']:.3g}. The variance of draws is {said(health['draw_variance_ratio'])} times that of"
         f" latents ({health['sampler']['kind']}, {health['sampler']['steps']} steps)."
     )

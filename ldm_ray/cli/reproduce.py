@@ -43,6 +43,8 @@ def reproduce(
     interruption, run the same command again.
     """
     more = [] if seed is None else [f"table1.seeds=[{seed}]"]
+    if seed is not None and any(text.replace(" ", "").startswith("table1.seeds=") for text in overrides or []):
+        raise SettingsError("give --seed or --set table1.seeds, not both")
     more += [] if pertdit_hours is None else [f"reproduce.pertdit_hours={pertdit_hours}"]
     resolved = settings(config, overrides, seed, *more)
     if (ic50 is None) != (basal_profiles is None):

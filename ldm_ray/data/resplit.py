@@ -125,13 +125,17 @@ def _manifest(dataset: PairedDataset, unseen: Unseen, files: list[FileEntry], ke
     notes = [*dataset.manifest["notes"]]
     if left := dataset.manifest["n_profiles"] - len(kept):
         notes.append(f"{left:,} wells unseen in one of compound and cell line left out")
-    counts: Counts = {
-        "n_profiles": len(kept),
-        "n_compounds": int(kept["compound_id"].nunique()),
-        "n_cell_lines": int(kept["cell_id"].nunique()),
-        "n_conditions": int(kept["condition_id"].nunique()),
+    return {**dataset.manifest, **counts_of(kept), "files": files, "splits": splits, "notes": notes}
+
+
+def counts_of(wells: pd.DataFrame) -> Counts:
+    """Count wells, compounds, cell lines and conditions, given their ids."""
+    return {
+        "n_profiles": len(wells),
+        "n_compounds": int(wells["compound_id"].nunique()),
+        "n_cell_lines": int(wells["cell_id"].nunique()),
+        "n_conditions": int(wells["condition_id"].nunique()),
     }
-    return {**dataset.manifest, **counts, "files": files, "splits": splits, "notes": notes}
 
 
 def _digest(dataset: PairedDataset) -> str:

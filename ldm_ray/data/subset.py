@@ -1,14 +1,20 @@
 """A dataset with only some of its training and validation wells; the test side is unchanged."""
 
+from collections.abc import Iterable
+
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 
 from ldm_ray.data.dataset import PairedDataset, open_dataset
+from ldm_ray.data.manifest import Manifest, Splits
 from ldm_ray.data.parts import write_wells
-from ldm_ray.data.resplit import copy_tables
+from ldm_ray.data.resplit import copy_tables, counts_of
 from ldm_ray.keys import keys_of
 from ldm_ray.layout import MANIFEST, PROFILES
 from ldm_ray.storage.store import Store
+
+IDS = ("compound_id", "cell_id", "condition_id")
 
 
 def subset_dataset(dataset: PairedDataset, wells: dict[str, int], seed: int, out: Store) -> PairedDataset:
@@ -22,26 +28,34 @@ def subset_dataset(dataset: PairedDataset, wells: dict[str, int], seed: int, out
     """
     if out.exists(MANIFEST):
         return open_dataset(out.url, out.storage_options)
-    sides = dataset.profiles(["profile_id", "split"])
-    split, draw = np.array(sides["split"].to_pylist()), _draws(sides, seed)
+    frame: pd.DataFrame = dataset.profiles(["profile_id", "split", *IDS]).to_pandas()
+    split, draw = frame["split"].to_numpy(), _draws(frame["profile_id"], seed)
     highest = {side: np.sort(draw[split == side])[:count][-1] for side, count in wells.items()}
-    files, counts = [], dict.fromkeys(dataset.manifest["splits"]["split"], 0)
+    frame = frame[_drawn(split, draw, highest)]
+    files = []
     for number, entry in enumerate(dataset.manifest["files"]):
         table = dataset.store.read_table(entry["path"])
-        own, drawn = np.array(table["split"].to_pylist()), _draws(table, seed)
-        kept = np.ones(len(table), dtype=bool)
-        for side, limit in highest.items():
-            kept &= (own != side) | (drawn <= limit)
-        for side in counts:
-            counts[side] += int((own[kept] == side).sum())
+        own = np.array(table["split"].to_pylist())
+        kept = _drawn(own, _draws(table["profile_id"].to_pylist(), seed), highest)
         if kept.any():
             files.append(write_wells(out, f"{PROFILES}/part-{number:05d}.parquet", table.filter(pa.array(kept))))
     copy_tables(dataset, out)
-    splits = dataset.manifest["splits"] | {"split": counts}
-    out.write_json(MANIFEST, {**dataset.manifest, "files": files, "splits": splits, "n_profiles": sum(counts.values())})
+    splits: Splits = dataset.manifest["splits"] | {}
+    splits["split"] = {side: int((frame["split"] == side).sum()) for side in dataset.manifest["splits"]["split"]}
+    notes = [*dataset.manifest["notes"], f"a sample of {len(frame):,} of {dataset.manifest['n_profiles']:,} wells"]
+    manifest: Manifest = {**dataset.manifest, **counts_of(frame), "files": files, "splits": splits, "notes": notes}
+    out.write_json(MANIFEST, manifest)
     return open_dataset(out.url, out.storage_options)
 
 
-def _draws(table: pa.Table, seed: int) -> np.ndarray:
+def _drawn(split: np.ndarray, draw: np.ndarray, highest: dict[str, int]) -> np.ndarray:
+    """Tell which wells are kept, (n,): those of a limited side whose number is not above its limit."""
+    kept = np.ones(len(split), dtype=bool)
+    for side, limit in highest.items():
+        kept &= (split != side) | (draw <= limit)
+    return kept
+
+
+def _draws(profile_ids: Iterable[str], seed: int) -> np.ndarray:
     """A random number for each well that depends on its id alone, (n,)."""
-    return keys_of(f"{seed}:subset:{name}" for name in table["profile_id"].to_pylist())
+    return keys_of(f"{seed}:subset:{name}" for name in profile_ids)

@@ -38,7 +38,7 @@ class RowLosses:
     Attributes:
         loss: The minimised loss.
         kl: Divergence of p(z_prev | z_t) from q(z_prev | z_t, z_0), nats per dimension; at t = 0, where q is a point,
-            that from a Gaussian of variance beta_1.
+            the negative log-likelihood of z_0 beyond that of an error of variance beta_1.
         vlb: The row's estimate of the variational bound on -log p(z_0), nats per dimension; comparable between heads,
             losses, schedules and chain lengths on the same latents.
         x0_error: Squared error of x0_hat.

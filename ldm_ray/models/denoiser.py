@@ -72,6 +72,8 @@ class AdaLnDenoiser(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.output = nn.Linear(width, 2 * latent_dim)
         nn.init.zeros_(self.output.bias)
+        if settings.zero_output:
+            nn.init.zeros_(self.output.weight)
 
     def forward(self, z_t: Tensor, t: Tensor, condition: Tensor, keys: Tensor | None = None) -> Tensor:
         """Return the raw output, (batch, 2 latent_dim); arguments as in `Denoiser.forward`."""

@@ -138,13 +138,19 @@ def check_groups(groups: int, n_lanes: int, global_batch_size: int, world_size: 
     """Refuse a number of workers or a batch that would tear groups of lanes apart (`denoiser.norm_groups`).
 
     Raises:
-        SettingsError: If the number of workers does not divide that of groups, or lanes do not divide the batch.
+        SettingsError: If the number of workers does not divide that of groups, lanes do not divide the batch, or a
+            group would have a single well.
     """
     if groups > 1 and groups % world_size:
         raise SettingsError(f"the number of workers must divide denoiser.norm_groups = {groups}; got {world_size}")
     if groups > 1 and global_batch_size % n_lanes:
         raise SettingsError(
             f"with denoiser.norm_groups, global_batch_size must be a multiple of ray.lanes = {n_lanes};"
+            f" got {global_batch_size}"
+        )
+    if groups > 1 and global_batch_size < 2 * groups:
+        raise SettingsError(
+            f"with denoiser.norm_groups = {groups}, global_batch_size must be at least {2 * groups}, two wells in each;"
             f" got {global_batch_size}"
         )
 

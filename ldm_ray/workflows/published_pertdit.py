@@ -12,6 +12,7 @@ from ldm_ray.config import PERTDIT, Config
 from ldm_ray.console import say, staged
 from ldm_ray.data.dataset import PairedDataset
 from ldm_ray.data.subset import subset_dataset
+from ldm_ray.errors import DataError
 from ldm_ray.evaluation.report.paper import PertditPlan, PublishedPertdit
 from ldm_ray.evaluation.scores.record import read_metrics
 from ldm_ray.evaluation.suite import evaluate
@@ -36,18 +37,20 @@ def train_published_pertdit(dataset: PairedDataset, store: Store, config: Config
     Args:
         dataset: The whole dataset.
         store: Folder of this stage.
-        config: A campaign's settings; the first PertDiT of `table1.rivals` is trained.
+        config: A campaign's settings; the first PertDiT of `table1.rivals` is trained, with `seed`.
         budget_s: Seconds of training.
     """
     config = _published(config)
     if not store.exists(PLANNED):
         _plan(dataset, store, config, budget_s)
     plan = cast(PertditPlan, store.read_json(PLANNED))
+    if plan["budget_s"] != budget_s:
+        say(f"PertDiT at its published size was planned with {plan['budget_s'] / 3600:g} h; {store.url} holds it")
     sides = {"train": plan["n_train"], "valid": plan["n_valid"]}
     own = subset_dataset(dataset, sides, config.seed, _below(store, "data"))
     rated = config.train_pertdit.model_copy(update={"epochs": plan["epochs"]})
     config = config.model_copy(update={"train_pertdit": rated})
-    bundle = trained(Run(kind=_kind(config), dataset=own, out=store.path("model"), config=config), "published PertDiT")
+    bundle = trained(Run(kind=plan["kind"], dataset=own, out=store.path("model"), config=config), "published PertDiT")
     if store.exists(METRICS):
         return {"plan": plan, "metrics": read_metrics(store)}
     few = config.evaluate.model_copy(update={"max_profiles": config.reproduce.pertdit_wells, "n_samples": (2,)})
@@ -58,7 +61,8 @@ def train_published_pertdit(dataset: PairedDataset, store: Store, config: Config
 
 
 def _kind(config: Config) -> RivalKind:
-    return next((name for name in config.table1.rivals if name.startswith("pertdit")), "pertdit-cross")
+    kinds = [name for name in config.table1.rivals if name != "prnet"]
+    return kinds[0] if kinds else "pertdit-cross"
 
 
 def _below(store: Store, name: str) -> Store:
@@ -67,8 +71,7 @@ def _below(store: Store, name: str) -> Store:
 
 def _published(config: Config) -> Config:
     predict = config.predict.model_copy(update=CALIBRATION)
-    published = {"pertdit": PertditSettings(), "train_pertdit": PERTDIT}
-    return config.model_copy(update=published | {"predict": predict, "seed": config.table1.seeds[0]})
+    return config.model_copy(update={"pertdit": PertditSettings(), "train_pertdit": PERTDIT, "predict": predict})
 
 
 def _plan(dataset: PairedDataset, store: Store, config: Config, budget_s: float) -> None:
@@ -86,8 +89,10 @@ def _plan(dataset: PairedDataset, store: Store, config: Config, budget_s: float)
     say(f"{plan['wells_per_s']:.1f} wells/s: {plan['n_train']:,} wells, {plan['epochs']} epochs in {minutes}")
 
 
-def plan_of(kind: str, wells_per_s: float, budget_s: float, batch: int, sides: dict[str, int]) -> PertditPlan:
+def plan_of(kind: RivalKind, wells_per_s: float, budget_s: float, batch: int, sides: dict[str, int]) -> PertditPlan:
     """Return the wells and epochs that fit a budget: one epoch over as many wells as possible, then more epochs."""
+    if sides["train"] < batch:
+        raise DataError(f"PertDiT at its published size needs a batch of {batch} training wells; got {sides['train']}")
     affordable = int(SHARE_FOR_TRAINING * budget_s * wells_per_s) // batch * batch
     n_train = min(max(batch, affordable), sides["train"])
     epochs = max(1, affordable // n_train)

@@ -6,7 +6,7 @@ Existing results are kept, so an interrupted campaign resumes when the same comm
 from ldm_ray.bundle.bundle import Bundle
 from ldm_ray.cluster.batch.evaluate import block_runner
 from ldm_ray.cluster.train.run import Run
-from ldm_ray.config import Config, dump_config, read_settings
+from ldm_ray.config import FREE_TO_CHANGE, Config, dump_config, read_settings
 from ldm_ray.console import counting, say, show_table, staged
 from ldm_ray.data.dataset import PairedDataset, open_dataset
 from ldm_ray.data.manifest import by_of
@@ -17,7 +17,7 @@ from ldm_ray.evaluation.report.table1 import Campaign, campaign_tables, write_ca
 from ldm_ray.evaluation.scores.record import Metrics, read_metrics
 from ldm_ray.evaluation.suite import evaluate
 from ldm_ray.layout import METRICS, SETTINGS
-from ldm_ray.settings import ReproduceSettings, Table1Settings
+from ldm_ray.settings import ReproduceSettings
 from ldm_ray.storage.store import Store
 from ldm_ray.workflows.paper_model import paper_config
 from ldm_ray.workflows.steps import trained
@@ -38,10 +38,9 @@ def run_table1(data: str, out: str, config: Config) -> Campaign:
         DataError: If `out` holds a campaign with other settings.
     """
     dataset, store = open_dataset(data, config.storage_options), Store(out, config.storage_options)
-    same = campaign_settings(config)
-    if store.exists(SETTINGS) and read_settings(store.read_bytes(SETTINGS)) != same:
-        raise DataError(f"{out} holds a campaign with other settings; choose another --out")
-    store.write_bytes(SETTINGS, dump_config(same).encode())
+    if store.exists(SETTINGS):
+        check_settings(read_settings(store.read_bytes(SETTINGS)), config, out)
+    store.write_bytes(SETTINGS, dump_config(campaign_settings(config)).encode())
     runs = [
         _one(held, unseen, store, config.model_copy(update={"seed": seed}))
         for unseen, held in _held_out(dataset, store, config).items()
@@ -55,10 +54,22 @@ def run_table1(data: str, out: str, config: Config) -> Campaign:
 
 
 def campaign_settings(config: Config) -> Config:
-    """Return the settings that all models of a campaign share; sides, seeds, rivals and stages may be added later."""
-    free = {"table1": Table1Settings(), "reproduce": ReproduceSettings(paper=config.reproduce.paper), "seed": 0}
+    """Return the settings that must not change in a campaign; sides, seeds, rivals and stages may be added later."""
+    defaults = Config()
+    free = {name: getattr(defaults, name) for name in FREE_TO_CHANGE if name not in ("evaluate", "ic50")}
+    free |= {"reproduce": ReproduceSettings(paper=config.reproduce.paper), "seed": 0}
     # Never written, so what was read back has none.
     return config.model_copy(update=free | {"storage_options": {}})
+
+
+def check_settings(found: Config, config: Config, out: str) -> None:
+    """Refuse to continue a campaign that was begun with other settings.
+
+    Raises:
+        DataError: If settings differ that must not.
+    """
+    if campaign_settings(found) != campaign_settings(config):
+        raise DataError(f"{out} holds a campaign with other settings; choose another --out")
 
 
 def model_names(config: Config) -> list[str]:

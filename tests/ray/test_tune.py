@@ -135,8 +135,11 @@ def test_a_fold_holds_out_its_compounds_and_leaves_the_test_side(world: World, t
 
 @pytest.mark.usefixtures("cluster")
 def test_folds_are_trained_side_by_side(world: World, tmp_path: Path, command: Command) -> None:
-    """Two folds at once on two cores; the table's mean is that of bundles scored again; finished folds are kept."""
-    config = small_config("train_vae.epochs=2", "splits.n_folds=2")
+    """Two folds at once on two cores; the table's mean is that of bundles scored again; finished folds are kept.
+
+    One epoch is asked for, and `min_steps` makes it two.
+    """
+    config = small_config("train_vae.epochs=1", "train_vae.min_steps=7", "splits.n_folds=2")
     data, files = str(tmp_path / "data"), world.files
     prepare(read_l1000(files.gctx, files.inst_info, files.pert_info, files.gene_info), data, config)
     file, out = settings_file(tmp_path, config), tmp_path / "folds"
@@ -146,6 +149,7 @@ def test_folds_are_trained_side_by_side(world: World, tmp_path: Path, command: C
     table = json.loads(run.stdout)
     assert table["at_once"] == min(2, os.cpu_count() or 1)
     assert [row["fold"] for row in table["folds"]] == [0, 1]
+    assert load_bundle(str(out / "fold0")).config.train_vae.epochs == 2
     values = [row["pcc"] for row in table["folds"]]
     assert table["mean"]["pcc"] == pytest.approx(sum(values) / 2)
     assert len(set(values)) == 2

@@ -34,6 +34,9 @@ def test_saved_settings_load_to_the_same(tmp_path: Path) -> None:
         ("vae.kl_weight=.nan", "settings key 'vae.kl_weight'"),
         ("denoiser.head=eps", "settings key 'denoiser.head'"),
         ("preset=papers", "preset must be one of default, paper, paper-literal; got 'papers'"),
+        ("preset=[paper]", "preset must be one of default, paper, paper-literal; got ['paper']"),
+        ("table1.seeds=[0, 0]", "each seed must be named once; got [0, 0]"),
+        ("table1.seeds=[]", "settings key 'table1.seeds': tuple should have at least 1 item"),
         ("vae", "--set must be key.path=value; got 'vae'"),
         ("vae=3", "settings key 'vae'"),
     ],
@@ -102,4 +105,6 @@ def test_settings_written_before_some_existed_are_read_with_their_defaults() -> 
 
 def test_small_data_get_more_epochs_until_there_are_enough_steps() -> None:
     training = load_config(None, ["train_ldm.min_steps=1000", "train_ldm.epochs=30"]).train_ldm
-    assert [training.long_enough(n).epochs for n in (100, 2600, 1_000_000)] == [1000, 100, 30]
+    long = [training.long_enough(n) for n in (100, 2600, 1_000_000)]
+    assert [settings.epochs for settings in long] == [1000, 100, 30]
+    assert [settings.early_stopping_epochs for settings in long] == [500, 50, 15]  # patience in shares of the run

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ldm_ray.bundle.bundle import Bundle, load_bundle, prefixed, save_bundle
-from ldm_ray.bundle.health import AutoencoderHealth, DenoiserHealth, Health
+from ldm_ray.bundle.health import UNBOUNDED, AutoencoderHealth, DenoiserHealth, Health
 from ldm_ray.bundle.metadata import base_parts, dataset_metadata
 from ldm_ray.bundle.target_base import fit_target_base
 from ldm_ray.cluster.train.run import Run, train
@@ -203,6 +203,7 @@ def test_figures_have_stable_names_and_a_short_form() -> None:
     assert health_summary(figures) == "FAILED: units 0/3, R2 0.81 (PCA 0.92), x0 error 0.10-1.00"
     assert health_figures({}) == {}
     assert health_summary({}) == "-"
+    assert health_summary({"denoiser_x0_error_1": 0.1, "denoiser_x0_error_10": UNBOUNDED}) == "x0 error 0.10-infinity"
 
 
 def test_the_card_has_failed_checks_on_top_and_all_figures(world: World, tmp_path: Path) -> None:

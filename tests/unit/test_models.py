@@ -135,5 +135,7 @@ def test_groups_that_workers_or_batches_would_tear_apart_are_refused() -> None:
         check_groups(4, 16, 256, 3)
     with pytest.raises(SettingsError, match="must be a multiple of ray.lanes = 16; got 100"):
         check_groups(4, 16, 100, 2)
+    with pytest.raises(SettingsError, match="must be at least 32, two wells in each; got 16"):
+        check_groups(16, 16, 16, 1)
     with pytest.raises(SettingsError, match=r"norm_groups must divide ray.lanes = 16; got 3"):
         load_config(None, ["denoiser.norm_groups=3"])

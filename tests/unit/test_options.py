@@ -140,6 +140,11 @@ def test_adaln_blocks_start_as_the_identity() -> None:
     z_t, t = torch.randn(BATCH, 3, generator=torch.Generator().manual_seed(0)), torch.arange(BATCH)
     one, other = (model.denoiser(z_t, t, torch.full((BATCH, 6), value)) for value in (0.0, 5.0))
     assert torch.equal(one, other)
+    assert (
+        not built("denoiser.architecture=adaln", "denoiser.zero_output=true")
+        .denoiser(z_t, t, z_t.new_ones(BATCH, 6))
+        .any()
+    )
     module, config = LdmLossModule(model, small("denoiser.architecture=adaln")), asked()
     optimiser = torch.optim.SGD(module.parameters(), lr=0.5)
     for _ in range(3):

@@ -115,7 +115,8 @@ def _fold(data: str, out: str, fold: int, config: Config, placement: Placement, 
             ensure_bundle(Run(kind="vae", dataset=own, out=url, config=config, placement=placement, on_status=hear))
             store.remove(folder)
         bundle = load_bundle(url, "vae", options)
-        wanted = (config.target, config.vae, config.train_vae, config.seed)
+        n_wells = bundle.metadata["trained_on"]["splits"]["split"]["train"]
+        wanted = (config.target, config.vae, config.train_vae.long_enough(n_wells), config.seed)
         if (bundle.config.target, bundle.config.vae, bundle.config.train_vae, bundle.config.seed) != wanted:
             raise BundleError(f"{url} was trained with other settings; --overwrite retrains all folds")
         scored = score_reconstruction(bundle, open_dataset(data, options))

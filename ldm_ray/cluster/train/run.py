@@ -156,12 +156,10 @@ def _checked_autoencoder(run: Run) -> Bundle:
 
 
 def _require_sound(health: Health, checks: Literal["error", "warn"]) -> None:
-    """Refuse a diffusion model whose draws cannot be used, and say which other checks failed."""
+    """Refuse a diffusion model whose draws cannot be used."""
     broken = denoiser_failures(health["denoiser"]) if "denoiser" in health else []
     again = "--resume takes other predict settings, and does not train again"
     require_passed([f"{line}; {again}" for line in broken], checks)
-    for line in health.get("failed", []):
-        say(f"check failed: {line}")
 
 
 def _files(run: Run, base: TargetBase, batch: int, num_workers: int) -> WellFiles:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from ldm_ray.bundle.draw_range import FACTOR, leaves_range
-from ldm_ray.bundle.health import UNBOUNDED, AutoencoderHealth, DenoiserHealth
+from ldm_ray.bundle.health import AutoencoderHealth, DenoiserHealth, said
 from ldm_ray.diffusion.samplers import SamplerChoice
 from ldm_ray.errors import CheckError
 
@@ -55,7 +55,7 @@ def denoiser_failures(health: DenoiserHealth) -> list[str]:
     sampler = SamplerChoice(**health["sampler"]).described()
     return [
         "draws leave the range of training: scaled latents must stay below"
-        f" {FACTOR:g} x {health['largest_latent']:.3g}, the largest in training; got {_said(health['largest_draw'])}"
+        f" {FACTOR:g} x {health['largest_latent']:.3g}, the largest in training; got {said(health['largest_draw'])}"
         f" ({sampler}); {HELPS_DRAWS}"
     ]
 
@@ -70,19 +70,13 @@ def denoiser_doubts(health: DenoiserHealth) -> list[str]:
     worse = [number for number, error in enumerate(health["x0_error"]) if error > WORST_X0_ERROR]
     doubts = []
     if worse:
-        levels = ", ".join(f"{number + 1} ({_said(health['x0_error'][number])})" for number in worse)
+        levels = ", ".join(f"{number + 1} ({said(health['x0_error'][number])})" for number in worse)
         doubts.append(
             f"the denoiser's x0 error is above 1, that of predicting nothing, in these tenths of the chain: {levels}"
         )
     if not LEAST_VARIANCE <= health["draw_variance_ratio"] <= MOST_VARIANCE:
-        doubts.append(
-            f"the variance of draws is {_said(health['draw_variance_ratio'])} times that of latents; wanted 1"
-        )
+        doubts.append(f"the variance of draws is {said(health['draw_variance_ratio'])} times that of latents; wanted 1")
     return doubts
-
-
-def _said(value: float) -> str:
-    return "infinity" if value == UNBOUNDED else f"{value:.3g}"
 
 
 def require_passed(failed: Sequence[str], checks: Literal["error", "warn"]) -> None:

@@ -21,7 +21,7 @@ def verdict_of(intervals: Sequence[Sequence[float]]) -> Verdict:
 
 
 def verdict_without_intervals(differences: Sequence[float]) -> Verdict:
-    """Judge a difference that has no interval: at least two training seeds must agree."""
+    """Judge a difference that has no interval: all training seeds must agree, and be at least two."""
     return verdict_of([(value, value) for value in differences]) if len(differences) > 1 else "no clear difference"
 
 
@@ -52,8 +52,11 @@ def _scores_against(runs: Sequence[Metrics], rival: str, prediction: str) -> str
         )
         text = f"{100 * value:+.1f}% [{100 * low:+.1f}, {100 * high:+.1f}]" if score == "mse_gain" else ""
         found.append(f"{verdict} on {name} ({text or f'{value:+.3f} [{low:+.3f}, {high:+.3f}]'})")
-    what = "one draw each" if prediction == "one_draw" else "means of draws"
-    return f"{_as_published(verdicts)} The paper's model against {rival}, {what}: {'; '.join(found)}." if found else ""
+    if not found:
+        return ""
+    # What the paper published are scores of one draw a well.
+    start, what = ("", "means of draws") if prediction == "mean" else (f"{_as_published(verdicts)} ", "one draw each")
+    return f"{start}The paper's model against {rival}, {what}: {'; '.join(found)}."
 
 
 def _is(pair: Comparison, rival: str, prediction: str, score: str) -> bool:
@@ -98,7 +101,7 @@ def _mean(rows: Sequence[MetricsRow], key: str) -> float:
     return fmean(float(value) for row in rows if isinstance(value := row.get(key), int | float))
 
 
-def why_data_differ(runs: Sequence[Metrics], what: str) -> list[str]:
+def why_data_differ(runs: Sequence[Metrics], what: str, basal_mode: str) -> list[str]:
     """Say what sets these wells apart from the paper's, so that absolute scores cannot be compared."""
     run, ceiling = runs[0], runs[0]["ceiling"]
     kind = "simulated wells, not biology" if run["simulated"] else "real wells"
@@ -106,6 +109,11 @@ def why_data_differ(runs: Sequence[Metrics], what: str) -> list[str]:
         f"These are {kind}: {what}. The paper has 836,841 profiles of GSE92742. So absolute scores cannot be compared;"
         " the order of the models can, with care."
     ]
+    if basal_mode != "well":
+        lines.append(
+            "The paper conditions on one control well. The controls of this dataset are means of matched wells; prepare"
+            " it with pairing.basal_mode=well to change that."
+        )
     if "replicate_rmse" in ceiling:
         lines.append(
             f"A measured replicate well here reaches RMSE {ceiling['replicate_rmse']:.3f}, PCC"

@@ -1,21 +1,22 @@
 """The page of `ldm-ray reproduce`: the paper's section 3, its published numbers beside ours."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypedDict
 
-from ldm_ray.bundle.health import Health
 from ldm_ray.evaluation.ic50.record import Ic50Metrics
 from ldm_ray.evaluation.ic50.report import ic50_tables
 from ldm_ray.evaluation.predictions import ABLATIONS
 from ldm_ray.evaluation.report.agreement import claims, why_data_differ
 from ldm_ray.evaluation.report.folder import PAPER, SIMULATED, in_short
+from ldm_ray.evaluation.report.health import failed_lines
 from ldm_ray.evaluation.report.table1 import summarise
 from ldm_ray.evaluation.report.tables import caption
 from ldm_ray.evaluation.scores.predicted import row_name
 from ldm_ray.evaluation.scores.record import Metrics, interval_of
 from ldm_ray.pages.page import Figure, Page
 from ldm_ray.pages.table import ScoreTable
+from ldm_ray.settings import RivalKind
 
 PUBLISHED_VAE = {"pcc": 0.956, "r2": 0.914}
 LEFT_OUT = (
@@ -26,18 +27,22 @@ LEFT_OUT = (
 
 @dataclass(frozen=True)
 class Folds:
-    """The cross-validated autoencoder: mean and standard deviation (n - 1) over folds of its scores on test wells."""
+    """The cross-validated autoencoder: mean and standard deviation (n - 1) over folds of its scores on test wells.
+
+    `failed` has a line for each check that a fold failed.
+    """
 
     n_folds: int
     n_wells: int
     mean: Mapping[str, float]
     sd: Mapping[str, float]
+    failed: Sequence[str] = ()
 
 
 class PertditPlan(TypedDict):
     """What is trained: pace of the trial, wells of each side, epochs, steps, and wells that are judged."""
 
-    kind: str
+    kind: RivalKind
     budget_s: float
     wells_per_s: float
     n_train: int
@@ -64,7 +69,7 @@ class Reproduction:
         folds: The cross-validated autoencoder; None if it was left out.
         ic50: Table 2; None if it was left out.
         pertdit: PertDiT at its published size; None if it was left out.
-        health: What was measured of the paper's model after training.
+        basal_mode: How the dataset made its controls, `pairing.basal_mode`; empty if unknown.
         seconds: Seconds that each stage has taken.
         heatmaps: Fig. 3 of the first seed, PNG.
         settings: All settings, as YAML.
@@ -76,7 +81,7 @@ class Reproduction:
     folds: Folds | None
     ic50: Ic50Metrics | None
     pertdit: PublishedPertdit | None
-    health: Health
+    basal_mode: str
     seconds: Mapping[str, float]
     heatmaps: bytes
     settings: str
@@ -113,8 +118,9 @@ def summary_of(result: Reproduction) -> list[str]:
     """Return the answer in words."""
     lines = [*claims(result.runs)]
     if result.folds:
-        lines.append(_folds_in_words(result.folds))
-    lines += [*result.health.get("failed", []), *why_data_differ(result.runs, result.what)]
+        lines += [_folds_in_words(result.folds), *result.folds.failed]
+    lines += why_data_differ(result.runs, result.what, result.basal_mode)
+    lines += [f"seed {run['seed']}: {line}" for run in result.runs[1:] for line in failed_lines(run["models"])]
     return [*lines, *in_short(result.runs[0]), *([] if result.ic50 else [LEFT_OUT])]
 
 
