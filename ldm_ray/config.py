@@ -145,7 +145,7 @@ class Config(Settings):
                 denoiser.time_embedding == "sinusoidal" and denoiser.time_dim < 2
             ),
             "only train_ldm.keep may be vlb, mse or delta_pcc; the other models have no such measure": (
-                {self.train_vae.keep, self.train_prnet.keep, self.train_pertdit.keep} != {"loss"}
+                not {self.train_vae.keep, self.train_prnet.keep, self.train_pertdit.keep} <= {"last", "loss"}
             ),
         }
         for reason, applies in refused.items():
@@ -189,8 +189,8 @@ LITERAL: dict[str, Any] = {
 REPAIRS: dict[str, Any] = {
     "vae": {"standardise": True, "reduction": "sum", "kl_warmup_steps": 400},
     "denoiser": {"head": "v", "loss": "paired_nll", "step_sampling": "importance", "zero_output": True},
-    "train_vae": {"epochs": 20, "min_steps": 2000},
-    "train_ldm": {"min_steps": 20_000, "keep": "vlb"},
+    "train_vae": {"epochs": 20, "min_steps": 3000},
+    "train_ldm": {"min_steps": 20_000, "keep": "last"},
 }
 
 

@@ -149,9 +149,10 @@ class OptimiserSettings(Settings):
     gradient_clip_norm: Annotated[float, Field(gt=0)] = 1.0
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.995
     early_stopping_epochs: Annotated[int, Field(ge=1)] = 15
-    keep: Literal["loss", "vlb", "mse", "delta_pcc"] = Field(
+    keep: Literal["last", "loss", "vlb", "mse", "delta_pcc"] = Field(
         default="loss",
-        description="validation measure that chooses the epoch to keep; mse and delta_pcc are of the reported mean",
+        description="epoch to keep: the last, or the best by a validation measure; mse and delta_pcc are of the"
+        " reported mean",
     )
     checkpoint_every_steps: Annotated[int, Field(ge=1)] = 200
 

@@ -36,7 +36,7 @@ class Hooks(Protocol):
 class Fit:
     """Everything that changes in training; `state_dict` is the content of a checkpoint.
 
-    `best_loss` is the best value of the measure that `keep` names, negated if higher is better.
+    `best_loss` is the kept epoch's value of the measure that `keep` names, negated if higher is better.
     """
 
     module: nn.Module
@@ -184,20 +184,21 @@ def _end_epoch(
     seed: int,
     train_loss: float,
 ) -> None:
-    """Validate with the averaged weights, keep them if they are the best so far by `keep`, and check early stopping."""
+    """Validate with the averaged weights, keep them if `keep` says so, and check early stopping."""
     if not math.isfinite(train_loss):
         raise NonFiniteError(f"the training loss is {train_loss} in epoch {fit.epoch}; lower the learning rate")
     present = {name: value.clone() for name, value in fit.module.state_dict().items()}
     fit.module.load_state_dict(fit.ema.values)
     losses = validation_measures(task, source, seed)
     fit.module.load_state_dict(present)
-    for name in ("loss", settings.keep):
+    measure = "loss" if settings.keep == "last" else settings.keep
+    for name in ("loss", measure):
         if not math.isfinite(losses[name]):
             raise NonFiniteError(
                 f"the validation {name} is {losses[name]} in epoch {fit.epoch}; lower the learning rate"
             )
-    kept = -losses["delta_pcc"] if settings.keep == "delta_pcc" else losses[settings.keep]
-    if kept < fit.best_loss:
+    kept = -losses[measure] if measure == "delta_pcc" else losses[measure]
+    if settings.keep == "last" or kept < fit.best_loss:
         fit.best_loss, fit.best_epoch = kept, fit.epoch
         fit.best = {name: value.clone() for name, value in fit.ema.values.items()}
     fit.stopped = fit.epoch - fit.best_epoch >= settings.early_stopping_epochs

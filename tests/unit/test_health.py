@@ -206,6 +206,19 @@ def test_figures_have_stable_names_and_a_short_form() -> None:
     assert health_summary({"denoiser_x0_error_1": 0.1, "denoiser_x0_error_10": UNBOUNDED}) == "x0 error 0.10-infinity"
 
 
+def test_which_epoch_is_kept(world: World) -> None:
+    """At a high and constant learning rate the loss rises and falls, and the best epoch is not the last."""
+    restless = ("train_vae.learning_rate=0.5", "train_vae.learning_rate_shape=plateau", "train_vae.epochs=4")
+    for keep, kept in (("loss", False), ("last", True)):
+        metadata = autoencoder_of(
+            world.dataset, small_config(*restless, "train_vae.ema_decay=0", f"train_vae.keep={keep}")
+        ).metadata
+        losses = [row["valid_loss"] for row in metadata["history"]]
+        assert min(losses) < losses[-1]
+        assert (metadata["best_epoch"] == 3) is kept
+        assert metadata["history"][-1]["best_loss"] == (losses[-1] if kept else min(losses))
+
+
 def test_the_card_has_failed_checks_on_top_and_all_figures(world: World, tmp_path: Path) -> None:
     save_bundle(sick(world), str(tmp_path))
     card = (tmp_path / "README.md").read_text()
