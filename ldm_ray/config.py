@@ -190,7 +190,7 @@ REPAIRS: dict[str, Any] = {
     "vae": {"standardise": True, "reduction": "sum", "kl_warmup_steps": 400},
     "denoiser": {"head": "v", "loss": "paired_nll", "step_sampling": "importance", "zero_output": True},
     "train_vae": {"epochs": 20, "min_steps": 3000},
-    "train_ldm": {"min_steps": 20_000, "keep": "last"},
+    "train_ldm": {"min_steps": 12_000, "keep": "last"},
 }
 
 
