@@ -12,7 +12,7 @@ SILENT_S = 600.0
 """Seconds of silence after which a run that is marked running is taken for interrupted."""
 SILENCE = "marked running, but nothing written recently"
 
-FolderKind = Literal["training", "search", "bulk prediction", "pipeline", "dataset"]
+FolderKind = Literal["training", "search", "bulk prediction", "pipeline", "reproduction", "dataset"]
 FolderState = Literal["running", "finished", "failed", "interrupted"]
 Files = Mapping[str, datetime | None]
 

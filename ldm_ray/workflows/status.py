@@ -15,6 +15,7 @@ from ldm_ray.layout import (
     PIPELINE,
     PLAN,
     REPORT,
+    REPRODUCTION,
     RUN_RECORD,
     SEARCH,
     UNFINISHED,
@@ -54,6 +55,7 @@ def read_status(url: str, storage_options: StorageOptions | None = None, now: da
         raise DataError(f"{url} does not exist")
     readers: tuple[tuple[str, Callable[[Folder], FolderStatus | None]], ...] = (
         (PIPELINE, _pipeline),
+        (REPRODUCTION, _reproduction),
         (SEARCH, _search),
         (RUN_RECORD, _training),
         (METADATA, _bundle),
@@ -66,7 +68,8 @@ def read_status(url: str, storage_options: StorageOptions | None = None, now: da
             return found
     runs = sum(path.endswith(f"/{RUN_RECORD}") for path in folder.files)
     hint = f"; for the {runs} training runs below it: ldm-ray runs {url}" if runs else ""
-    raise DataError(f"{url} holds no training run, search, bulk prediction, pipeline or dataset{hint}")
+    what = "training run, search, bulk prediction, pipeline, reproduction or dataset"
+    raise DataError(f"{url} holds no {what}{hint}")
 
 
 def _training(folder: Folder) -> FolderStatus | None:
@@ -250,6 +253,24 @@ def _pipeline(folder: Folder) -> FolderStatus:
         look=(folder.store.path(page),) if page in folder.files else (),
         steps=tuple(steps),
         within=within,
+        **how,
+        **folder.seen(),
+    )
+
+
+def _reproduction(folder: Folder) -> FolderStatus:
+    """The paper's section 3; its page is written last, and a stage's time when the stage ends."""
+    seconds = folder.store.read_json(REPRODUCTION)["seconds"]
+    done = PAGE in folder.files
+    how: Ending = {"state": "finished"} if done else folder.unended(SAME_COMMAND, SILENT_STEP_S)
+    return FolderStatus(
+        url=folder.url,
+        kind="reproduction",
+        what=f"the paper's section 3; ended: {', '.join(seconds) or 'none'}",
+        unit="stages",
+        done=len(seconds),
+        figures={f"{name}_s": round(value, 1) for name, value in seconds.items()},
+        look=(folder.store.path(PAGE),) if done else (f"ldm-ray runs {folder.url}",),
         **how,
         **folder.seen(),
     )

@@ -15,11 +15,12 @@ import pytest
 from ldm_ray.bundle.bundle import save_bundle
 from ldm_ray.cli import status as status_command
 from ldm_ray.cli.app import main
+from ldm_ray.config import load_config
 from ldm_ray.data.parts import Part, PartWriter
 from ldm_ray.data.prepare import prepare
 from ldm_ray.data.releases.l1000 import read_l1000
 from ldm_ray.errors import DataError, LdmRayError, StoreError
-from ldm_ray.layout import CONDITIONS, DRIVER, MANIFEST
+from ldm_ray.layout import CONDITIONS, DRIVER, MANIFEST, PAGE
 from ldm_ray.prediction.bulk.conditions import SCHEMA
 from ldm_ray.prediction.bulk.parts import PartPredictor
 from ldm_ray.prediction.bulk.run import BulkRun, described_run
@@ -29,6 +30,7 @@ from ldm_ray.tracking.record import with_epoch, write_record
 from ldm_ray.tuning.state import begin_search
 from ldm_ray.workflows.folder import SILENT_S, FolderStatus
 from ldm_ray.workflows.pipeline_state import PipelineState
+from ldm_ray.workflows.reproduce import Campaign
 from ldm_ray.workflows.status import read_status
 from tests.bundles import random_bundle
 from tests.conftest import World, small_config
@@ -42,6 +44,17 @@ EPOCH = {"step": 40.0, "train_loss": 0.5, "valid_loss": 0.4, "wells_per_s": 1234
 def later(url: str, seconds: float = SILENT_S + 60) -> FolderStatus:
     """Read the status as if that much time had passed."""
     return read_status(url, now=datetime.now(UTC) + timedelta(seconds=seconds))
+
+
+def test_the_papers_section_3(world: World, tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "paper"))
+    Campaign(store, world.dataset, load_config()).stage("folds", lambda: None)
+    found = read_status(store.url)
+    assert (found.kind, found.state, found.done) == ("reproduction", "running", 1)
+    assert "ended: folds" in found.what
+    assert later(store.url, 3660.0).go_on == "run the same command again"
+    store.write_bytes(PAGE, b"")
+    assert read_status(store.url).state == "finished"
 
 
 @pytest.mark.parametrize(
@@ -210,7 +223,7 @@ def test_what_is_no_run_is_said(tmp_path: Path) -> None:
         read_status(str(tmp_path / "nowhere"))
     for name, text in {"run.json": "[]", "metadata.json": "{}", "manifest.json": '{"name": "an app"}'}.items():
         (tmp_path / name).write_text(text)
-    with pytest.raises(DataError, match=r"pipeline or dataset$"):
+    with pytest.raises(DataError, match=r"reproduction or dataset$"):
         read_status(str(tmp_path))
     write_record(Store(str(tmp_path / "a" / "vae")), a_run())
     with pytest.raises(DataError, match=rf"for the 1 training runs below it: ldm-ray runs {tmp_path}"):
