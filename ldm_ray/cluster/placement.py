@@ -59,12 +59,22 @@ def place(settings: RaySettings, global_batch_size: int) -> Placement:
         SettingsError: If they cannot be placed within `ray.placement_timeout_s`; names the cluster's resources.
     """
     num_workers, use_gpu, why = count_workers(settings, global_batch_size)
-    threads = max(1, (os.cpu_count() or 1) // num_workers)
+    threads = threads_per_worker(num_workers)
     placement = Placement(num_workers, use_gpu, cpus_per_worker(num_workers), 1.0, threads, why)
     wanted = " and ".join(f"{value:g} {name}" for name, value in placement.resources.items())
     what = f"{num_workers} workers of {wanted} (and {CPUS_PER_READ:g} CPU for reading)"
     wait_for_room([placement.resources] * num_workers + [{"CPU": CPUS_PER_READ}], what, settings.placement_timeout_s)
     return placement
+
+
+def threads_per_worker(num_workers: int) -> int:
+    """Return torch's threads in each of as many workers as share a machine.
+
+    Neither the cores that this process may not use count (`taskset`, a container's cpuset), nor more than the cluster
+    has: two threads that take turns on one core are many times slower than one.
+    """
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(allowed, int(cpus_and_gpus()[0])) // num_workers)
 
 
 def wait_for_room(bundles: list[dict[str, float]], what: str, timeout_s: float) -> None:
@@ -114,7 +124,7 @@ def share_cluster(settings: RaySettings, concurrent: int, gpus_per_run: float = 
         what = f"{gpus_per_run:g} GPUs; the cluster has {gpus:g}" if gpus else f"{workers} CPUs; the cluster has {cpus}"
         raise SettingsError(f"a run needs {what}")
     runs = min(concurrent, fit) if concurrent else fit
-    threads = max(1, (os.cpu_count() or 1) // (workers * runs))
+    threads = threads_per_worker(workers * runs)
     share = gpus_per_run / workers
     return runs, Placement(workers, bool(gpus), cpus_per_worker(workers * runs), share, threads, f"{runs} runs at once")
 
