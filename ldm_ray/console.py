@@ -19,7 +19,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from ldm_ray.log_lines import LineProgress
+from ldm_ray.log_lines import DetailLines, LineProgress
 from ldm_ray.training.status import OnStatus, TrainingStatus
 
 console = Console(stderr=True, highlight=False)
@@ -107,7 +107,10 @@ def staged() -> Iterator[Callable[[str, int, int], None]]:
 
 @contextmanager
 def spinning(what: str) -> Iterator[Callable[[str], None]]:
-    """Show a spinner; the yielded function takes a detail to show."""
+    """Show a spinner; the yielded function takes a detail to show. Without a terminal it is a line now and then."""
+    if not console.is_terminal:
+        yield DetailLines(say, what).tell
+        return
     with console.status(what) as status:
         yield lambda detail: status.update(f"{what}: {detail}")
 

@@ -70,3 +70,24 @@ class LineProgress:
     def _print(self, task: _Task, now: float) -> None:
         self._say(task.line(now))
         task.said, task.changed = now, False
+
+
+class DetailLines:
+    """Replaces `rich.status.Status` without a terminal: what a long step is at, now and then.
+
+    Args:
+        say: Prints a line.
+        what: The step.
+        every_s: Seconds between lines; nothing is said before the first have passed.
+    """
+
+    def __init__(self, say: Callable[[str], None], what: str, every_s: float = EVERY_S) -> None:
+        self._say, self._what, self._every_s = say, what, every_s
+        self._began = self._said = time.monotonic()
+
+    def tell(self, detail: str) -> None:
+        """Say a detail, unless something was said a moment ago."""
+        now = time.monotonic()
+        if now - self._said >= self._every_s:
+            self._say(f"{self._what}: {detail}, {now - self._began:.0f} s")
+            self._said = now
