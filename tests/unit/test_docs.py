@@ -157,8 +157,10 @@ def test_readmes_scores_are_those_of_the_shipped_settings() -> None:
     """`ldm-ray demo` without `--config demo` trains for fewer epochs; its figures were once taken for the demo's."""
     demo, mini = (json.loads((RESULTS / f"{name}_by_group.json").read_text()) for name in ("demo", "mini"))
     figures, references = mini["models"]["default"]["figures"], mini["references"]
-    assert config_from_dict(yaml.safe_load(demo["settings"])) == load_config("demo")
-    assert config_from_dict(mini["settings"]["default"]) == load_config("mini")
+    rivals = {"train_prnet", "train_pertdit", "pertdit", "table1", "reproduce"}
+    for said, name in ((yaml.safe_load(demo["settings"]), "demo"), (mini["settings"]["default"], "mini")):
+        own, shipped = (c.model_dump(exclude=rivals) for c in (config_from_dict(said), load_config(name)))
+        assert own == shipped
     rows = {(row["model"], row["prediction"]): row for row in demo["rows"]}
     table = {  # the order of README's rows
         "delta_pcc": (("ldm", "mean_direct"), ("ridge", "mean"), ("mean_delta", "mean")),
