@@ -17,6 +17,8 @@ DOSE_DECADES = 1.0
 OTHER_LINE, SAME_LINE = 0.2, 0.5
 """Kernel between conditions of two cell lines, and of one cell line at two times; it is 1 within cell line and time."""
 SMALLEST_EIGENVALUE = 1e-9
+SIGNAL_RATIOS = np.geomspace(1e-4, 30.0, 60)
+"""Prior variance of the effect over the variance of wells, as tried for each gene."""
 
 
 @dataclass(frozen=True)
@@ -95,12 +97,12 @@ class Solver:
     strength: Floats
     target: Floats
 
-    def coefficients(self, penalty: float) -> Floats:
-        """Return A of a penalty, (n_landmarks, n_genes)."""
-        return np.asarray(self.axes @ (self.target / (self.strength + penalty)[:, None]))
+    def coefficients(self, penalty: Floats) -> Floats:
+        """Return A of each gene's penalty, (n_landmarks, n_genes); an infinite penalty gives 0."""
+        return np.asarray(self.axes @ (self.target / (self.strength[:, None] + penalty)))
 
-    def variance(self, kernel: Floats, penalty: float) -> Floats:
-        """Return the posterior variance of m at n conditions in units of its prior variance, (n,), from 0 to 1.
+    def variance(self, kernel: Floats, penalty: Floats) -> Floats:
+        """Return the posterior variance of m at n conditions in units of its prior variance, (n, n_genes), in [0, 1].
 
         It is small near training conditions and 1 far from all of them.
 
@@ -108,8 +110,31 @@ class Solver:
         cannot express keeps its prior variance (Quinonero-Candela & Rasmussen 2005, section 6, at test points).
         """
         features = (kernel @ self.axes) ** 2
-        known = features @ (penalty / (self.strength + penalty))
-        return np.asarray((known + 1.0 - features.sum(axis=1)).clip(0.0, 1.0))
+        with np.errstate(divide="ignore"):
+            left = features @ (1.0 / (1.0 + self.strength[:, None] / penalty))
+        return np.asarray((left + 1.0 - features.sum(axis=1)[:, None]).clip(0.0, 1.0))
+
+    def likeliest_penalty(self, noise_var: Floats) -> Floats:
+        """Return the penalty of each gene that makes its data most probable, (n_genes,); infinite for no signal.
+
+        The gene's values are Gaussian with variance noise_var (k / penalty + 1). With s = 1 / penalty, its
+        log-likelihood exceeds that of s = 0 by
+
+            1/2 sum_i [s t_i^2 / (noise_var (1 + s strength_i)) - log(1 + s strength_i)]
+
+        Source: Rasmussen & Williams 2006, Eq. (5.8), in the coordinates of `target`, on a grid.
+
+        Args:
+            noise_var: Variance of wells around m, (n_genes,).
+        """
+        best, penalty = np.zeros_like(noise_var), np.full_like(noise_var, np.inf)
+        energy = self.target**2 / noise_var
+        for ratio in SIGNAL_RATIOS:
+            grown = 1.0 + ratio * self.strength
+            gain = 0.5 * (ratio * (energy / grown[:, None]).sum(axis=0) - np.log(grown).sum())
+            better = gain > best
+            best, penalty = np.where(better, gain, best), np.where(better, 1.0 / ratio, penalty)
+        return penalty
 
 
 def solver(equations: NormalEquations, landmark_kernel: Floats) -> Solver:

@@ -1,6 +1,7 @@
 """Nested random effects of treated wells: cell line and time, batch of plates within it, plate within the batch.
 
-    y = D_g + batch_b + plate_p + rest,   batch_b ~ N(0, V_b),   plate_p ~ N(0, V_p),   rest ~ N(0, V_w)
+    y = D_g + batch_b + plate_p + rest
+    D_g ~ N(mean, V_g),   batch_b ~ N(0, V_b),   plate_p ~ N(0, V_p),   rest ~ N(0, V_w)
 
 for each gene. What plates share is no effect of a compound. A plate with training wells gets nearly its own mean, a
 new plate of a known batch the batch's, and a new batch gets f D_g.
@@ -36,11 +37,12 @@ class PlateSums:
 
 @dataclass(frozen=True)
 class Components:
-    """Variances of a gene's wells within a plate, of plates within a batch, of batches; each (n_genes,)."""
+    """Variances of wells within a plate, plates within a batch, batches within a group, groups; each (n_genes,)."""
 
     well: Floats
     plate: Floats
     batch: Floats
+    group: Floats
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class NestedEffects:
 
     Attributes:
         components: The variances.
+        everywhere: Mean of D_g, for cell lines that are not in training, (n_genes,).
         group: D_g, (n_groups, n_genes).
         batch: D_g + batch_b, (n_batches, n_genes).
         plate: D_g + batch_b + plate_p, (n_plates, n_genes).
@@ -56,6 +59,7 @@ class NestedEffects:
     """
 
     components: Components
+    everywhere: Floats
     group: Floats
     batch: Floats
     plate: Floats
@@ -66,7 +70,8 @@ def fit_nested(sums: PlateSums) -> NestedEffects:
     """Fit variances, effects and f.
 
     With the variances given, the effects are best linear unbiased predictions, from the leaves up: a plate's mean has
-    variance V_p + V_w / n_p about its batch, a batch's precision-weighted mean V_b + 1 / sum of precisions about D_g.
+    variance V_p + V_w / n_p about its batch, a batch's precision-weighted mean V_b + 1 / sum of precisions about D_g,
+    and so on.
 
     Source: Robinson 1991, doi:10.1214/ss/1177011926.
     """
@@ -77,11 +82,13 @@ def fit_nested(sums: PlateSums) -> NestedEffects:
     mean = sums.total / sums.count[:, None]
     noise = parts.well / sums.count[:, None]
     batch_mean, batch_noise = _pooled(mean, parts.plate + noise, sums.batch, n_batches)
-    group_mean, _ = _pooled(batch_mean, parts.batch + batch_noise, batch_group, n_groups)
-    centre = group_mean[batch_group]
-    batch = centre + kept(parts.batch, batch_noise) * (batch_mean - centre)
+    group_mean, group_noise = _pooled(batch_mean, parts.batch + batch_noise, batch_group, n_groups)
+    one = np.zeros(n_groups, np.int64)
+    everywhere = _pooled(group_mean, parts.group + group_noise, one, 1)[0][0]
+    group = everywhere + kept(parts.group, group_noise) * (group_mean - everywhere)
+    batch = group[batch_group] + kept(parts.batch, batch_noise) * (batch_mean - group[batch_group])
     plate = batch[sums.batch] + kept(parts.plate, noise) * (mean - batch[sums.batch])
-    return NestedEffects(parts, group_mean, batch, plate, leave_batch_out(sums, batch_group))
+    return NestedEffects(parts, everywhere, group, batch, plate, leave_batch_out(sums, batch_group))
 
 
 def fit_components(sums: PlateSums) -> Components:
@@ -94,18 +101,24 @@ def fit_components(sums: PlateSums) -> Components:
     of_batch, of_group = np.bincount(sums.batch, n), np.bincount(sums.group, n)
     batch_group = np.zeros(len(of_batch), np.int64)
     batch_group[sums.batch] = sums.group
-    plates = (sums.total**2 / n[:, None]).sum(axis=0)
     batch_total = sum_by(sums.total, sums.batch, len(of_batch))
-    batches = (batch_total**2 / of_batch[:, None]).sum(axis=0)
-    groups = (sum_by(batch_total, batch_group, len(of_group)) ** 2 / of_group[:, None]).sum(axis=0)
-    plates_in_batch = (n**2 / of_batch[sums.batch]).sum()
-    plates_in_group = (n**2 / of_group[sums.group]).sum()
-    batches_in_group = (of_batch**2 / of_group[batch_group]).sum()
-    n_wells, n_plates, n_batches, n_groups = n.sum(), len(n), len(of_batch), len(of_group)
+    group_total = sum_by(batch_total, batch_group, len(of_group))
+    # Sums of squares of the means of plates, batches, groups and everything, and how often each variance is in them.
+    plates, batches, groups = (
+        (total**2 / count[:, None]).sum(axis=0)
+        for total, count in ((sums.total, n), (batch_total, of_batch), (group_total, of_group))
+    )
+    whole, n_wells = sums.total.sum(axis=0) ** 2 / n.sum(), n.sum()
+    n_plates, n_batches, n_groups = len(n), len(of_batch), len(of_group)
+    plate_in = [(n**2 / of_batch[sums.batch]).sum(), (n**2 / of_group[sums.group]).sum(), (n**2).sum() / n_wells]
+    batch_in = [(of_batch**2 / of_group[batch_group]).sum(), (of_batch**2).sum() / n_wells]
     well = _share(sums.squares - plates, n_wells - n_plates)
-    plate = _share(plates - batches - (n_plates - n_batches) * well, n_wells - plates_in_batch)
-    left = batches - groups - (plates_in_batch - plates_in_group) * plate - (n_batches - n_groups) * well
-    return Components(well, plate, _share(left, n_wells - batches_in_group))
+    plate = _share(plates - batches - (n_plates - n_batches) * well, n_wells - plate_in[0])
+    left = batches - groups - (n_batches - n_groups) * well - (plate_in[0] - plate_in[1]) * plate
+    batch = _share(left, n_wells - batch_in[0])
+    left = groups - whole - (n_groups - 1) * well - (plate_in[1] - plate_in[2]) * plate
+    group = _share(left - (batch_in[0] - batch_in[1]) * batch, n_wells - (of_group**2).sum() / n_wells)
+    return Components(well, plate, batch, group)
 
 
 def leave_batch_out(sums: PlateSums, batch_group: Numbers) -> float:

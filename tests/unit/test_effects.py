@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ldm_ray.effects.control import ControlProfiles, fit_controls
-from ldm_ray.effects.kernel import Conditions, NormalEquations, product_kernel, solver
+from ldm_ray.effects.kernel import SIGNAL_RATIOS, Conditions, NormalEquations, product_kernel, solver
 from ldm_ray.effects.nested import PlateSums, fit_components, fit_nested, leave_batch_out
 
 N_GENES = 7
@@ -59,13 +59,17 @@ def test_controls_of_one_well_are_not_shrunk() -> None:
     np.testing.assert_allclose(fit_controls(one).shrunk(mean, one.n_wells, one.group), mean, atol=1e-12)
 
 
-def planted_plates(rng: np.random.Generator, n_batches: int = 1500) -> tuple[PlateSums, np.ndarray, list[np.ndarray]]:
-    """Wells of three groups, of batches of 1 to 4 plates of 2 to 9 wells; the plates' means, and V_w, V_p, V_b."""
-    parts = [np.linspace(1.0, 2.0, N_GENES), np.linspace(0.2, 0.6, N_GENES), np.linspace(0.8, 0.3, N_GENES)]
+def planted_plates(
+    rng: np.random.Generator, n_batches: int = 1500, n_groups: int = 3
+) -> tuple[PlateSums, np.ndarray, list[np.ndarray]]:
+    """Wells of groups, of batches of 1 to 4 plates of 2 to 9 wells; the plates' means, and V_w, V_p, V_b, V_g."""
+    spans = ((1.0, 2.0), (0.2, 0.6), (0.8, 0.3), (0.4, 1.0))
+    parts = [np.linspace(*span, N_GENES) for span in spans]
     batch = np.repeat(np.arange(n_batches), rng.integers(1, 5, n_batches))
-    group = batch % 3
+    group = batch % n_groups
+    own = 2.0 + rng.normal(size=(n_groups, N_GENES)) * np.sqrt(parts[3])
     shift = rng.normal(size=(n_batches, N_GENES)) * np.sqrt(parts[2])
-    plate = shift[batch] + group[:, None] + rng.normal(size=(len(batch), N_GENES)) * np.sqrt(parts[1])
+    plate = shift[batch] + own[group] + rng.normal(size=(len(batch), N_GENES)) * np.sqrt(parts[1])
     count = rng.integers(2, 10, len(batch))
     owner = np.repeat(np.arange(len(batch)), count)
     wells = plate[owner] + rng.normal(size=(len(owner), N_GENES)) * np.sqrt(parts[0])
@@ -75,11 +79,12 @@ def planted_plates(rng: np.random.Generator, n_batches: int = 1500) -> tuple[Pla
 
 
 def test_moments_recover_planted_plate_and_batch_variances() -> None:
-    sums, _, (well, plate, batch) = planted_plates(np.random.default_rng(4))
+    sums, _, (well, plate, batch, group) = planted_plates(np.random.default_rng(4), 3000, 600)
     found = fit_components(sums)
     np.testing.assert_allclose(found.well, well, rtol=0.05)
     np.testing.assert_allclose(found.plate, plate, rtol=0.15)
     np.testing.assert_allclose(found.batch, batch, rtol=0.15)
+    np.testing.assert_allclose(found.group, group, rtol=0.15)
 
 
 def test_effects_are_the_posterior_means_of_the_mixed_model() -> None:
@@ -87,18 +92,21 @@ def test_effects_are_the_posterior_means_of_the_mixed_model() -> None:
     sums, _, _ = planted_plates(np.random.default_rng(5), 12)
     found = fit_nested(sums)
     parts, mean = found.components, sums.total / sums.count[:, None]
-    fixed = np.eye(3)[sums.group]
+    same_group = (sums.group[:, None] == sums.group).astype(float)
     same_batch = (sums.batch[:, None] == sums.batch).astype(float)
     for gene in range(N_GENES):
-        shared = parts.batch[gene] * same_batch + parts.plate[gene] * np.eye(len(mean))
+        of_group = parts.group[gene] * same_group
+        of_batch = of_group + parts.batch[gene] * same_batch
+        shared = of_batch + parts.plate[gene] * np.eye(len(mean))
         inverse = np.linalg.inv(shared + np.diag(parts.well[gene] / sums.count))
         y = mean[:, gene]
-        group = np.linalg.solve(fixed.T @ inverse @ fixed, fixed.T @ inverse @ y)
-        np.testing.assert_allclose(found.group[:, gene], group, rtol=1e-9)
-        expected = fixed @ group + shared @ inverse @ (y - fixed @ group)
-        np.testing.assert_allclose(found.plate[:, gene], expected, rtol=1e-8, atol=1e-10)
-        of_batch = fixed @ group + parts.batch[gene] * same_batch @ inverse @ (y - fixed @ group)
-        np.testing.assert_allclose(found.batch[sums.batch, gene], of_batch, rtol=1e-8, atol=1e-10)
+        level = inverse.sum(axis=0) @ y / inverse.sum()
+        assert found.everywhere[gene] == pytest.approx(level, rel=1e-9)
+        left = inverse @ (y - level)
+        close = {"rtol": 1e-8, "atol": 1e-10}
+        np.testing.assert_allclose(found.group[sums.group, gene], level + of_group @ left, **close)
+        np.testing.assert_allclose(found.batch[sums.batch, gene], level + of_batch @ left, **close)
+        np.testing.assert_allclose(found.plate[:, gene], level + shared @ left, **close)
 
 
 def test_effects_are_nearer_to_the_truth_than_plate_means() -> None:
@@ -145,9 +153,35 @@ def test_all_points_as_landmarks_are_exact_kernel_ridge() -> None:
     response = rng.normal(size=(60, N_GENES))
     solved = solver(NormalEquations.of(kernel, response), kernel)
     exact = np.linalg.solve(kernel + 3.0 * np.eye(60), response)
-    np.testing.assert_allclose(kernel @ solved.coefficients(3.0), kernel @ exact, atol=1e-8)
+    penalty = np.full(N_GENES, 3.0)
+    np.testing.assert_allclose(kernel @ solved.coefficients(penalty), kernel @ exact, atol=1e-8)
     variance = 1.0 - np.einsum("ij,ji->i", kernel, np.linalg.solve(kernel + 3.0 * np.eye(60), kernel))
-    np.testing.assert_allclose(solved.variance(kernel, 3.0), variance, atol=1e-8)
+    np.testing.assert_allclose(solved.variance(kernel, penalty), np.tile(variance[:, None], N_GENES), atol=1e-8)
+    nothing = np.full(N_GENES, np.inf)
+    assert not solved.coefficients(nothing).any()
+    np.testing.assert_allclose(solved.variance(kernel, nothing), 1.0)
+
+
+def test_the_penalty_maximises_the_marginal_likelihood() -> None:
+    """Against the density of the full covariance; with many genes of one planted ratio, it is found."""
+    rng = np.random.default_rng(11)
+    x, similarity = conditions(rng, 150)
+    kernel = product_kernel(similarity, x, x)
+    n_genes, ratio, noise_var = 200, 0.7, 1.7
+    root = np.linalg.cholesky(noise_var * (ratio * kernel + np.eye(150)))
+    response = root @ rng.normal(size=(150, n_genes))
+    solved = solver(NormalEquations.of(kernel, response), kernel)
+    penalty = solved.likeliest_penalty(np.full(n_genes, noise_var))
+    assert np.exp(np.log(1 / penalty[np.isfinite(penalty)]).mean()) == pytest.approx(ratio, rel=0.25)
+    for gene in (0, 7):
+        densities = []
+        for tried in SIGNAL_RATIOS:
+            covariance = noise_var * (tried * kernel + np.eye(150))
+            quadratic = response[:, gene] @ np.linalg.solve(covariance, response[:, gene])
+            densities.append(-0.5 * (quadratic + np.linalg.slogdet(covariance)[1]))
+        assert 1 / penalty[gene] == pytest.approx(SIGNAL_RATIOS[int(np.argmax(densities))], rel=1e-9)
+    silent = solver(NormalEquations.of(kernel, np.zeros((150, 2))), kernel)
+    assert np.isinf(silent.likeliest_penalty(np.ones(2))).all()
 
 
 def test_blocks_add_up_and_subtracting_a_fold_is_refitting() -> None:
@@ -161,6 +195,6 @@ def test_blocks_add_up_and_subtracting_a_fold_is_refitting() -> None:
     parts = [NormalEquations.of(kernel[fold == k], response[fold == k]) for k in range(5)]
     whole = parts[0] + parts[1] + parts[2] + parts[3] + parts[4]
     np.testing.assert_allclose(whole.gram, kernel.T @ kernel, atol=1e-10)
-    refitted = solver(NormalEquations.of(kernel[fold != 2], response[fold != 2]), own).coefficients(1.0)
-    subtracted = solver(whole - parts[2], own).coefficients(1.0)
+    refitted = solver(NormalEquations.of(kernel[fold != 2], response[fold != 2]), own).coefficients(np.ones(N_GENES))
+    subtracted = solver(whole - parts[2], own).coefficients(np.ones(N_GENES))
     np.testing.assert_allclose(kernel @ subtracted, kernel @ refitted, atol=1e-8)
