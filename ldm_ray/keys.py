@@ -43,6 +43,7 @@ class Purpose(IntEnum):
     ROW_GROUPS = 36
     FOREST = 37
     SUGGESTIONS = 38
+    CORRELATION_GENES = 39
 
     HEALTH = 40
     """Steps and noise of the checks after training."""

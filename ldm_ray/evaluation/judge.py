@@ -49,7 +49,7 @@ class Judge:
             self.index[name].to_numpy() for name in ("group_id", "condition_id", "cell_id")
         )
         self.boot: Bootstrap = by_compound(self.compound, self.settings.bootstrap_draws, scoring.seed)
-        self.distribution = DistributionJudge(wells, halves, self.settings.distribution_wells, scoring.seed)
+        self.distribution = DistributionJudge(wells, halves, self.settings.distribution_wells, scoring.seed, self.boot)
         has_reserved = self.index["reserved_basal_id"].to_numpy() >= 0
         cells, counts = np.unique(self.cell[has_reserved], return_counts=True)
         enough = cells[counts >= self.settings.min_wells_per_cell_line]
@@ -79,7 +79,7 @@ class Judge:
             share = self.boot.ratio(self.compound, scores["missed"], scores["explainable"], lambda left: 1 - left)
             add_score(row, "explained_share", share)
         self._add_conditions(row, tally)
-        return {**row, **self.distribution.score(tally.sampled, tally.moments)}
+        return {**row, **self.distribution.score(tally.clouds)}
 
     def add_gaps(self, rows: list[MetricsRow], tallies: list[RowTally]) -> BestRows:
         """Add each row's gain in squared error over the best trivial row and the best baseline, paired by well.

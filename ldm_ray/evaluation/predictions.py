@@ -63,15 +63,17 @@ class Model:
         inputs: From `model_inputs`.
         n_samples: Latent samples of each `mean_of_N` row; a rival uses only the first number.
         seed: Seed of samples and of the shuffled compounds.
+        n_draws: Draws of each well, at most the first of `n_samples`.
     """
 
-    def __init__(self, inputs: ModelInputs, n_samples: tuple[int, ...], seed: int) -> None:
+    def __init__(self, inputs: ModelInputs, n_samples: tuple[int, ...], seed: int, n_draws: int = 1) -> None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self.name, self.seed, self._inputs = inputs.name, seed, inputs
         self.predictor = Predictor(inputs.bundle, device)
         self.is_rival = inputs.bundle.kind != "ldm"
         self._explodes = explodes(inputs.bundle.metadata.get("health", {}))
         self.n_samples = n_samples[:1] if self.is_rival else n_samples
+        self._n_draws = min(n_draws, self.n_samples[0])
 
     def predict(self, wells: Wells) -> Iterator[PredictedWells]:
         """Yield the model's draw, means and direct mean, then its ablations.
@@ -80,9 +82,10 @@ class Model:
         """
         condition = self.condition(wells)
         for number, n_samples in enumerate(self.n_samples):
-            samples = self.sample(wells, condition, n_samples, n_draws=1 if number == 0 else 0)
+            samples = self.sample(wells, condition, n_samples, n_draws=self._n_draws if number == 0 else 0)
             if number == 0:
-                yield PredictedWells(self.name, "one_draw", self._scored(samples.draws[:, 0]))
+                first, *more = (self._scored(draw) for draw in samples.draws.unbind(1))
+                yield PredictedWells(self.name, "one_draw", first, more_draws=more)
             sd = self._scored(samples.std * self.predictor.sd_scale)
             spread, mean = self._scored(samples.latent_var.mean(dim=1)), self._scored(samples.mean)
             yield PredictedWells(self.name, f"mean_of_{n_samples}", mean, sd, spread, n_samples)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ldm_ray.evaluation.scores.moments import GeneMoments
+from ldm_ray.evaluation.scores.moments import Cloud, GeneMoments
 from ldm_ray.evaluation.scores.predicted import PredictedWells
 
 
@@ -19,16 +19,24 @@ class RowTally:
         kind: See `PredictedWells`.
         n_samples: See `PredictedWells`.
         scores: Scores of wells by name, (n,), float64.
-        moments: Moments of the predicted profiles.
-        sampled: Predictions for the sampled wells of the block, (m, n_genes).
+        clouds: The predicted profiles; of a draw, one cloud for each draw.
     """
 
     model: str
     kind: str
     n_samples: int
     scores: dict[str, np.ndarray]
-    moments: GeneMoments
-    sampled: np.ndarray
+    clouds: list[Cloud]
+
+    @property
+    def moments(self) -> GeneMoments:
+        """Moments of the predicted profiles; of the first draw."""
+        return self.clouds[0].moments
+
+    @property
+    def sampled(self) -> np.ndarray:
+        """Predictions for the sampled wells, (m, n_genes); the first draw."""
+        return self.clouds[0].sampled
 
     def prediction(self) -> PredictedWells:
         """Return the predictions for the sampled wells."""
@@ -54,9 +62,10 @@ class Tally:
             arrays |= _moment_arrays(f"half{number}", half)
         for number, row in enumerate(self.rows):
             arrays[f"row{number}/name"] = np.array([row.model, row.kind, str(row.n_samples)])
-            arrays[f"row{number}/sampled"] = row.sampled
             arrays |= {f"row{number}/score/{name}": values for name, values in row.scores.items()}
-            arrays |= _moment_arrays(f"row{number}", row.moments)
+            for draw, cloud in enumerate(row.clouds):
+                arrays[f"row{number}/cloud{draw}/sampled"] = cloud.sampled
+                arrays |= _moment_arrays(f"row{number}/cloud{draw}", cloud.moments)
         buffer = io.BytesIO()
         np.savez(buffer, **arrays)  # type: ignore[arg-type]
         return buffer.getvalue()
@@ -71,8 +80,7 @@ class Tally:
             model, kind, n_samples = arrays[f"{prefix}/name"].tolist()
             start = f"{prefix}/score/"
             scores = {name.removeprefix(start): values for name, values in arrays.items() if name.startswith(start)}
-            moments = _moments_of(prefix, arrays)
-            rows.append(RowTally(model, kind, int(n_samples), scores, moments, arrays[f"{prefix}/sampled"]))
+            rows.append(RowTally(model, kind, int(n_samples), scores, _clouds_of(prefix, arrays)))
         return Tally(rows, (_moments_of("half0", arrays), _moments_of("half1", arrays)))
 
 
@@ -80,17 +88,29 @@ def merge(tallies: Iterable[Tally]) -> Tally:
     """Join the tallies of consecutive blocks into the first one, holding one other at a time."""
     coming = iter(tallies)
     first = next(coming)
-    parts = [[(row.scores, row.sampled)] for row in first.rows]
+    scores = [[row.scores] for row in first.rows]
+    sampled = [[[cloud.sampled] for cloud in row.clouds] for row in first.rows]
     for other in coming:
         for own, half in zip(first.halves, other.halves, strict=True):
             own.merge(half)
-        for row, more, kept in zip(first.rows, other.rows, parts, strict=True):
-            row.moments.merge(more.moments)
-            kept.append((more.scores, more.sampled))
-    for row, kept in zip(first.rows, parts, strict=True):
-        row.scores = {name: np.concatenate([scores[name] for scores, _ in kept]) for name in row.scores}
-        row.sampled = np.concatenate([sampled for _, sampled in kept])
+        for row, more, own_scores, own_sampled in zip(first.rows, other.rows, scores, sampled, strict=True):
+            own_scores.append(more.scores)
+            for cloud, further, kept in zip(row.clouds, more.clouds, own_sampled, strict=True):
+                cloud.moments.merge(further.moments)
+                kept.append(further.sampled)
+    for row, own_scores, own_sampled in zip(first.rows, scores, sampled, strict=True):
+        row.scores = {name: np.concatenate([part[name] for part in own_scores]) for name in row.scores}
+        for cloud, kept in zip(row.clouds, own_sampled, strict=True):
+            cloud.sampled = np.concatenate(kept)
     return first
+
+
+def _clouds_of(prefix: str, arrays: dict[str, np.ndarray]) -> list[Cloud]:
+    """Read the clouds of a row."""
+    clouds: list[Cloud] = []
+    while (own := f"{prefix}/cloud{len(clouds)}") + "/sampled" in arrays:
+        clouds.append(Cloud(_moments_of(own, arrays), arrays[f"{own}/sampled"]))
+    return clouds
 
 
 def _moment_arrays(prefix: str, moments: GeneMoments) -> dict[str, np.ndarray]:

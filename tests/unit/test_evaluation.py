@@ -14,9 +14,10 @@ from ldm_ray.errors import DataError, NonFiniteError, ShapeError
 from ldm_ray.evaluation.baselines.fit import fit_baselines
 from ldm_ray.evaluation.baselines.linear import Features, NormalEquations, fit_ridge
 from ldm_ray.evaluation.baselines.trivial import GroupMeans, cell, cell_time, everywhere
-from ldm_ray.evaluation.scores.bootstrap import by_compound
+from ldm_ray.evaluation.scores.bootstrap import Bootstrap, ResampledPairs, by_compound
 from ldm_ray.evaluation.scores.ceiling import measure_ceiling
 from ldm_ray.evaluation.scores.correlation import compare_correlations, top_genes
+from ldm_ray.evaluation.scores.correlation_interval import spread_of
 from ldm_ray.evaluation.scores.metrics import (
     distances,
     explained_share,
@@ -59,6 +60,46 @@ def test_distances_equal_slow_formulas() -> None:
     kernel = lambda a, b: np.exp(-((a - b) ** 2).sum() / (2 * 1.5**2))  # noqa: E731
     within = [np.mean([kernel(a[i], a[j]) for i in range(len(a)) for j in range(len(a)) if i != j]) for a in (x, y)]
     assert distances(x, y).mmd(1.5) == pytest.approx(sum(within) - 2 * np.mean([kernel(a, b) for a in x for b in y]))
+
+
+def test_a_resample_draws_whole_compounds() -> None:
+    """As if compounds were repeated, without pairs across the copies of a compound."""
+    compound = np.array([3, 3, 5, 7, 7, 7])
+    boot = Bootstrap(np.array([3, 5, 7]), np.array([[2.0, 1.0, 0.0], [0.0, 1.0, 2.0]]))
+    x, y = RNG.normal(size=(6, 4)), RNG.normal(size=(6, 4)) + 1
+    d = distances(x, y)
+    pairs = ResampledPairs.of(boot, compound)
+    drawn = [(0, 0), (1, 0), (0, 1), (1, 1), (2, 2)]  # well and copy: compound 3 twice, 5 once
+    kept = [(a, b) for a, first in drawn for b, second in drawn if first == second or compound[a] != compound[b]]
+    between = np.mean([d.between[pair] for pair in kept])
+    apart = [np.mean([w[a, b] for a, b in kept if a != b]) for w in (d.within_x, d.within_y)]
+    np.testing.assert_allclose(d.energies(pairs.mean)[:2], [d.energy(), 2 * between - sum(apart)])
+    assert d.mmds(1.5, pairs.mean)[0] == pytest.approx(d.mmd(1.5))
+
+
+def test_resampled_energy_distances_are_unbiased() -> None:
+    """Wells of one compound are alike; drawing a compound twice once made all resamples' distances larger."""
+    compound = np.repeat(np.arange(12), 6)
+    effect = RNG.normal(size=(12, 5))[compound]
+    x, y = (effect + 0.5 * RNG.normal(size=(72, 5)) for _ in range(2))
+    values = distances(x, y).energies(ResampledPairs.of(by_compound(compound, 400, 0), compound).mean)
+    low, high = np.quantile(values[1:], [0.25, 0.75])
+    assert low < values[0] < high
+
+
+def test_resampled_correlations_are_those_of_repeated_wells() -> None:
+    y, group = RNG.normal(size=(40, 6)), np.arange(40) % 2
+    weights = np.stack([np.ones(40), RNG.integers(0, 3, 40)]).astype(float)
+    found = spread_of(y, group, weights, seed=0)
+    drawn = np.repeat(np.arange(40), weights[1].astype(int))
+    centred = y[drawn].copy()
+    for number in (0, 1):
+        centred[group[drawn] == number] -= centred[group[drawn] == number].mean(axis=0)
+    upper = np.triu_indices(6, 1)
+    np.testing.assert_allclose(found.real[1], np.corrcoef(centred.T)[upper], atol=1e-9)
+    same = found.of(y)
+    np.testing.assert_allclose(same.error, 0.0, atol=1e-9)
+    np.testing.assert_allclose(same.spearman, 1.0)
 
 
 def test_energy_distance_of_one_distribution_is_zero_on_average() -> None:
@@ -156,7 +197,15 @@ class _Fixed(Scoring):
     def predictions(self, wells: Wells, models: object) -> list[PredictedWells]:  # type: ignore[override]
         fixed: Fixed = self.fixed  # type: ignore[attr-defined]
         places = [fixed.order[name] for name in wells.frame["profile_id"]]
-        return [replace(p, y_hat=p.y_hat[places], sd=None if p.sd is None else p.sd[places]) for p in fixed.predictions]
+        return [
+            replace(
+                p,
+                y_hat=p.y_hat[places],
+                sd=None if p.sd is None else p.sd[places],
+                more_draws=[draw[places] for draw in p.more_draws],
+            )
+            for p in fixed.predictions
+        ]
 
 
 def test_controls_score_exactly_zero_and_the_truth_scores_full(world: World, scoring: Scoring, wells: Wells) -> None:
@@ -201,6 +250,24 @@ def test_nothing_but_the_wells_decides_a_score(world: World, scoring: Scoring, w
             assert shuffled[key] == pytest.approx(value, abs=1e-9), key
 
 
+def test_scores_of_clouds_are_averaged_over_draws(world: World, scoring: Scoring, wells: Wells) -> None:
+    rng = np.random.default_rng(6)
+    draws = [(wells.y + rng.normal(size=wells.y.shape)).astype(np.float32) for _ in range(3)]
+    trivial = PredictedWells("control", "mean", wells.basal)
+
+    def scored(first: np.ndarray, *more: np.ndarray, blocks: int = 10_000) -> dict[str, object]:
+        made = PredictedWells("made", "one_draw", first, more_draws=more)
+        return Fixed(scoring, wells, [trivial, made]).rows(world.dataset, blocks)["made"]
+
+    row, alone = scored(*draws, blocks=40), [scored(draw) for draw in draws]
+    for score in ("energy_distance", "mmd", "correlation_error", "correlation_spearman", "top30_overlap"):
+        assert row[score] == pytest.approx(np.mean([own[score] for own in alone])), score  # type: ignore[list-item]
+    assert row["rmse"] == alone[0]["rmse"]
+    for score in ("energy_distance", "mmd", "correlation_error", "correlation_spearman"):
+        low, high = row[f"{score}_interval"]  # type: ignore[misc]
+        assert low <= row[score] <= high, score  # type: ignore[operator]
+
+
 def test_blocks_are_whole_plates_and_hold_each_well_once(world: World) -> None:
     reader = open_wells(world.dataset, "test")
     blocks = reader.blocks(40)
@@ -239,7 +306,7 @@ def test_baselines_know_the_training_side_only(world: World, scoring: Scoring, w
     """Other measurements of the scored wells change no prediction for them, drawn or not."""
     changed = replace(wells, y=wells.y[::-1] + 1.0)
     for row, other in zip(scoring.baselines.predict(wells), scoring.baselines.predict(changed), strict=True):
-        np.testing.assert_array_equal(row.y_hat, other.y_hat, row.name)
+        np.testing.assert_array_equal(row.y_hat, other.y_hat, row.model)
 
 
 def test_baselines_do_not_depend_on_blocks(world: World, scoring: Scoring, wells: Wells) -> None:
@@ -247,7 +314,7 @@ def test_baselines_do_not_depend_on_blocks(world: World, scoring: Scoring, wells
     sides = (open_wells(world.dataset, side) for side in ("train", "valid"))
     small = fit_baselines(*sides, fingerprints, None, seed=0, rows_per_block=50)  # type: ignore[arg-type]
     for row, other in zip(scoring.baselines.predict(wells), small.predict(wells), strict=True):
-        np.testing.assert_allclose(row.y_hat, other.y_hat, rtol=1e-4, atol=1e-4, err_msg=row.name)
+        np.testing.assert_allclose(row.y_hat, other.y_hat, rtol=1e-4, atol=1e-4, err_msg=row.model)
 
 
 def test_group_means_fall_back_from_time_to_cell_to_all(world: World, wells: Wells) -> None:

@@ -15,7 +15,7 @@ from ldm_ray.evaluation.comparison import compare_models
 from ldm_ray.evaluation.report.agreement import claims, verdict_of, verdict_without_intervals, why_data_differ
 from ldm_ray.evaluation.report.paper import Folds, PublishedPertdit, Reproduction, reproduction_page, summary_of
 from ldm_ray.evaluation.scores.bootstrap import by_compound
-from ldm_ray.evaluation.scores.moments import GeneMoments
+from ldm_ray.evaluation.scores.moments import Cloud, GeneMoments
 from ldm_ray.evaluation.scores.record import Metrics
 from ldm_ray.evaluation.tally import RowTally
 from ldm_ray.storage.store import Store
@@ -141,7 +141,7 @@ def test_paired_differences_of_models() -> None:
 
     def row(model: str, share: float) -> RowTally:
         scores = {"squared": squared * share, "pcc": 0.9 - squared * share, "r2": 0.5 - squared * share}
-        return RowTally(model, "one_draw", 1, scores, GeneMoments(1, 2), np.zeros((0, 2)))
+        return RowTally(model, "one_draw", 1, scores, [Cloud(GeneMoments(1, 2), np.zeros((0, 2)))])
 
     rows = [row("paper", 0.1), row("prnet", 1.0)]
     found = compare_models(by_compound(compound, 50, 0), compound, rows, ["paper"], ["paper", "prnet"])

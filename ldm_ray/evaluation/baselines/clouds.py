@@ -41,9 +41,9 @@ class Reservoir:
                 best = np.argsort(ranks, kind="stable")[:KEPT_WELLS]
                 kept[label] = (ranks[best], profiles[best])
 
-    def draw(self, wells: Wells) -> np.ndarray:
-        """Draw a kept value from each well's cell line and time (or coarser), keyed by well, (n, n_genes)."""
-        choice = _ranks(wells.keys, self.seed, Purpose.CHOSEN_WELL)
+    def draw(self, wells: Wells, number: int = 0) -> np.ndarray:
+        """Draw a kept value from each well's cell line and time (or coarser), keyed by well and draw, (n, n_genes)."""
+        choice = _ranks(keys_of_draw(wells.keys, number), self.seed, Purpose.CHOSEN_WELL)
         out = np.empty((len(wells), wells.y.shape[1]), np.float32)
         found = np.zeros(len(wells), dtype=bool)
         for labels_of, kept in zip(LEVELS, self.kept, strict=True):
@@ -83,6 +83,11 @@ class LowRankGaussian:
         rank, n_genes = self.factor.shape[1], len(self.sd)
         normal = standard_normal(own, rank + n_genes).numpy().astype(np.float64)
         return np.asarray(normal[:, :rank] @ self.factor.T + normal[:, rank:] * self.sd, dtype=np.float32)
+
+
+def keys_of_draw(keys: np.ndarray, number: int) -> np.ndarray:
+    """Return the keys of a draw, (n,); the first draw has the wells' own."""
+    return keys if number == 0 else np.asarray(mix(torch.from_numpy(keys), number).numpy())
 
 
 def _ranks(keys: np.ndarray, seed: int, purpose: Purpose) -> np.ndarray:

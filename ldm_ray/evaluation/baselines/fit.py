@@ -6,25 +6,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from ldm_ray.data.wells import WellReader, Wells
-from ldm_ray.evaluation.baselines.clouds import LowRankGaussian, Reservoir
+from ldm_ray.evaluation.baselines.clouds import LowRankGaussian, Reservoir, keys_of_draw
 from ldm_ray.evaluation.baselines.linear import NormalEquations, Ridge, control_features, fit_ridge
 from ldm_ray.evaluation.baselines.neighbours import Neighbours
 from ldm_ray.evaluation.baselines.trivial import GroupMeans, cell, cell_time, everywhere, plate
 from ldm_ray.evaluation.baselines.truth import Truth
 from ldm_ray.evaluation.scores.moments import GeneMoments
+from ldm_ray.evaluation.scores.predicted import PredictedWells
 from ldm_ray.keys import Purpose
 
 TRIVIAL = ("control", "train_mean", "mean_delta", "plate_mean")
-
-
-@dataclass(frozen=True)
-class BaselineRow:
-    """A baseline's prediction: its name, its kind (mean or draw), profiles (n, n_genes), and their sd if known."""
-
-    name: str
-    kind: str
-    y_hat: np.ndarray
-    sd: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -41,22 +32,27 @@ class Baselines:
     residual: LowRankGaussian
     seed: int
 
-    def predict(self, wells: Wells) -> Iterator[BaselineRow]:
-        """Yield the prediction of every baseline."""
+    def predict(self, wells: Wells, n_draws: int = 1) -> Iterator[PredictedWells]:
+        """Yield the prediction of every baseline; those that draw wells give `n_draws` of each."""
         mean_delta = wells.basal + self.mean_delta.predict(wells)
         sd = np.broadcast_to(self.residual.total_sd, wells.y.shape)
-        yield BaselineRow("control", "mean", wells.basal)
-        yield BaselineRow("train_mean", "mean", self.train_mean.predict(wells))
-        yield BaselineRow("mean_delta", "mean", mean_delta, sd)
-        yield BaselineRow("plate_mean", "mean", self.plate_mean.predict(wells))
-        yield BaselineRow("ridge", "mean", self.ridge.predict(wells))
-        yield BaselineRow("knn", "mean", self.neighbours.predict(wells))
-        yield BaselineRow("random_train_well", "one_draw", self.profiles.draw(wells))
-        yield BaselineRow("random_train_delta", "one_draw", wells.basal + self.deltas.draw(wells))
-        yield BaselineRow("gaussian_residual", "one_draw", mean_delta + self._residuals(wells))
+        yield PredictedWells("control", "mean", wells.basal)
+        yield PredictedWells("train_mean", "mean", self.train_mean.predict(wells))
+        yield PredictedWells("mean_delta", "mean", mean_delta, sd)
+        yield PredictedWells("plate_mean", "mean", self.plate_mean.predict(wells))
+        yield PredictedWells("ridge", "mean", self.ridge.predict(wells))
+        yield PredictedWells("knn", "mean", self.neighbours.predict(wells))
+        nothing = np.zeros((), np.float32)
+        for name, base, draw in (
+            ("random_train_well", nothing, self.profiles.draw),
+            ("random_train_delta", wells.basal, self.deltas.draw),
+            ("gaussian_residual", mean_delta, self._residuals),
+        ):
+            first, *more = (base + draw(wells, number) for number in range(n_draws))
+            yield PredictedWells(name, "one_draw", first, more_draws=more)
 
-    def _residuals(self, wells: Wells) -> np.ndarray:
-        return self.residual.draw(wells.keys, self.seed, Purpose.GAUSSIAN_RESIDUAL)
+    def _residuals(self, wells: Wells, number: int) -> np.ndarray:
+        return self.residual.draw(keys_of_draw(wells.keys, number), self.seed, Purpose.GAUSSIAN_RESIDUAL)
 
 
 def fit_baselines(

@@ -7,7 +7,7 @@ import numpy as np
 from ldm_ray.data.dataset import PairedDataset
 from ldm_ray.data.wells import Wells
 from ldm_ray.data.world import World
-from ldm_ray.evaluation.baselines.clouds import LowRankGaussian
+from ldm_ray.evaluation.baselines.clouds import LowRankGaussian, keys_of_draw
 from ldm_ray.evaluation.baselines.trivial import GroupMeans, cell, cell_time, everywhere
 from ldm_ray.keys import Purpose
 from ldm_ray.layout import TRUTH
@@ -57,12 +57,13 @@ class Truth:
         plate = (world.treated_plate_factor.astype(float) ** 2).sum(axis=1)
         return np.asarray(np.sqrt(well * self._inflation(wells)[:, None] + plate))
 
-    def draw(self, wells: Wells, seed: int) -> np.ndarray:
+    def draw(self, wells: Wells, seed: int, number: int = 0) -> np.ndarray:
         """Simulated wells around control plus true change, (n, n_genes), float32."""
+        keys = keys_of_draw(wells.keys, number)
         well = LowRankGaussian(self.world.noise_factor.astype(float), self.world.noise_sd.astype(float))
         plate = LowRankGaussian(self.world.treated_plate_factor.astype(float), np.zeros(self.world.n_genes))
-        noise = np.sqrt(self._inflation(wells))[:, None] * well.draw(wells.keys, seed, Purpose.ORACLE_WELL)
-        noise += plate.draw(wells.keys, seed, Purpose.ORACLE_PLATE)
+        noise = np.sqrt(self._inflation(wells))[:, None] * well.draw(keys, seed, Purpose.ORACLE_WELL)
+        noise += plate.draw(keys, seed, Purpose.ORACLE_PLATE)
         return np.asarray(wells.basal + self.delta(wells) + noise, dtype=np.float32)
 
     def _inflation(self, wells: Wells) -> np.ndarray:

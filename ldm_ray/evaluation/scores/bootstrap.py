@@ -16,6 +16,12 @@ class Interval:
     low: float
     high: float
 
+    @staticmethod
+    def of(values: np.ndarray) -> "Interval":
+        """Return the interval of a value and its resamples, (1 + draws,); NaN among these is left out."""
+        low, high = np.nanquantile(values[1:], [0.025, 0.975])
+        return Interval(float(values[0]), float(low), float(high))
+
     def as_list(self) -> list[float]:
         """Return [low, high], for JSON."""
         return [self.low, self.high]
@@ -88,8 +94,12 @@ class Bootstrap:
         sums, counts = np.where(scored, ratios, 0.0).sum(axis=1), scored.sum(axis=1)
         means = then(np.where(counts > 0, sums / np.maximum(counts, 1), np.nan))
         # A resample without any scored well is left out.
-        low, high = np.nanquantile(means[1:], [0.025, 0.975])
-        return Interval(float(means[0]), float(low), float(high))
+        return Interval.of(means)
+
+    def weights(self, compound: np.ndarray) -> np.ndarray:
+        """Return how often each unit counts, (1 + draws, n): once in the sample, then in each resample."""
+        place = np.searchsorted(self.compounds, compound)
+        return np.concatenate([np.ones((1, len(place))), self.counts[:, place]])
 
 
 def by_compound(compound: np.ndarray, draws: int, seed: int) -> Bootstrap:
@@ -104,3 +114,42 @@ def by_compound(compound: np.ndarray, draws: int, seed: int) -> Bootstrap:
     rng = generator(seed, Purpose.BOOTSTRAP)
     counts = rng.multinomial(len(unique), np.full(len(unique), 1 / len(unique)), size=draws)
     return Bootstrap(unique, counts.astype(np.float64))
+
+
+@dataclass(frozen=True)
+class ResampledPairs:
+    """Means over pairs of wells when compounds are drawn with replacement.
+
+    Two wells of one compound count as often as the compound was drawn; of two compounds, as often as both were. Pairs
+    across copies of a compound do not count: like pairs of a well with itself, no other sample would have them.
+
+    Attributes:
+        compound: Number of each well's compound, 0 to n_compounds - 1, (n,).
+        counts: Draws of each compound, first once each, (1 + draws, n_compounds).
+    """
+
+    compound: np.ndarray
+    counts: np.ndarray
+
+    @staticmethod
+    def of(boot: Bootstrap, compound: np.ndarray) -> "ResampledPairs":
+        """Set up for the wells of these compounds, (n,)."""
+        present, number = np.unique(compound, return_inverse=True)
+        counts = boot.counts[:, np.searchsorted(boot.compounds, present)]
+        return ResampledPairs(number, np.concatenate([np.ones((1, len(present))), counts]))
+
+    def mean(self, values: np.ndarray, *, off_diagonal: bool = False) -> np.ndarray:
+        """Mean of values (n, n) in each resample, (1 + draws,); if asked, without pairs of a well with itself."""
+        pairs = np.ones_like(values)
+        if off_diagonal:
+            np.fill_diagonal(pairs, 0.0)
+        member = np.eye(self.counts.shape[1])[self.compound]
+        above, below = (self._sums(member.T @ part @ member) for part in (values * pairs, pairs))
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.asarray(above / below)
+
+    def _sums(self, by_compound: np.ndarray) -> np.ndarray:
+        own = by_compound.diagonal()
+        return np.asarray(
+            ((self.counts @ by_compound) * self.counts).sum(axis=1) + (self.counts - self.counts**2) @ own
+        )

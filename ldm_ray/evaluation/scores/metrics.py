@@ -5,6 +5,7 @@ with a norm below 1e-6 sqrt(n_genes) has correlation 0.
 """
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -124,6 +125,21 @@ def explained_share(
     return left, ((true_delta.astype(np.float64) - mean_true_delta) ** 2).sum(axis=1)
 
 
+class PairMean(Protocol):
+    """Mean over pairs of profiles."""
+
+    def __call__(self, values: np.ndarray, *, off_diagonal: bool = False) -> np.ndarray:
+        """Mean of values (n, m) in each resample, (draws,); if asked, without those on the diagonal."""
+
+
+def plain_mean(values: np.ndarray, *, off_diagonal: bool = False) -> np.ndarray:
+    """Mean over pairs of profiles that all count once, (1,)."""
+    if not off_diagonal:
+        return np.array([values.mean()])
+    n = len(values)
+    return np.array([(values.sum() - np.trace(values)) / (n * (n - 1))])
+
+
 @dataclass(frozen=True)
 class Distances:
     """Euclidean distances between and within samples x of n and y of m profiles: (n, m), (n, n) and (m, m)."""
@@ -137,19 +153,24 @@ class Distances:
 
         Source: Szekely & Rizzo 2013, doi:10.1016/j.jspi.2013.03.018 (unbiased form).
         """
-        n, m = self.between.shape
-        within = self.within_x.sum() / (n * (n - 1)) + self.within_y.sum() / (m * (m - 1))
-        return float(2 * self.between.mean() - within)
+        return float(self.energies(plain_mean)[0])
+
+    def energies(self, mean: PairMean) -> np.ndarray:
+        """Energy distance of each resample, (draws,)."""
+        within = mean(self.within_x, off_diagonal=True) + mean(self.within_y, off_diagonal=True)
+        return np.asarray(2 * mean(self.between) - within)
 
     def mmd(self, bandwidth: float) -> float:
         """Unbiased squared maximum mean discrepancy with the kernel exp(-|x - y|^2 / (2 bandwidth^2)).
 
         Source: Gretton et al. 2012, JMLR 13:723, Eq. (3).
         """
-        n, m = self.between.shape
+        return float(self.mmds(bandwidth, plain_mean)[0])
+
+    def mmds(self, bandwidth: float, mean: PairMean) -> np.ndarray:
+        """Maximum mean discrepancy of each resample, (draws,)."""
         k_xy, k_xx, k_yy = (np.exp(-(d**2) / (2 * bandwidth**2)) for d in (self.between, self.within_x, self.within_y))
-        within = (k_xx.sum() - n) / (n * (n - 1)) + (k_yy.sum() - m) / (m * (m - 1))
-        return float(within - 2 * k_xy.mean())
+        return np.asarray(mean(k_xx, off_diagonal=True) + mean(k_yy, off_diagonal=True) - 2 * mean(k_xy))
 
 
 def distances(x: np.ndarray, y: np.ndarray, within_y: np.ndarray | None = None) -> Distances:

@@ -72,3 +72,16 @@ class GeneMoments:
         matrix = np.clip(covariance * scale[:, None] * scale, -1.0, 1.0)
         np.fill_diagonal(matrix, 1.0)
         return np.asarray(matrix)
+
+
+@dataclass
+class Cloud:
+    """One predicted profile for each well.
+
+    Attributes:
+        moments: Moments of the profiles.
+        sampled: Those of the sampled wells, (m, n_genes).
+    """
+
+    moments: GeneMoments
+    sampled: np.ndarray

@@ -1,5 +1,6 @@
 """Predicted wells, the input of every score."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +20,7 @@ class PredictedWells:
         sd: Predicted standard deviation of a well around `y_hat`, (n, n_genes), or None.
         latent_var: For a mean of N, variance over samples averaged over genes, (n,); else None.
         n_samples: N for a mean of N; else 1.
+        more_draws: Further draws of the same wells, each as `y_hat`, which only scores of clouds use.
     """
 
     model: str
@@ -27,6 +29,7 @@ class PredictedWells:
     sd: np.ndarray | None = None
     latent_var: np.ndarray | None = None
     n_samples: int = 1
+    more_draws: Sequence[np.ndarray] = ()
 
 
 def row_name(row: MetricsRow) -> str:

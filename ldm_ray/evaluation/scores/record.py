@@ -43,9 +43,13 @@ class DistributionScores(TypedDict, total=False):
     """Similarity of predicted and measured wells as clouds; `_pooled` is over all cell lines and times together."""
 
     energy_distance: float | None
+    energy_distance_interval: list[float]
     mmd: float | None
+    mmd_interval: list[float]
     correlation_error: float | None
+    correlation_error_interval: list[float]
     correlation_spearman: float | None
+    correlation_spearman_interval: list[float]
     top30_overlap: float | None
     correlation_error_pooled: float | None
     correlation_spearman_pooled: float | None
@@ -217,7 +221,7 @@ def read_metrics(store: Store, folder: str = "") -> Metrics:
     return cast(Metrics, store.read_json(f"{folder}/{METRICS}" if folder else METRICS))
 
 
-def add_score(row: MetricsRow, score: Score, interval: Interval | None) -> None:
+def add_score(row: DistributionScores, score: Score, interval: Interval | None) -> None:
     """Add a score and its interval to a row; None if undefined."""
     fields = cast("dict[str, object]", row)  # a TypedDict has no computed keys
     fields[score] = None if interval is None else interval.value
