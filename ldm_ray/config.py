@@ -45,7 +45,6 @@ SHIPPED = Path(__file__).parent / "configs"
 # The rivals as published (docs/rivals.md); neither averages its weights, and PRnet does not clip.
 PRNET = OptimiserSettings(
     epochs=500,
-    min_steps=12_000,  # as many as preset paper has; 500 epochs of small data end while the loss still falls
     global_batch_size=512,
     warmup_steps=0,
     learning_rate_shape="plateau",
