@@ -53,7 +53,7 @@ def test_no_baseline_moves(world: World, shuffled: PairedDataset) -> None:
     assert np.abs(load_wells(shuffled, "test").y - asked.y).max() > 1
     ours, theirs = (fitted_baselines(dataset).predict(asked) for dataset in (world.dataset, shuffled))
     for row, other in zip(ours, theirs, strict=True):
-        np.testing.assert_array_equal(row.y_hat, other.y_hat, row.name)
+        np.testing.assert_array_equal(row.y_hat, other.y_hat, row.model)
 
 
 def test_no_weight_scale_or_noise_moves(world: World, shuffled: PairedDataset) -> None:
