@@ -2,7 +2,7 @@
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 SPLITS = ("train", "valid", "test")
 PAIRING_LEVELS = ("plate", "batch", "cell_time")
@@ -16,6 +16,8 @@ def expression_type(n_genes: int) -> pa.DataType:
 def profiles_schema(n_genes: int) -> pa.Schema:
     """Return the columns of `profiles/part-*.parquet`, one row per treated well.
 
+    `batch` is the batch of the plate: its name without the number of the replicate.
+
     The columns used in training come last and side by side, so reading them takes one request per row group.
     """
     return pa.schema(
@@ -24,6 +26,7 @@ def profiles_schema(n_genes: int) -> pa.Schema:
             ("cell_id", pa.int16()),
             ("condition_id", pa.int32()),
             ("plate", pa.string()),
+            ("batch", pa.string()),
             ("well", pa.string()),
             ("reserved_basal_id", pa.int32()),
             ("pairing_level", pa.string()),
@@ -45,7 +48,8 @@ def basal_schema(n_genes: int) -> pa.Schema:
     """Return the columns of `basal.parquet`, one row per control profile.
 
     `plate` is the plate's name; the batch's name for profiles pooled over a batch; empty for profiles pooled over a
-    cell line and time.
+    cell line and time. `variance` is the variance of the profile's wells for each gene, with n_wells - 1 in the
+    denominator; NaN for a single well, and in datasets migrated from a version that did not keep it.
     """
     return pa.schema(
         [
@@ -56,6 +60,7 @@ def basal_schema(n_genes: int) -> pa.Schema:
             ("role", pa.string()),
             ("n_wells", pa.int32()),
             ("expression", expression_type(n_genes)),
+            ("variance", expression_type(n_genes)),
         ]
     )
 

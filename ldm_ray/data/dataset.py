@@ -58,6 +58,11 @@ class PairedDataset:
         return matrix(self.basal["expression"])
 
     @cached_property
+    def basal_variance(self) -> np.ndarray:
+        """Variance of each control profile's wells, shape (n_basal, n_genes), float32; NaN where it is not known."""
+        return matrix(self.basal["variance"])
+
+    @cached_property
     def parent_smiles(self) -> np.ndarray:
         """Parent structure of each compound, shape (n_compounds,)."""
         return np.array(self.compounds["parent_smiles"].to_pylist(), dtype=object)

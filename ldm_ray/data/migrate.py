@@ -4,6 +4,7 @@ Version 1 had no `profile_key`, no row groups by split and no checksums. Version
 the parent structure was the largest part, even if that was a counter-ion, and each parent had its own side of the
 split. Wells that became one compound by mistake cannot be told apart again, and wells moved to another side would leak
 into trained models. So a dataset with such compounds is refused; another one keeps its wells and its splits.
+Version 3 had no `batch`, which is added, and no `variance` of controls, which stays unknown without the release.
 
 New files are written beside the old ones and the manifest is replaced last, so an interrupted migration loses nothing
 and can be run again.
@@ -11,20 +12,22 @@ and can be run again.
 
 from collections.abc import Callable
 
+import numpy as np
 import pyarrow as pa
 
 from ldm_ray.chem.smiles import parse_compound
 from ldm_ray.data.groups import straddling
 from ldm_ray.data.manifest import FileEntry, Manifest, by_of, read_manifest
+from ldm_ray.data.pairing import batch_of
 from ldm_ray.data.parts import write_wells
 from ldm_ray.errors import DataError
 from ldm_ray.keys import keys_of
-from ldm_ray.layout import COMPOUNDS, EMBEDDINGS, MANIFEST, PROFILES
-from ldm_ray.schema import COMPOUNDS_SCHEMA, SCHEMA_VERSION, profiles_schema
+from ldm_ray.layout import BASAL, COMPOUNDS, EMBEDDINGS, MANIFEST, PROFILES
+from ldm_ray.schema import COMPOUNDS_SCHEMA, SCHEMA_VERSION, basal_schema, profiles_schema
 from ldm_ray.storage.filesystem import StorageOptions
-from ldm_ray.storage.store import Store
+from ldm_ray.storage.store import Store, list_column
 
-OLDER = (1, 2)
+OLDER = (1, 2, 3)
 AGAIN = "run `ldm-ray prepare` on the release again"
 
 
@@ -51,13 +54,16 @@ def migrate(
     if version == SCHEMA_VERSION:
         return False
     if version not in OLDER:
-        known = " and ".join(map(str, OLDER))
-        raise DataError(f"{root} has schema version {version}; this version of ldm-ray migrates {known}")
-    compounds = _grouped(store, root)
-    _require_one_side(store, compounds, manifest, root)
+        raise DataError(
+            f"{root} has schema version {version}; this version of ldm-ray migrates {OLDER[0]} to {OLDER[-1]}"
+        )
+    if version < 3:
+        compounds = _grouped(store, root)
+        _require_one_side(store, compounds, manifest, root)
+        store.write_table(COMPOUNDS, compounds)
     old = manifest["files"]
-    files = _keyed_files(store, manifest, on_progress) if version == 1 else old
-    store.write_table(COMPOUNDS, compounds)
+    files = _new_files(store, manifest, on_progress)
+    store.write_table(BASAL, _with_variance(store.read_table(BASAL), len(manifest["genes"])))
     if version == 1:
         store.remove(EMBEDDINGS)  # keyed by compound number; `ldm-ray embed` recomputes them
     store.write_json(MANIFEST, manifest | {"schema_version": SCHEMA_VERSION, "plan": "", "files": files})
@@ -105,8 +111,16 @@ def _require_one_side(store: Store, compounds: pa.Table, manifest: Manifest, roo
             )
 
 
-def _keyed_files(store: Store, manifest: Manifest, on_progress: Callable[[int, int], None]) -> list[FileEntry]:
-    """Write the wells of version 1 again, with keys and with row groups by split."""
+def _with_variance(basal: pa.Table, n_genes: int) -> pa.Table:
+    """Return the control profiles with a variance, which is not known."""
+    unknown = list_column(np.full((len(basal), n_genes), np.nan, np.float32))
+    columns = {name: basal[name] for name in basal.column_names} | {"variance": unknown}
+    schema = basal_schema(n_genes)
+    return pa.table(columns).select(schema.names).cast(schema)
+
+
+def _new_files(store: Store, manifest: Manifest, on_progress: Callable[[int, int], None]) -> list[FileEntry]:
+    """Write the wells again, with keys, batches, and row groups by split."""
     files = []
     for number, entry in enumerate(manifest["files"]):
         path = f"{PROFILES}/part-{number:05d}-v{SCHEMA_VERSION}.parquet"
@@ -116,7 +130,11 @@ def _keyed_files(store: Store, manifest: Manifest, on_progress: Callable[[int, i
 
 
 def _rows(table: pa.Table, manifest: Manifest) -> pa.Table:
-    """Add the key of each row and put the columns in their current order."""
-    keyed = table.append_column("profile_key", pa.array(keys_of(table["profile_id"].to_pylist())))
+    """Add the columns that older versions lack, and put all in their current order."""
+    columns = {name: table[name] for name in table.column_names}
+    columns |= {
+        "profile_key": pa.array(keys_of(table["profile_id"].to_pylist())),
+        "batch": pa.array(batch_of(table["plate"].to_pandas())),
+    }
     schema = profiles_schema(len(manifest["genes"]))
-    return keyed.select(schema.names).cast(schema)
+    return pa.table(columns).select(schema.names).cast(schema)

@@ -193,13 +193,17 @@ def _number(wells: pd.DataFrame, config: Config) -> tuple[pd.DataFrame, pa.Table
 
 
 def _basal_table(paired: Pairing, cells: pa.Table, controls: tuple[np.ndarray, np.ndarray]) -> pa.Table:
-    """Average the DMSO wells of each control profile."""
+    """Return mean and variance of the DMSO wells of each control profile."""
     rows, profiles = controls
     n_genes = profiles.shape[1]
     basal, members = paired.basal, paired.members
-    sums = np.zeros((len(basal), n_genes))
-    np.add.at(sums, members["basal_id"].to_numpy(), profiles[np.searchsorted(rows, members["row"].to_numpy())])
-    means = sums / basal["n_wells"].to_numpy()[:, None]
+    number, wells = members["basal_id"].to_numpy(), profiles[np.searchsorted(rows, members["row"].to_numpy())]
+    n_wells = basal["n_wells"].to_numpy()[:, None]
+    sums, squares = np.zeros((len(basal), n_genes)), np.zeros((len(basal), n_genes))
+    np.add.at(sums, number, wells)
+    means = sums / n_wells
+    np.add.at(squares, number, (wells - means[number]) ** 2)
+    variance = np.divide(squares, n_wells - 1, out=np.full_like(squares, np.nan), where=n_wells > 1)
     numbers = {name: i for i, name in enumerate(cells["name"].to_pylist())}
     columns = [
         pa.array(basal["basal_id"]),
@@ -209,6 +213,7 @@ def _basal_table(paired: Pairing, cells: pa.Table, controls: tuple[np.ndarray, n
         pa.array(basal["role"].to_list(), pa.string()),
         pa.array(basal["n_wells"].to_numpy(), pa.int32()),
         list_column(means.astype(np.float32)),
+        list_column(variance.astype(np.float32)),
     ]
     return pa.Table.from_arrays(columns, schema=basal_schema(n_genes))
 

@@ -85,6 +85,8 @@ def _check_tables(dataset: PairedDataset, tell: Tell) -> None:
             tell("ids", f"{name}: {first} must count from 0")
         if name == BASAL:
             _check_values(matrix(table["expression"]), name, tell)
+            if (matrix(table["variance"]) < 0).any():
+                tell("values", f"{name}: a variance must be 0 or above")
     if len(set(dataset.parent_smiles)) != len(dataset.parent_smiles):
         tell("ids", f"{COMPOUNDS}: a parent structure appears twice")
     for parent, key, group in zip(*(dataset.compounds[name].to_pylist() for name in GROUPED), strict=True):
@@ -181,11 +183,11 @@ def _check_splits(wells: pd.DataFrame, dataset: PairedDataset, tell: Tell) -> No
     for split, groups in straddling(wells.assign(group=dataset.groups[wells["compound_id"]]), by).items():
         if groups:
             tell("splits", f"group of compounds {_some(groups)} is on two sides of {split}")
-    units = [("cell_split", "cell_id", "cell line", wells), ("plate_split", "plate", "plate", wells)]
+    units = [("cell_split", "cell_id", "cell line", wells), ("plate_split", "batch", "batch of plates", wells)]
     if by == "cell":
         units.append(("split", "cell_id", "cell line", wells))
     if by == "plate":
-        units.append(("split", "plate", "plate", wells))
+        units.append(("split", "batch", "batch of plates", wells))
     if by == "both":  # a validation well may share one of the two with training
         units.append(("split", "cell_id", "cell line", wells[wells["split"] != "valid"]))
     for split, column, what, held in units:

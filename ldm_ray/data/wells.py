@@ -15,8 +15,8 @@ from ldm_ray.keys import keys_of
 from ldm_ray.storage.store import matrix
 
 COLUMNS = [
-    "profile_id", "profile_key", "compound_id", "cell_id", "condition_id", "plate", "dose_um", "time_h", "basal_id",
-    "reserved_basal_id",
+    "profile_id", "profile_key", "compound_id", "cell_id", "condition_id", "plate", "batch", "dose_um", "time_h",
+    "basal_id", "reserved_basal_id",
 ]  # fmt: skip
 
 

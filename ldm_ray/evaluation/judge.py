@@ -114,9 +114,9 @@ class Judge:
             f"top-50, discrimination and ceilings: {self.sample.n_conditions:,} conditions, {len(self.wells):,} wells"
         )
         if self.unseen != "compound":
-            units = {"cell": "cell_id", "both": "cell_id", "plate": "plate"}[self.unseen]
+            units = {"cell": "cell_id", "both": "cell_id", "plate": "batch"}[self.unseen]
             n_units = self.index[units].nunique()
-            what = "plates" if units == "plate" else "cell lines"
+            what = "batches of plates" if units == "batch" else "cell lines"
             notes.append(
                 f"intervals resample compounds only; they leave out the effect of which {n_units} {what} were held out"
             )

@@ -145,7 +145,7 @@ def as_version_1(root: Path) -> None:
     """Write a dataset as version 1 did: no key, splits mixed within one row group, no checksums."""
     manifest = json.loads((root / "manifest.json").read_text())
     for entry in manifest["files"]:
-        table = pq.read_table(root / entry["path"]).drop_columns(["profile_key"])
+        table = pq.read_table(root / entry["path"]).drop_columns(["profile_key", "batch"])
         table = table.take(np.random.default_rng(0).permutation(len(table)))
         names = [name for name in table.column_names if name != "expression"]
         pq.write_table(table.select([*names[:5], "expression", *names[5:]]), root / entry["path"])
@@ -155,9 +155,24 @@ def as_version_1(root: Path) -> None:
     (root / "manifest.json").write_text(json.dumps(manifest))
 
 
+def test_version_3_gets_batches_and_an_unknown_variance_of_controls(world: World, copy: Path) -> None:
+    manifest = json.loads((copy / "manifest.json").read_text())
+    for entry in manifest["files"]:
+        pq.write_table(pq.read_table(copy / entry["path"]).drop_columns(["batch"]), copy / entry["path"])
+    basal = pq.read_table(copy / "basal.parquet")
+    pq.write_table(basal.drop_columns(["variance"]), copy / "basal.parquet")
+    (copy / "manifest.json").write_text(json.dumps(manifest | {"schema_version": 3}))
+    assert migrate(str(copy))
+    assert problems(copy) == {}
+    migrated, columns = open_dataset(str(copy)), ["profile_id", "plate", "batch", "split"]
+    assert migrated.profiles(columns).equals(world.dataset.profiles(columns))
+    assert np.isnan(migrated.basal_variance).all()
+    assert np.isfinite(world.dataset.basal_variance[np.array(basal["n_wells"]) > 1]).all()
+
+
 def test_an_older_schema_is_refused_with_the_command_that_migrates_it(world: World, copy: Path) -> None:
     as_version_1(copy)
-    with pytest.raises(DataError, match=f"schema version 1; .* reads 3: run `ldm-ray data migrate {copy}`"):
+    with pytest.raises(DataError, match=f"schema version 1; .* reads 4: run `ldm-ray data migrate {copy}`"):
         open_dataset(str(copy))
     assert migrate(str(copy))
     assert problems(copy) == {}
@@ -185,7 +200,7 @@ def test_a_migration_that_was_interrupted_is_started_again(copy: Path, monkeypat
 def test_an_unknown_version_is_not_guessed_at(copy: Path) -> None:
     manifest = json.loads((copy / "manifest.json").read_text())
     (copy / "manifest.json").write_text(json.dumps(manifest | {"schema_version": 99}))
-    with pytest.raises(DataError, match="has schema version 99; this version of ldm-ray migrates 1 and 2"):
+    with pytest.raises(DataError, match="has schema version 99; this version of ldm-ray migrates 1 to 3"):
         migrate(str(copy))
 
 

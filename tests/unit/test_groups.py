@@ -157,13 +157,14 @@ def as_version_2(root: Path, **columns: list[str]) -> None:
 
 def test_version_2_keeps_its_wells_and_splits_where_no_drug_straddles(copy: Path, spelled: PairedDataset) -> None:
     as_version_2(copy)
-    with pytest.raises(DataError, match="schema version 2; .* reads 3: run `ldm-ray data migrate"):
+    with pytest.raises(DataError, match="schema version 2; .* reads 4: run `ldm-ray data migrate"):
         open_dataset(str(copy))
     assert migrate(str(copy))
     assert problems(copy) == []
     migrated = open_dataset(str(copy))
     assert migrated.compounds.equals(spelled.compounds)
-    assert migrated.manifest["files"] == spelled.manifest["files"]
+    columns = ["profile_id", "batch", "compound_id", "split", "fold"]
+    assert migrated.profiles(columns).equals(spelled.profiles(columns))
     assert not migrate(str(copy))
 
 
