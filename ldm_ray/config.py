@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from ldm_ray.data_settings import (
     CleaningSettings,
+    EffectsSettings,
     IngestSettings,
     PairingSettings,
     PrepareSettings,
@@ -83,6 +84,7 @@ class Config(Settings):
     prepare: PrepareSettings = PrepareSettings()
     ingest: IngestSettings = IngestSettings()
     encoder: EncoderSettings = EncoderSettings()
+    effects: EffectsSettings = EffectsSettings()
     vae: VaeSettings = VaeSettings()
     schedule: ScheduleSettings = ScheduleSettings()
     denoiser: DenoiserSettings = DenoiserSettings()

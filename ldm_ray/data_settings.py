@@ -84,3 +84,11 @@ class IngestSettings(Settings):
     wait_for_storage_s: Annotated[float, Field(ge=0)] = Field(
         default=300.0, description="seconds that a read waits for a store that does not answer; 0: fail at once"
     )
+
+
+class EffectsSettings(Settings):
+    """The mean model of target `effects` (docs/model.md)."""
+
+    landmarks: Annotated[int, Field(ge=1)] = Field(
+        default=2048, description="most conditions that the kernel head compares a query with"
+    )

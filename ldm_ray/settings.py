@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 Width = Annotated[int, Field(ge=1)]
-Target = Literal["absolute", "delta", "residual"]
+Target = Literal["absolute", "delta", "residual", "effects"]
 Head = Literal["mean", "x0", "v", "epsilon"]
 Loss = Literal["nll", "paired_nll", "marginal_nll", "hybrid"]
 BasalInput = Literal["cell_time", "matched"]

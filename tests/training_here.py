@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ldm_ray.bundle.bundle import Bundle
 from ldm_ray.bundle.metadata import base_parts, dataset_metadata
-from ldm_ray.bundle.target_base import fit_target_base
+from ldm_ray.bundle.target_base import fit_base
 from ldm_ray.config import Config
 from ldm_ray.data.dataset import PairedDataset
 from ldm_ray.data.slices import profile_files
@@ -30,12 +30,13 @@ class Quiet:
 
 def autoencoder_of(dataset: PairedDataset, config: Config) -> Bundle:
     """Train as one worker does, and bundle what it keeps."""
-    settings, base = config.train_vae, fit_target_base(dataset, config.target)
+    settings, base = config.train_vae, fit_base(dataset, config)
+    on_dataset = base.on(dataset)
     files = profile_files(dataset, config.ingest)
     source = resident_source(files, config, settings.global_batch_size, 0, 1)
     nothing = np.zeros((1, 1), np.float32)
-    arrays = (dataset.basal_expression, dataset.basal_expression, nothing, base.of_controls(dataset))
-    tables = Tables(*(torch.from_numpy(np.array(values)) for values in arrays))
+    arrays = (dataset.basal_expression, dataset.basal_expression, nothing, on_dataset.table)
+    tables = Tables(*(torch.from_numpy(np.array(values)) for values in arrays), on_dataset.effects)
     torch.manual_seed(config.seed)
     built = build_task(
         TaskInputs(kind="vae", config=config, source=source, tables=tables, training_controls=np.zeros(1, np.int64))

@@ -13,7 +13,8 @@ from ldm_ray import __version__
 from ldm_ray.bundle.card import model_card
 from ldm_ray.bundle.metadata import BundleKind, Metadata, StoredBase, read_metadata
 from ldm_ray.bundle.presence import require_bundle
-from ldm_ray.bundle.target_base import TargetBase
+from ldm_ray.bundle.stored_effects import restored_effects
+from ldm_ray.bundle.target_base import Base, TargetBase
 from ldm_ray.config import Config, config_from_dict
 from ldm_ray.data.dataset import PairedDataset
 from ldm_ray.data.manifest import Gene, Splits, by_of
@@ -86,8 +87,10 @@ class Bundle:
         """Return the sampler of predictions: the best one measured, or else the one in the settings."""
         return SamplerChoice(**self.metadata["recommended_sampler"])
 
-    def target_base(self) -> TargetBase:
+    def target_base(self) -> Base:
         """Return what the model's target is measured from."""
+        if "effects" in self.metadata:
+            return restored_effects(self.metadata["effects"], self.tensors)
         nothing: StoredBase = {"factor": 0.0, "groups": []}
         described = self.metadata.get("base", nothing)
         none = torch.zeros(1, self.n_genes)

@@ -9,13 +9,15 @@ from torch import Tensor
 
 from ldm_ray.bundle.domain import StoredDomain, training_domain
 from ldm_ray.bundle.health import Health
-from ldm_ray.bundle.target_base import TargetBase
+from ldm_ray.bundle.stored_effects import StoredEffects, stored_effects
+from ldm_ray.bundle.target_base import Base
 from ldm_ray.chem.embedding import build_encoder
 from ldm_ray.config import Config
 from ldm_ray.data.controls import MeanControl, mean_controls
 from ldm_ray.data.dataset import PairedDataset
 from ldm_ray.data.manifest import Gene, Splits
 from ldm_ray.diffusion.samplers import SamplerFields
+from ldm_ray.effects.mean import MeanModel
 from ldm_ray.layout import MANIFEST, METADATA
 from ldm_ray.settings import RivalKind
 from ldm_ray.storage.source import SourceIdentity
@@ -82,6 +84,7 @@ class Metadata(TypedDict, total=False):
         history: One row per epoch.
         best_epoch: Index in `history` of the epoch whose weights were kept.
         base: The target's base; only of target `residual`.
+        effects: The mean model; only of target `effects`.
         encoder: The compound encoder; like the next three, only in bundles that answer queries.
         cells: Cell lines and times whose mean controls are among the tensors.
         domain: The range of training.
@@ -100,6 +103,7 @@ class Metadata(TypedDict, total=False):
     history: list[EpochRow]
     best_epoch: int
     base: StoredBase
+    effects: StoredEffects
     encoder: EncoderIdentity
     cells: list[MeanControl]
     domain: StoredDomain
@@ -130,8 +134,14 @@ def dataset_metadata(dataset: PairedDataset) -> Metadata:
     }
 
 
-def base_parts(base: TargetBase) -> tuple[Metadata, dict[str, Tensor]]:
-    """Return what a bundle stores of its target's base: metadata, and shifts by group, with that of all wells last."""
+def base_parts(base: Base) -> tuple[Metadata, dict[str, Tensor]]:
+    """Return what a bundle stores of its target's base: metadata and tensors.
+
+    Of target `residual` it is the shifts by group, with that of all wells last.
+    """
+    if isinstance(base, MeanModel):
+        stored, tensors = stored_effects(base)
+        return {"effects": stored}, tensors
     if base.target != "residual":
         return {}, {}
     shifts = np.stack([*base.shift.values(), base.everywhere])

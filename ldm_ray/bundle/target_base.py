@@ -1,19 +1,24 @@
-"""What the target is measured from: nothing, the matched control, or the control plus a shrunk mean change.
+"""What the target is measured from: nothing, the control, the control plus a shrunk mean change, or a mean model.
 
     base = x_b + f * mean change of the cell line and time        (target `residual`)
 
 What a cell line's treated wells have in common is then given and need not be learnt. The factor f is the one that
 best predicts, by least squares, the wells of a plate from the mean change of the *other* plates: a mean over few plates
-contains their own shifts, which other plates do not share.
+contains their own shifts, which other plates do not share. With target `effects` the base is that of a `MeanModel`.
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ldm_ray.config import Config
 from ldm_ray.data.dataset import PairedDataset
 from ldm_ray.data.wells import open_wells
+from ldm_ray.effects.fit import fit_mean_model
+from ldm_ray.effects.mean import MeanModel
+from ldm_ray.effects.wells import DatasetBase
 from ldm_ray.settings import Target
 
 Group = tuple[str, float]
@@ -36,6 +41,17 @@ class TargetBase:
     factor: float
     shift: dict[Group, NDArray[np.float32]]
     everywhere: NDArray[np.float32]
+    compounds: ClassVar[None] = None
+
+    def on(self, dataset: PairedDataset) -> DatasetBase:
+        """Return the base of a dataset's wells."""
+        return DatasetBase(self.of_controls(dataset))
+
+    def of_query(self, basal: NDArray[np.float32], cell: str, time_h: float) -> NDArray[np.float32]:
+        """Return the base of a query with this control, (n_genes,), log2."""
+        if self.target == "absolute":
+            return np.zeros_like(basal)
+        return basal + self.of_group(cell, time_h) if self.target == "residual" else basal
 
     def of_controls(self, dataset: PairedDataset) -> NDArray[np.float32]:
         """Return the base of each control profile of a dataset, (n_basal, n_genes), log2."""
@@ -54,6 +70,16 @@ class TargetBase:
         if not times:
             return self.everywhere
         return self.shift[cell, min(times, key=lambda time: (abs(time - time_h), time))]
+
+
+Base = TargetBase | MeanModel
+
+
+def fit_base(dataset: PairedDataset, config: Config) -> Base:
+    """Fit what the target is measured from on training wells."""
+    if config.target == "effects":
+        return fit_mean_model(dataset, config.effects, config.seed)
+    return fit_target_base(dataset, config.target)
 
 
 def fit_target_base(dataset: PairedDataset, target: Target) -> TargetBase:

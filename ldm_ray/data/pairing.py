@@ -45,6 +45,11 @@ def batch_of(plates: pd.Series) -> pd.Series:
     return plates.str.replace(REPLICATE_SUFFIX, "", regex=True)
 
 
+def batch_name(plate: str) -> str:
+    """Return the batch of a plate; that of a batch is itself."""
+    return REPLICATE_SUFFIX.sub("", plate)
+
+
 def dmso_wells(wells: pd.DataFrame) -> pd.DataFrame:
     """Return the vehicle controls with a known time whose vehicle is DMSO, or is not named."""
     return wells[dmso_controls(wells) & wells["time_h"].notna()]

@@ -19,7 +19,7 @@ class ControlProfiles:
 
     Attributes:
         mean: Mean of each profile's wells, C_p, (n, n_genes).
-        variance: Their variance (n_wells - 1 in the denominator), (n, n_genes); 0 for profiles of one well.
+        variance: Their variance (n_wells - 1 in the denominator), (n, n_genes); NaN where it is not known.
         n_wells: Number of wells, (n,).
         group: Number of the cell line and time, (n,).
     """
@@ -76,10 +76,12 @@ def fit_controls(controls: ControlProfiles) -> ControlModel:
     Casella & McCulloch 1992, Variance Components, chapter 3).
 
     Note:
-        Without a profile of two wells W is unknown and taken as 0: nothing is shrunk.
+        Without a profile of known variance W is unknown and taken as 0: nothing is shrunk.
     """
-    free = (controls.n_wells - 1).astype(float)
-    within = free @ controls.variance / free.sum() if free.sum() else np.zeros(controls.mean.shape[1])
+    known = np.asarray(np.isfinite(controls.variance).all(axis=1))
+    free = np.where(known, controls.n_wells - 1, 0).astype(float)
+    spread = np.where(known[:, None], controls.variance, 0.0)
+    within = free @ spread / free.sum() if free.sum() else np.zeros(controls.mean.shape[1])
     groups, place = np.unique(controls.group, return_inverse=True)
     count = np.bincount(place).astype(float)
     plain = sum_by(controls.mean, place, len(groups)) / count[:, None]

@@ -10,77 +10,112 @@ from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from ldm_ray.effects.pooling import Floats, Numbers
+from ldm_ray.effects.pooling import Floats
 
-DOSE_DECADES = 1.0
-OTHER_LINE, SAME_LINE = 0.2, 0.5
-"""Kernel between conditions of two cell lines, and of one cell line at two times; it is 1 within cell line and time."""
-SMALLEST_EIGENVALUE = 1e-9
+SMALLEST_EIGENVALUE = 1e-6
+"""Relative to the largest; single precision of the kernel eats what is smaller."""
 SIGNAL_RATIOS = np.geomspace(1e-4, 30.0, 60)
 """Prior variance of the effect over the variance of wells, as tried for each gene."""
 
 
 @dataclass(frozen=True)
-class Conditions:
-    """n conditions as the kernel sees them.
+class KernelShape:
+    """How similar two conditions of one compound are.
 
     Attributes:
-        compound: Row of the table of similarities, (n,).
+        same_line: Between two times in one cell line; it is 1 within cell line and time.
+        other_line: Between two cell lines; at most `same_line`.
+        dose_decades: Width of the Gaussian in log10 dose.
+    """
+
+    same_line: float = 0.5
+    other_line: float = 0.2
+    dose_decades: float = 1.0
+
+
+DEFAULT_SHAPE = KernelShape()
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """n conditions as the kernel sees them, beside the similarity of their compounds.
+
+    Attributes:
         log_dose: log10 of the dose in micromolar, (n,).
-        cell: Number of the cell line, (n,); -1 if it is not in training.
+        cell: Number of the cell line, (n,), int64; -1 if it is not in training.
         time_h: Hours, (n,).
     """
 
-    compound: Numbers
-    log_dose: Floats
-    cell: Numbers
-    time_h: Floats
+    log_dose: Tensor
+    cell: Tensor
+    time_h: Tensor
 
     def __len__(self) -> int:
-        return len(self.compound)
+        return len(self.cell)
 
-    def take(self, rows: Numbers) -> "Conditions":
+    def take(self, rows: Tensor) -> "Conditions":
         """Return the conditions at `rows`, in that order."""
-        return Conditions(self.compound[rows], self.log_dose[rows], self.cell[rows], self.time_h[rows])
+        return Conditions(self.log_dose[rows], self.cell[rows], self.time_h[rows])
+
+    def to(self, device: torch.device) -> "Conditions":
+        """Return the conditions on a device."""
+        return Conditions(self.log_dose.to(device), self.cell.to(device), self.time_h.to(device))
 
 
-def product_kernel(similarity: Floats, x: Conditions, landmarks: Conditions) -> Floats:
+def product_kernel(
+    similarity: Tensor, x: Conditions, landmarks: Conditions, shape: KernelShape = DEFAULT_SHAPE
+) -> Tensor:
     """Return k(x, L), (n, n_landmarks): structure times dose times cell line and time; k(x, x) is 1.
 
-        k = Tanimoto * exp(-(log10 dose - log10 dose')^2 / 2) * {1, 0.5, 0.2}
+        k = Tanimoto * exp(-(log10 dose - log10 dose')^2 / 2 width^2) * {1, same_line, other_line}
 
-    Each factor is positive definite: the last is 0.2 + 0.3 [same line] + 0.5 [same line and time].
+    Each factor is positive definite; the last is other_line + (same_line - other_line) [same line] + (1 - same_line)
+    [same line and time].
 
     Args:
         similarity: Tanimoto similarity of the compounds of `x` and those of the landmarks, (n, n_landmarks).
         x: n conditions.
         landmarks: The landmarks.
+        shape: Parameters of the factors.
     """
-    apart = (x.log_dose[:, None] - landmarks.log_dose) / DOSE_DECADES
+    apart = (x.log_dose[:, None] - landmarks.log_dose) / shape.dose_decades
     line = x.cell[:, None] == landmarks.cell
     same = line & (x.time_h[:, None] == landmarks.time_h)
-    place = np.where(same, 1.0, np.where(line, SAME_LINE, OTHER_LINE))
-    return np.asarray(similarity * np.exp(-0.5 * apart**2) * place)
+    place = shape.other_line + (shape.same_line - shape.other_line) * line + (1.0 - shape.same_line) * same
+    return similarity * torch.exp(-0.5 * apart**2) * place
 
 
 @dataclass(frozen=True)
 class NormalEquations:
-    """k(X, L)^T k(X, L) and k(X, L)^T R of some wells, (n_landmarks, n_landmarks) and (n_landmarks, n_genes)."""
+    """Sums over some wells that the fit needs.
+
+    Attributes:
+        gram: k(X, L)^T k(X, L), (n_landmarks, n_landmarks).
+        cross: k(X, L)^T R, (n_landmarks, n_genes).
+        squares: Sum of squares of R, (n_genes,).
+        count: Number of wells.
+    """
 
     gram: Floats
     cross: Floats
+    squares: Floats
+    count: int
 
     @classmethod
     def of(cls, kernel: Floats, response: Floats) -> Self:
         """Return those of a block of wells with kernel (n, n_landmarks) and response (n, n_genes)."""
-        return cls(kernel.T @ kernel, kernel.T @ response)
+        return cls(kernel.T @ kernel, kernel.T @ response, (response**2).sum(axis=0), len(response))
 
     def __add__(self, other: "NormalEquations") -> "NormalEquations":
-        return NormalEquations(self.gram + other.gram, self.cross + other.cross)
+        gram, cross = self.gram + other.gram, self.cross + other.cross
+        return NormalEquations(gram, cross, self.squares + other.squares, self.count + other.count)
 
     def __sub__(self, other: "NormalEquations") -> "NormalEquations":
-        return NormalEquations(self.gram - other.gram, self.cross - other.cross)
+        gram, cross = self.gram - other.gram, self.cross - other.cross
+        return NormalEquations(gram, cross, self.squares - other.squares, self.count - other.count)
 
 
 @dataclass(frozen=True)
@@ -91,11 +126,15 @@ class Solver:
         axes: Features k(x, L) @ axes have the gram matrix diag(strength), (n_landmarks, rank).
         strength: Eigenvalues, (rank,).
         target: axes^T k(X, L)^T R, (rank, n_genes).
+        squares: Sum of squares of R, (n_genes,).
+        count: Number of wells.
     """
 
     axes: Floats
     strength: Floats
     target: Floats
+    squares: Floats
+    count: int
 
     def coefficients(self, penalty: Floats) -> Floats:
         """Return A of each gene's penalty, (n_landmarks, n_genes); an infinite penalty gives 0."""
@@ -114,39 +153,42 @@ class Solver:
             left = features @ (1.0 / (1.0 + self.strength[:, None] / penalty))
         return np.asarray((left + 1.0 - features.sum(axis=1)[:, None]).clip(0.0, 1.0))
 
-    def likeliest_penalty(self, noise_var: Floats) -> Floats:
-        """Return the penalty of each gene that makes its data most probable, (n_genes,); infinite for no signal.
+    def likeliest_penalty(self) -> tuple[Floats, Floats]:
+        """Return the penalty of each gene that makes its data most probable, and by how much; (n_genes,) each.
 
-        The gene's values are Gaussian with variance noise_var (k / penalty + 1). With s = 1 / penalty, its
-        log-likelihood exceeds that of s = 0 by
+        The gene's n values are Gaussian with variance v (k / penalty + 1), where v is the likeliest for each penalty.
+        With s = 1 / penalty, the log-likelihood exceeds that of s = 0, no signal and an infinite penalty, by
 
-            1/2 sum_i [s t_i^2 / (noise_var (1 + s strength_i)) - log(1 + s strength_i)]
+            -n/2 log(1 - sum_i s t_i^2 / (1 + s strength_i) / sum of squares) - 1/2 sum_i log(1 + s strength_i)
 
-        Source: Rasmussen & Williams 2006, Eq. (5.8), in the coordinates of `target`, on a grid.
-
-        Args:
-            noise_var: Variance of wells around m, (n_genes,).
+        Source: Rasmussen & Williams 2006, Eq. (5.8), with v profiled out, in the coordinates of `target`, on a grid.
         """
-        best, penalty = np.zeros_like(noise_var), np.full_like(noise_var, np.inf)
-        energy = self.target**2 / noise_var
+        best, penalty = np.zeros_like(self.squares), np.full_like(self.squares, np.inf)
+        energy = self.target**2 / self.squares.clip(min=np.finfo(float).tiny)
         for ratio in SIGNAL_RATIOS:
             grown = 1.0 + ratio * self.strength
-            gain = 0.5 * (ratio * (energy / grown[:, None]).sum(axis=0) - np.log(grown).sum())
+            left = 1.0 - ratio * (energy / grown[:, None]).sum(axis=0)
+            gain = -0.5 * (self.count * np.log(left.clip(min=1e-12)) + np.log(grown).sum())
             better = gain > best
             best, penalty = np.where(better, gain, best), np.where(better, 1.0 / ratio, penalty)
-        return penalty
+        return penalty, best
 
 
-def solver(equations: NormalEquations, landmark_kernel: Floats) -> Solver:
+def whitening(landmark_kernel: Floats) -> Floats:
+    """Return W with W^T k(L, L) W = I, (n_landmarks, rank), without the directions that rounding has eaten."""
+    values, vectors = np.linalg.eigh(landmark_kernel)
+    large = values > SMALLEST_EIGENVALUE * values[-1]
+    return np.asarray(vectors[:, large] / np.sqrt(values[large]))
+
+
+def solver(equations: NormalEquations, white: Floats) -> Solver:
     """Diagonalise normal equations.
 
     Args:
         equations: Those of all wells that the fit may use.
-        landmark_kernel: k(L, L), (n_landmarks, n_landmarks).
+        white: The landmarks' `whitening`, (n_landmarks, rank).
     """
-    values, vectors = np.linalg.eigh(landmark_kernel)
-    large = values > SMALLEST_EIGENVALUE * values[-1]
-    white = vectors[:, large] / np.sqrt(values[large])
     strength, turn = np.linalg.eigh(white.T @ equations.gram @ white)
     axes = white @ turn
-    return Solver(axes, strength.clip(min=0.0), axes.T @ equations.cross)
+    cross = axes.T @ equations.cross
+    return Solver(axes, strength.clip(min=0.0), cross, equations.squares, equations.count)

@@ -38,7 +38,7 @@ def calibrate(
     on_progress(0, len(wells))
     for start in range(0, len(wells), WELLS_AT_ONCE):
         some = wells.take(np.arange(start, min(start + WELLS_AT_ONCE, len(wells))))
-        samples = model.sample(some, model.condition(some), wanted.n_samples, n_latents=wanted.n_samples)
+        samples = model.sample(some, wanted.n_samples, n_latents=wanted.n_samples)
         means.append(samples.mean.cpu().numpy())
         spreads.append(samples.std.cpu().numpy())
         latents.append(samples.latents.cpu())

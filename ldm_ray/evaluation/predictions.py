@@ -13,6 +13,7 @@ from ldm_ray.chem.embedding import build_encoder, load_embeddings
 from ldm_ray.data.controls import basal_input
 from ldm_ray.data.dataset import PairedDataset
 from ldm_ray.data.wells import Wells
+from ldm_ray.effects.wells import NO_COMPOUND, DatasetBase
 from ldm_ray.errors import DataError
 from ldm_ray.evaluation.scores.predicted import PredictedWells
 from ldm_ray.keys import Purpose, generator
@@ -35,7 +36,7 @@ class ModelInputs:
         name: Name of its rows.
         bundle: The trained model.
         basal: Input profile for each control, (n_basal, n_genes).
-        base: Profile that the target is measured from, for each control, (n_basal, n_genes).
+        base: What the target is measured from.
         compounds: Ids of the wells' compounds, sorted, (n,).
         embeddings: Their embeddings, (n, dim).
     """
@@ -43,7 +44,7 @@ class ModelInputs:
     name: str
     bundle: Bundle
     basal: np.ndarray
-    base: np.ndarray
+    base: DatasetBase
     compounds: np.ndarray
     embeddings: np.ndarray
 
@@ -52,8 +53,30 @@ def model_inputs(dataset: PairedDataset, bundle: Bundle, compound_ids: np.ndarra
     """Gather what a bundle needs to predict wells of these compounds."""
     compounds = np.unique(compound_ids)
     embeddings = _embeddings(dataset, bundle.config.encoder, dataset.parent_smiles[compounds].tolist())
-    base = bundle.target_base().of_controls(dataset)
+    base = bundle.target_base().on(dataset)
     return ModelInputs(name, bundle, basal_input(dataset, bundle.basal_input), base, compounds, embeddings)
+
+
+@dataclass(frozen=True)
+class Treatment:
+    """What n wells were treated with, or what an ablation says they were.
+
+    Attributes:
+        compound: Compound ids of the dataset, (n,), or `NO_COMPOUND`.
+        dose_um: Micromolar, (n,).
+        time_h: Hours, (n,).
+    """
+
+    compound: np.ndarray
+    dose_um: np.ndarray
+    time_h: np.ndarray
+
+
+def treatment_of(wells: Wells) -> Treatment:
+    """Return the wells' own treatment."""
+    frame = wells.frame
+    amounts = (frame[name].to_numpy(np.float32) for name in ("dose_um", "time_h"))
+    return Treatment(frame["compound_id"].to_numpy(), *amounts)
 
 
 class Model:
@@ -80,71 +103,74 @@ class Model:
 
         Ablations are direct means if the model has one, else means of N. Rivals have no ablations.
         """
-        condition = self.condition(wells)
+        treatment, start = treatment_of(wells), self._inputs.base.start
+        start = None if start is None else start[wells.frame["basal_id"].to_numpy()]
         for number, n_samples in enumerate(self.n_samples):
-            samples = self.sample(wells, condition, n_samples, n_draws=self._n_draws if number == 0 else 0)
+            samples = self.sample(wells, n_samples, n_draws=self._n_draws if number == 0 else 0)
             if number == 0:
                 first, *more = (self._scored(draw) for draw in samples.draws.unbind(1))
-                yield PredictedWells(self.name, "one_draw", first, more_draws=more)
+                yield PredictedWells(self.name, "one_draw", first, more_draws=more, start=start)
             sd = self._scored(samples.std * self.predictor.sd_scale)
             spread, mean = self._scored(samples.latent_var.mean(dim=1)), self._scored(samples.mean)
-            yield PredictedWells(self.name, f"mean_of_{n_samples}", mean, sd, spread, n_samples)
+            yield PredictedWells(self.name, f"mean_of_{n_samples}", mean, sd, spread, n_samples, start=start)
         if self.predictor.sampler.has_direct_mean:
-            yield PredictedWells(self.name, *self._mean(wells, condition))
+            yield PredictedWells(self.name, *self._mean(wells, treatment), start=start)
         if not self.is_rival:
-            for what, changed in self._ablations(wells, condition):
-                yield PredictedWells(self.name + what, *self._mean(wells, changed))
+            for what, changed in self._ablations(treatment):
+                yield PredictedWells(self.name + what, *self._mean(wells, changed), start=start)
 
-    def condition(self, wells: Wells) -> ConditionBatch:
-        """Gather the model's input for wells."""
-        frame = wells.frame
+    def condition(self, wells: Wells, treatment: Treatment | None = None) -> ConditionBatch:
+        """Gather the model's input for wells, treated as they were or with something else."""
+        given = treatment or treatment_of(wells)
+        none = given.compound == NO_COMPOUND
+        known = np.where(none, self._inputs.compounds[0], given.compound)
+        embeddings = self._inputs.embeddings[np.searchsorted(self._inputs.compounds, known)]
         return ConditionBatch(
-            x_basal=self._tensor(self._inputs.basal[frame["basal_id"].to_numpy()]),
-            compound=self._tensor(self._inputs.embeddings[self._places(frame["compound_id"].to_numpy())]),
-            dose_um=self._tensor(frame["dose_um"].to_numpy(np.float32)),
-            time_h=self._tensor(frame["time_h"].to_numpy(np.float32)),
+            x_basal=self._tensor(self._inputs.basal[wells.frame["basal_id"].to_numpy()]),
+            compound=self._tensor(np.where(none[:, None], np.float32(0), embeddings)),
+            dose_um=self._tensor(given.dose_um),
+            time_h=self._tensor(given.time_h),
         )
 
     def sample(
-        self, wells: Wells, condition: ConditionBatch, n_samples: int, n_draws: int = 0, n_latents: int = 0
+        self, wells: Wells, n_samples: int, n_draws: int = 0, n_latents: int = 0, treatment: Treatment | None = None
     ) -> Samples:
-        """Sample wells, keyed by their profile ids."""
-        base, keys = self.base(wells), self._tensor(wells.keys)
+        """Sample wells, treated as they were or with something else, keyed by their profile ids."""
+        condition, base = self.condition(wells, treatment), self.base(wells, treatment)
         how = Sampling(n_samples, self.predictor.sampler_choice(), self.seed, n_draws, n_latents)
-        return self.predictor.sampler.sample(condition, base, keys, how)
+        return self.predictor.sampler.sample(condition, base, self._tensor(wells.keys), how)
 
-    def _mean(self, wells: Wells, condition: ConditionBatch) -> tuple[str, np.ndarray]:
+    def _mean(self, wells: Wells, treatment: Treatment) -> tuple[str, np.ndarray]:
         if self.predictor.sampler.has_direct_mean:
-            mean = self.predictor.sampler.direct_mean(condition, self.base(wells))
-            return "mean_direct", mean.cpu().numpy()
+            condition, base = self.condition(wells, treatment), self.base(wells, treatment)
+            return "mean_direct", self.predictor.sampler.direct_mean(condition, base).cpu().numpy()
         n_samples = self.n_samples[0]
-        return f"mean_of_{n_samples}", self._scored(self.sample(wells, condition, n_samples).mean)
+        return f"mean_of_{n_samples}", self._scored(self.sample(wells, n_samples, treatment=treatment).mean)
 
     def _scored(self, values: Tensor) -> np.ndarray:
         """Return values to score, all finite if the model is known to explode."""
         array: np.ndarray = values.cpu().numpy()
         return np.nan_to_num(array.clip(-CUT, CUT), nan=CUT) if self._explodes else array
 
-    def _ablations(self, wells: Wells, condition: ConditionBatch) -> Iterator[tuple[str, ConditionBatch]]:
-        """Remove one input at a time: the encoder sees 0 or another compound instead."""
-        order = generator(self.seed, Purpose.SHUFFLED_COMPOUND).permutation(len(self._inputs.compounds))
-        shuffled = self._inputs.embeddings[order[self._places(wells.frame["compound_id"].to_numpy())]]
+    def _ablations(self, treatment: Treatment) -> Iterator[tuple[str, Treatment]]:
+        """Remove one input at a time: the model sees none or another compound instead."""
+        compounds = self._inputs.compounds
+        order = generator(self.seed, Purpose.SHUFFLED_COMPOUND).permutation(len(compounds))
+        shuffled = compounds[order[np.searchsorted(compounds, treatment.compound)]]
         raw = self.predictor.bundle.config.denoiser.raw_inputs
-        none, one = torch.zeros_like(condition.dose_um), torch.ones_like(condition.dose_um)
+        none, one = np.zeros_like(treatment.dose_um), np.ones_like(treatment.dose_um)
         changes = (
-            replace(condition, compound=torch.zeros_like(condition.compound)),
-            replace(condition, compound=self._tensor(shuffled)),
-            replace(condition, dose_um=none if raw else one),  # log10 of 1 um is 0
-            replace(condition, time_h=none),
+            replace(treatment, compound=np.full_like(treatment.compound, NO_COMPOUND)),
+            replace(treatment, compound=shuffled),
+            replace(treatment, dose_um=none if raw else one),  # log10 of 1 um is 0
+            replace(treatment, time_h=none),
         )
         yield from zip(ABLATIONS, changes, strict=True)
 
-    def base(self, wells: Wells) -> Tensor:
+    def base(self, wells: Wells, treatment: Treatment | None = None) -> Tensor:
         """Gather the profiles that the target is measured from, log2, (n, n_genes)."""
-        return self._tensor(self._inputs.base[wells.frame["basal_id"].to_numpy()])
-
-    def _places(self, compound_ids: np.ndarray) -> np.ndarray:
-        return np.searchsorted(self._inputs.compounds, compound_ids)
+        given, basal = treatment or treatment_of(wells), wells.frame["basal_id"].to_numpy()
+        return self._tensor(self._inputs.base.of(basal, given.compound, given.dose_um, given.time_h))
 
     def _tensor(self, values: np.ndarray) -> Tensor:
         return torch.from_numpy(np.array(values)).to(self.predictor.device)

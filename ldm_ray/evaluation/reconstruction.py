@@ -26,10 +26,10 @@ def score_reconstruction(bundle: Bundle, dataset: PairedDataset, split: str = "t
         For targets `delta` and `residual` the base is not reconstructed but added back. These scores are easier than
         those of `absolute` and not comparable with them.
     """
-    vae, base = bundle.build_vae(), bundle.target_base().of_controls(dataset)
+    vae, base = bundle.build_vae(), bundle.target_base().on(dataset)
     tally = ReconstructionTally()
     for wells in open_wells(dataset, split).stream(ROWS_PER_BLOCK):
-        start = base[wells.frame["basal_id"].to_numpy()]
+        start = base.of_wells(wells)
         with torch.no_grad():
             given_back = vae.decode(vae.encode(torch.from_numpy(wells.y - start))[0]).numpy() + start
         tally.add(wells.y, given_back)

@@ -25,7 +25,7 @@ def score_trial(bundle: Bundle, dataset: PairedDataset) -> dict[str, float]:
     wells = load_wells(dataset, "valid", CLOUD_WELLS, bundle.config.seed)
     inputs = model_inputs(dataset, bundle, wells.frame["compound_id"].to_numpy(), bundle.kind)
     model = Model(inputs, (1,), bundle.config.seed)
-    draws = model.sample(wells, model.condition(wells), 1, n_draws=1).draws[:, 0].cpu().numpy()
+    draws = model.sample(wells, 1, n_draws=1).draws[:, 0].cpu().numpy()
     group = wells.group("cell_id", "time_h")
     rows = [np.flatnonzero(group == number) for number in np.unique(group)]
     rows = [members for members in rows if len(members) >= MIN_WELLS] or [np.arange(len(wells))]

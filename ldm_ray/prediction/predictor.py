@@ -17,6 +17,7 @@ from ldm_ray.models.condition import ConditionBatch
 from ldm_ray.models.generate import ObservationNoise, ProfileGenerator, ProfileSampler, Samples, Sampling
 from ldm_ray.models.rivals.generate import PertditGenerator, PrnetGenerator
 from ldm_ray.models.rivals.prnet import Prnet
+from ldm_ray.prediction.compound_means import CompoundMeans
 from ldm_ray.prediction.encodings import Encodings
 from ldm_ray.prediction.queries import PreparedQuery, Query, QueryReader
 from ldm_ray.storage.filesystem import StorageOptions
@@ -71,6 +72,8 @@ class Predictor:
         self.sampler = build_sampler(bundle, self.device)
         self.reader = QueryReader(bundle)
         self.encodings = Encodings(self.encoder, self.sampler) if isinstance(self.sampler, ProfileGenerator) else None
+        effects = self.reader.target_base.compounds
+        self.compound_means = CompoundMeans(effects.to(self.device)) if effects else None
         self.sd_scale = bundle.tensors["sd_scale"].to(self.device)
 
     @staticmethod
@@ -139,7 +142,8 @@ class Predictor:
 
     def base(self, prepared: Sequence[PreparedQuery]) -> Tensor:
         """Return the base of each query's target, log2, (n, n_genes), on the device."""
-        return torch.as_tensor(self.reader.base(prepared), device=self.device)
+        base = torch.as_tensor(self.reader.base(prepared), device=self.device)
+        return base if self.compound_means is None else base + self.compound_means.of(prepared)
 
     def keys(self, prepared: Sequence[PreparedQuery]) -> Tensor:
         """Return the key of each query's noise, (n,), int64, on the device."""

@@ -75,7 +75,7 @@ class QueryReader:
             self._rows.setdefault(entry["cell"], []).append(row)
         self._names = CellNames(self._rows)
         self._cell_basal = bundle.tensors["cells.basal"].numpy()
-        self._target_base = bundle.target_base()
+        self.target_base = bundle.target_base()
         self.domain = Domain.from_bundle(bundle.metadata["domain"], bundle.tensors["train.fingerprints"].numpy())
         self._similarity = Lru[str, float](KNOWN_SIMILARITIES)
 
@@ -127,14 +127,9 @@ class QueryReader:
         return PreparedQuery(query, cell, compound.parent_smiles, basal, origin, key, note)
 
     def base(self, prepared: Sequence[PreparedQuery]) -> np.ndarray:
-        """Return the base of the target, log2, (n, n_genes)."""
-        basal, target = np.stack([item.basal for item in prepared]), self._target_base.target
-        if target == "absolute":
-            return np.zeros_like(basal)
-        if target == "residual":
-            of_group = self._target_base.of_group
-            return basal + np.stack([of_group(item.cell, item.query.time_h) for item in prepared])
-        return basal
+        """Return the base of the target without the effect of compounds, log2, (n, n_genes)."""
+        of_query = self.target_base.of_query
+        return np.stack([of_query(item.basal, item.cell, item.query.time_h) for item in prepared])
 
     def judge(self, prepared: Sequence[PreparedQuery]) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
         """Return each query's similarity to the nearest training compound, whether it is out of domain, and notes."""

@@ -13,6 +13,7 @@ from ldm_ray.data.dataset import PairedDataset
 from ldm_ray.data.manifest import WellFile
 from ldm_ray.data.parts import write_wells
 from ldm_ray.data.slices import ID_COLUMNS, WellFiles, read_slices
+from ldm_ray.effects.wells import DatasetBase
 from ldm_ray.models.vae import Vae
 from ldm_ray.storage.store import Store, list_column, matrix
 from ldm_ray.training.source import SPLITS
@@ -45,14 +46,14 @@ class FileEncoder:
         folder: Folder of the latents, in the store.
         profiles: The profile files.
         vae: The autoencoder.
-        base: Profile that the target is measured from, for each control, (n_basal, n_genes).
+        base: What the target is measured from.
     """
 
     store: Store
     folder: str
     profiles: WellFiles
     vae: Bundle
-    base: np.ndarray
+    base: DatasetBase
 
     def write(self, number: int, vae: Vae, device: torch.device) -> None:
         """Encode a file's training and validation wells and write them; the record is written last."""
@@ -67,8 +68,8 @@ class FileEncoder:
         self.store.write_json(f"{name}.json", record)
 
     def _encoded(self, table: pa.Table, vae: Vae, device: torch.device) -> pa.Table:
-        x = matrix(table["expression"])
-        x = x - self.base[table["basal_id"].to_numpy()]
+        numbers = (table[name].to_numpy() for name in ("basal_id", "compound_id", "dose_um", "time_h"))
+        x = matrix(table["expression"]) - self.base.of(*numbers)
         pieces = torch.from_numpy(np.array(x)).to(device).split(ROWS_AT_ONCE)
         with torch.no_grad():
             moments = torch.cat([torch.cat(vae.encode(piece), dim=1) for piece in pieces])

@@ -93,7 +93,7 @@ class MeanMonitor:
         condition = ConditionBatch(
             tables.basal_input[wells.basal], tables.embeddings[wells.compound], wells.dose_um, wells.time_h
         )
-        base = tables.base[wells.basal]
+        base = tables.base_at(wells.basal, wells.compound, wells.dose_um, wells.time_h)
         if generator.has_direct_mean:
             mean = generator.direct_mean(condition, base)
         else:

@@ -6,6 +6,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from ldm_ray.effects.wells import WellEffects
 from ldm_ray.models.condition import ConditionBatch
 
 
@@ -78,12 +79,19 @@ class Tables:
         basal_input: The model's input for each control, log2, (n_basal, n_genes).
         embeddings: Compound embeddings, (n_compounds, embedding_dim).
         base: Profile that the target is measured from, for each control, log2, (n_basal, n_genes).
+        effects: Effects of compounds that are part of the base, if any.
     """
 
     basal: Tensor
     basal_input: Tensor
     embeddings: Tensor
     base: Tensor
+    effects: WellEffects | None = None
+
+    def base_at(self, basal: Tensor, compound: Tensor, dose_um: Tensor, time_h: Tensor) -> Tensor:
+        """Return what the target of wells is measured from, log2, (n, n_genes); columns as those of `Rows`."""
+        base = self.base[basal]
+        return base if self.effects is None else base + self.effects.of(basal, compound, dose_um, time_h)
 
 
 def condition_of(rows: Rows, tables: Tables) -> ConditionBatch:
@@ -104,4 +112,4 @@ def expression_of(rows: Rows) -> Tensor:
 
 def target_of(rows: Rows, tables: Tables) -> Tensor:
     """Return the autoencoder's target, (batch, n_genes): the profile minus its base."""
-    return expression_of(rows) - tables.base[rows.basal]
+    return expression_of(rows) - tables.base_at(rows.basal, rows.compound, rows.dose_um, rows.time_h)

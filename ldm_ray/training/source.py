@@ -14,7 +14,7 @@ from torch import Tensor
 from ldm_ray.errors import DataError, SettingsError
 from ldm_ray.keys import Purpose
 from ldm_ray.noise import mix
-from ldm_ray.training.rows import LatentRows, Rows
+from ldm_ray.training.rows import LatentRows, ProfileRows, Rows
 
 ROWS_AT_ONCE = 1024
 
@@ -96,6 +96,14 @@ class ResidentSource:
         rows = self.rows[split]
         for index in torch.arange(len(rows), device=self.device).split(ROWS_AT_ONCE):
             yield rows.take(index)
+
+    def with_values(self, expression: Callable[[Rows], Tensor]) -> "ResidentSource":
+        """Return a source whose profiles are `expression(rows)`, computed once."""
+        rows = {
+            split: ProfileRows(**part.ids(), expression=torch.cat([expression(piece) for piece in self.sweep(split)]))
+            for split, part in self.rows.items()
+        }
+        return replace(self, rows=rows)
 
     def encoded(self, encode: Callable[[Rows], Tensor]) -> "ResidentSource":
         """Return a source of latents with moments `encode(rows)`, computed once, and without the profiles."""

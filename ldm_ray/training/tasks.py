@@ -1,7 +1,7 @@
 """Builds the task of each kind of model, with its scaling and the tensors that a finished run keeps."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from ldm_ray.models.vae import Vae
 from ldm_ray.training.moments import fit_observation_noise, latent_moments, mean_and_scale, target_moments
 from ldm_ray.training.monitor import MeanMonitor, MonitorWells
 from ldm_ray.training.rival_steps import RivalTask
-from ldm_ray.training.rows import Tables, expression_of
+from ldm_ray.training.rows import Rows, Tables, expression_of, target_of
 from ldm_ray.training.source import ResidentSource, WellSource
 from ldm_ray.training.steps import Latents, LdmTask, Task, VaeTask
 
@@ -63,6 +63,8 @@ def build_task(inputs: TaskInputs) -> BuiltTask:
 
 def _vae_task(inputs: TaskInputs) -> BuiltTask:
     config, source, tables = inputs.config, inputs.source, inputs.tables
+    if tables.effects is not None and isinstance(source, ResidentSource):
+        source, tables = _without_effects(source, tables)
     vae = Vae(tables.basal.shape[1], config.vae)
     if config.vae.standardise:
         mean, scale = target_moments(source, tables)
@@ -75,6 +77,15 @@ def _vae_task(inputs: TaskInputs) -> BuiltTask:
         return prefixed("vae.", vae) | {"noise.factor": noise.factor, "noise.sd": noise.sd}
 
     return BuiltTask(VaeTask(vae, tables, config), source, kept)
+
+
+def _without_effects(source: ResidentSource, tables: Tables) -> tuple[ResidentSource, Tables]:
+    """Take the compounds' effects off the wells once, instead of in every batch."""
+
+    def rest(rows: Rows) -> Tensor:
+        return target_of(rows, tables) + tables.base[rows.basal]
+
+    return source.with_values(rest), replace(tables, effects=None)
 
 
 def _ldm_task(inputs: TaskInputs) -> BuiltTask:

@@ -75,7 +75,7 @@ def train(rank: int, world_size: int, config: Config, root: str, kind: str, prec
     files = profile_files(dataset, config.ingest)
     source = resident_source(files, config, settings.global_batch_size, rank, world_size)
     vectors = load_embeddings(dataset.store, build_encoder(config.encoder), dataset.parent_smiles.tolist())
-    base = fit_target_base(dataset, config.target).of_controls(dataset)
+    base = fit_target_base(dataset, config.target).on(dataset).table
     arrays = (dataset.basal_expression, basal_input(dataset, config.denoiser.basal_input), vectors, base)
     tables = Tables(*(torch.from_numpy(np.array(values)) for values in arrays))
     torch.manual_seed(0)
@@ -83,7 +83,7 @@ def train(rank: int, world_size: int, config: Config, root: str, kind: str, prec
     model = LatentDiffusion(dataset.n_genes, vectors.shape[1], config)
     if precision == "float64":
         vae, model = vae.double(), model.double()
-        tables = Tables(*(getattr(tables, field.name).double() for field in fields(tables)))
+        tables = Tables(*(getattr(tables, f.name).double() for f in fields(tables) if f.name != "effects"))
         rows = {
             split: replace(part, **{n: getattr(part, n).double() for n in ("expression", "dose_um", "time_h")})
             for split, part in source.rows.items()

@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+import torch
 
 from ldm_ray.effects.control import ControlProfiles, fit_controls
-from ldm_ray.effects.kernel import SIGNAL_RATIOS, Conditions, NormalEquations, product_kernel, solver
+from ldm_ray.effects.kernel import SIGNAL_RATIOS, Conditions, NormalEquations, product_kernel, solver, whitening
 from ldm_ray.effects.nested import PlateSums, fit_components, fit_nested, leave_batch_out
 
 N_GENES = 7
@@ -130,18 +131,19 @@ def test_the_factor_of_a_new_batch_leaves_batches_out() -> None:
     assert leave_batch_out(PlateSums(opposed, count, squares, group, batch), np.zeros(4, np.int64)) == 0.0
 
 
-def conditions(rng: np.random.Generator, n: int) -> tuple[Conditions, np.ndarray]:
+def conditions(rng: np.random.Generator, n: int) -> tuple[Conditions, torch.Tensor]:
     """Conditions of n compounds, and the compounds' similarities: positive definite, 1 on the diagonal."""
     bits = (rng.random((n, 64)) < 0.3).astype(float)
     both = bits @ bits.T
     similarity = both / (bits.sum(axis=1)[:, None] + bits.sum(axis=1) - both)
-    times = np.where(rng.random(n) < 0.5, 6.0, 24.0)
-    return Conditions(np.arange(n), rng.normal(size=n), rng.integers(0, 3, n), times), similarity
+    times, doses, cells = np.where(rng.random(n) < 0.5, 6.0, 24.0), rng.normal(size=n), rng.integers(0, 3, n)
+    own = Conditions(torch.from_numpy(doses), torch.from_numpy(cells), torch.from_numpy(times))
+    return own, torch.from_numpy(similarity)
 
 
 def test_the_kernel_is_positive_definite_and_one_on_the_diagonal() -> None:
     x, similarity = conditions(np.random.default_rng(8), 80)
-    kernel = product_kernel(similarity, x, x)
+    kernel = product_kernel(similarity, x, x).numpy()
     np.testing.assert_allclose(np.diag(kernel), 1.0)
     assert np.linalg.eigvalsh(kernel)[0] > -1e-10
 
@@ -149,9 +151,9 @@ def test_the_kernel_is_positive_definite_and_one_on_the_diagonal() -> None:
 def test_all_points_as_landmarks_are_exact_kernel_ridge() -> None:
     rng = np.random.default_rng(9)
     x, similarity = conditions(rng, 60)
-    kernel = product_kernel(similarity, x, x)
+    kernel = product_kernel(similarity, x, x).numpy()
     response = rng.normal(size=(60, N_GENES))
-    solved = solver(NormalEquations.of(kernel, response), kernel)
+    solved = solver(NormalEquations.of(kernel, response), whitening(kernel))
     exact = np.linalg.solve(kernel + 3.0 * np.eye(60), response)
     penalty = np.full(N_GENES, 3.0)
     np.testing.assert_allclose(kernel @ solved.coefficients(penalty), kernel @ exact, atol=1e-8)
@@ -166,35 +168,37 @@ def test_the_penalty_maximises_the_marginal_likelihood() -> None:
     """Against the density of the full covariance; with many genes of one planted ratio, it is found."""
     rng = np.random.default_rng(11)
     x, similarity = conditions(rng, 150)
-    kernel = product_kernel(similarity, x, x)
+    kernel = product_kernel(similarity, x, x).numpy()
     n_genes, ratio, noise_var = 200, 0.7, 1.7
     root = np.linalg.cholesky(noise_var * (ratio * kernel + np.eye(150)))
     response = root @ rng.normal(size=(150, n_genes))
-    solved = solver(NormalEquations.of(kernel, response), kernel)
-    penalty = solved.likeliest_penalty(np.full(n_genes, noise_var))
+    solved = solver(NormalEquations.of(kernel, response), whitening(kernel))
+    penalty, gain = solved.likeliest_penalty()
     assert np.exp(np.log(1 / penalty[np.isfinite(penalty)]).mean()) == pytest.approx(ratio, rel=0.25)
     for gene in (0, 7):
         densities = []
-        for tried in SIGNAL_RATIOS:
-            covariance = noise_var * (tried * kernel + np.eye(150))
-            quadratic = response[:, gene] @ np.linalg.solve(covariance, response[:, gene])
-            densities.append(-0.5 * (quadratic + np.linalg.slogdet(covariance)[1]))
-        assert 1 / penalty[gene] == pytest.approx(SIGNAL_RATIOS[int(np.argmax(densities))], rel=1e-9)
-    silent = solver(NormalEquations.of(kernel, np.zeros((150, 2))), kernel)
-    assert np.isinf(silent.likeliest_penalty(np.ones(2))).all()
+        for tried in (0.0, *SIGNAL_RATIOS):
+            shape = tried * kernel + np.eye(150)
+            likeliest = response[:, gene] @ np.linalg.solve(shape, response[:, gene]) / 150
+            densities.append(-0.5 * (150 * np.log(likeliest) + np.linalg.slogdet(shape)[1]))
+        assert 1 / penalty[gene] == pytest.approx(SIGNAL_RATIOS[int(np.argmax(densities)) - 1], rel=1e-9)
+        assert gain[gene] == pytest.approx(max(densities) - densities[0], rel=1e-6)
+    silent = solver(NormalEquations.of(kernel, np.zeros((150, 2))), whitening(kernel))
+    assert np.isinf(silent.likeliest_penalty()[0]).all()
 
 
 def test_blocks_add_up_and_subtracting_a_fold_is_refitting() -> None:
     rng = np.random.default_rng(10)
     x, similarity = conditions(rng, 90)
     chosen = np.sort(rng.permutation(90)[:30])
-    landmarks = x.take(chosen)
-    kernel = product_kernel(similarity[:, chosen], x, landmarks)
-    own = product_kernel(similarity[np.ix_(chosen, chosen)], landmarks, landmarks)
+    landmarks = x.take(torch.from_numpy(chosen))
+    kernel = product_kernel(similarity[:, chosen], x, landmarks).numpy()
+    own = product_kernel(similarity[chosen][:, chosen], landmarks, landmarks).numpy()
     response, fold = rng.normal(size=(90, N_GENES)), rng.integers(0, 5, 90)
     parts = [NormalEquations.of(kernel[fold == k], response[fold == k]) for k in range(5)]
     whole = parts[0] + parts[1] + parts[2] + parts[3] + parts[4]
     np.testing.assert_allclose(whole.gram, kernel.T @ kernel, atol=1e-10)
-    refitted = solver(NormalEquations.of(kernel[fold != 2], response[fold != 2]), own).coefficients(np.ones(N_GENES))
-    subtracted = solver(whole - parts[2], own).coefficients(np.ones(N_GENES))
+    white, one = whitening(own), np.ones(N_GENES)
+    refitted = solver(NormalEquations.of(kernel[fold != 2], response[fold != 2]), white).coefficients(one)
+    subtracted = solver(whole - parts[2], white).coefficients(one)
     np.testing.assert_allclose(kernel @ subtracted, kernel @ refitted, atol=1e-8)

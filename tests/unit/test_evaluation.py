@@ -383,7 +383,7 @@ def test_ceilings_of_known_noise() -> None:
 
 
 def test_share_is_a_ratio_of_sums() -> None:
-    left, whole = explained_share(Y_HAT, np.zeros_like(Y), Y, np.zeros_like(Y))
+    left, whole = explained_share(Y_HAT, Y, np.zeros_like(Y))
     assert 1 - left.sum() / whole.sum() == pytest.approx(1 - ((Y_HAT - Y) ** 2).sum() / (Y**2).sum())
 
 

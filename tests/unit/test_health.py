@@ -10,11 +10,12 @@ import torch
 from ldm_ray.bundle.bundle import Bundle, load_bundle, prefixed, save_bundle
 from ldm_ray.bundle.health import UNBOUNDED, AutoencoderHealth, DenoiserHealth, Health
 from ldm_ray.bundle.metadata import base_parts, dataset_metadata
-from ldm_ray.bundle.target_base import fit_target_base
+from ldm_ray.bundle.target_base import fit_base
 from ldm_ray.cluster.train.run import Run, train
 from ldm_ray.config import Config
 from ldm_ray.data.wells import load_wells
 from ldm_ray.diffusion.samplers import SamplerChoice
+from ldm_ray.effects.wells import DatasetBase
 from ldm_ray.errors import BundleError, CheckError
 from ldm_ray.evaluation.health.autoencoder import examine_autoencoder
 from ldm_ray.evaluation.health.components import fit_components
@@ -50,8 +51,8 @@ def test_use_of_a_latent_is_that_of_the_definitions() -> None:
 
 def linear_autoencoder(world: World, config: Config) -> Bundle:
     """An autoencoder that is PCA: 5 of its dimensions are scaled components, the other 3 are noise."""
-    base = fit_target_base(world.dataset, config.target)
-    found = fit_components(world.dataset, base.of_controls(world.dataset), ACTIVE, config.seed)
+    base = fit_base(world.dataset, config)
+    found = fit_components(world.dataset, base.on(world.dataset), ACTIVE, config.seed)
     directions = torch.from_numpy(found.directions.copy()).float()
     vae = Vae(978, config.vae)
     vae.set_scaling(torch.from_numpy(found.mean).float(), torch.ones(978))
@@ -69,7 +70,7 @@ def test_a_linear_autoencoder_scores_as_its_closed_form(world: World, target: st
     config = small_config("vae.encoder_widths=[]", f"target={target}")
     bundle, dataset = linear_autoencoder(world, config), world.dataset
     health = examine_autoencoder(bundle, dataset)
-    base = bundle.target_base().of_controls(dataset)
+    base = bundle.target_base().on(dataset).table
     train, valid = (load_wells(dataset, split) for split in ("train", "valid"))
     x, y = (wells.y - base[wells.frame["basal_id"].to_numpy()].astype(np.float64) for wells in (train, valid))
     mean = x.mean(axis=0)
@@ -88,7 +89,7 @@ def test_a_linear_autoencoder_scores_as_its_closed_form(world: World, target: st
 
 
 def test_components_are_at_most_as_many_as_wells_tell(world: World) -> None:
-    base = np.zeros_like(world.dataset.basal_expression)
+    base = DatasetBase(np.zeros_like(world.dataset.basal_expression))
     wells = load_wells(world.dataset, "train")
     found = fit_components(world.dataset, base, 5000, 0)
     assert len(found.directions) == min(len(wells) - 1, 978)

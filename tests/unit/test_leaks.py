@@ -1,17 +1,22 @@
 """Nothing fitted depends on the measurements of the test side."""
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pytest
 import torch
 
 from ldm_ray.bundle.domain import training_domain
+from ldm_ray.bundle.stored_effects import stored_effects
 from ldm_ray.chem.fingerprint import MorganEncoder
 from ldm_ray.data.controls import mean_controls
 from ldm_ray.data.dataset import PairedDataset, open_dataset
 from ldm_ray.data.parts import write_wells
 from ldm_ray.data.slices import profile_files
 from ldm_ray.data.wells import load_wells, open_wells
+from ldm_ray.data_settings import EffectsSettings
+from ldm_ray.effects.fit import fit_mean_model
 from ldm_ray.evaluation.baselines.fit import Baselines, fit_baselines
 from ldm_ray.evaluation.baselines.truth import open_truth
 from ldm_ray.layout import BASAL, CELLS, COMPOUNDS, MANIFEST, TRUTH
@@ -76,6 +81,21 @@ def test_no_weight_scale_or_noise_moves(world: World, shuffled: PairedDataset) -
         found.append([*state, noise.sd.numpy(), noise.factor.numpy(), mean_controls(dataset)[1], bits, str(domain)])
     for ours, theirs in zip(*found, strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+def test_no_effect_of_the_mean_model_moves(world: World, shuffled: PairedDataset) -> None:
+    """Nor does any with other reserved controls."""
+    reserved = replace(world.dataset)
+    own = np.array(world.dataset.basal["role"].to_pylist()) == "reserved"
+    reserved.__dict__["basal_expression"] = world.dataset.basal_expression + np.float32(own[:, None])
+    ours, *others = (
+        stored_effects(fit_mean_model(dataset, EffectsSettings(landmarks=150), 0))
+        for dataset in (world.dataset, shuffled, reserved)
+    )
+    for stored, tensors in others:
+        assert stored == ours[0]
+        for name, value in tensors.items():
+            torch.testing.assert_close(value, ours[1][name], rtol=0, atol=0)
 
 
 class _Quiet:

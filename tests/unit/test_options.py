@@ -273,7 +273,7 @@ class TestResidualTarget:
         cell, time_h = next(iter(base.shift))
         answer = own.predict([Query("CCO", 1.0, time_h, cell)])
         np.testing.assert_allclose(answer.delta[0], base.of_group(cell, time_h), atol=1e-5)
-        np.testing.assert_allclose(bundle.target_base().of_controls(dataset), base.of_controls(dataset), atol=1e-6)
+        np.testing.assert_allclose(bundle.target_base().on(dataset).table, base.of_controls(dataset), atol=1e-6)
 
     def test_a_cell_line_without_training_wells_takes_the_mean_of_all(self) -> None:
         shift = {("A", 6.0): np.full(3, 1.0, np.float32), ("A", 24.0): np.full(3, 2.0, np.float32)}

@@ -320,7 +320,7 @@ def test_spreads_are_scaled_to_cover_validation_wells(world: World, predictor: P
     bundle = calibrate(predictor.bundle, world.dataset)
     wells = load_wells(world.dataset, "valid", bundle.config.predict.calibration_wells, bundle.config.seed)
     samples = model_of(predictor, world, wells)
-    drawn = samples.sample(wells, samples.condition(wells), bundle.config.predict.n_samples)
+    drawn = samples.sample(wells, bundle.config.predict.n_samples)
     z = (wells.y - drawn.mean.numpy()) / (drawn.std * bundle.tensors["sd_scale"]).numpy()
     np.testing.assert_allclose((z**2).mean(axis=0), 1.0, rtol=1e-3)
     query = [Query(SMILES, 10.0, 24.0, "SIMC001")]

@@ -10,7 +10,8 @@ from ray.train import Checkpoint
 
 from ldm_ray.bundle.bundle import Bundle
 from ldm_ray.bundle.metadata import BundleKind, answering_parts, base_parts, dataset_metadata
-from ldm_ray.bundle.target_base import TargetBase
+from ldm_ray.bundle.stored_effects import WITHOUT_FOLD
+from ldm_ray.bundle.target_base import Base
 from ldm_ray.cluster.placement import Placement
 from ldm_ray.config import Config
 from ldm_ray.data.dataset import PairedDataset
@@ -24,7 +25,7 @@ def finished_bundle(
     kind: BundleKind,
     dataset: PairedDataset,
     vae: Bundle | None,
-    base: TargetBase,
+    base: Base,
     config: Config,
     checkpoint: Checkpoint,
 ) -> Bundle:
@@ -37,12 +38,13 @@ def finished_bundle(
     tensors |= shifts
     if kind == "vae":
         return Bundle(kind, config, metadata, tensors)
+    tensors.pop(WITHOUT_FOLD, None)
     answering, more = answering_parts(dataset, config)
     metadata |= answering
     if vae:
         metadata["vae_history"] = vae.metadata["history"]
         metadata["health"] = vae.metadata.get("health", {})
-        more |= {name: value for name, value in vae.tensors.items() if name not in tensors}
+        more |= {name: value for name, value in vae.tensors.items() if name not in (*tensors, WITHOUT_FOLD)}
     return Bundle(kind, config, metadata, tensors | more)
 
 

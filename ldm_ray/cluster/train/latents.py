@@ -12,19 +12,19 @@ import ray.data
 import torch
 
 from ldm_ray.bundle.bundle import Bundle
-from ldm_ray.bundle.target_base import TargetBase
 from ldm_ray.cluster.pool import map_in_pool, pool_of
 from ldm_ray.config import Config
 from ldm_ray.data.dataset import PairedDataset
 from ldm_ray.data.manifest import WellFile
 from ldm_ray.data.slices import WellFiles, profile_files
+from ldm_ray.effects.wells import DatasetBase
 from ldm_ray.layout import LATENTS
 from ldm_ray.training.latents import FileEncoder, latents_id, record_name
 
 CPUS_PER_ACTOR = 0.5
 
 
-def latent_files(dataset: PairedDataset, vae: Bundle, base: TargetBase, config: Config) -> WellFiles:
+def latent_files(dataset: PairedDataset, vae: Bundle, base: DatasetBase, config: Config) -> WellFiles:
     """Encode the profiles that lack latents, and return the files of latents.
 
     Raises:
@@ -36,7 +36,7 @@ def latent_files(dataset: PairedDataset, vae: Bundle, base: TargetBase, config: 
     present = set(dataset.store.names(folder))
     numbers = [i for i in range(len(profiles.entries)) if record_name(i) not in present]
     if numbers:
-        encoder = ray.put(FileEncoder(dataset.store, folder, profiles, vae, base.of_controls(dataset)))
+        encoder = ray.put(FileEncoder(dataset.store, folder, profiles, vae, base))
         actors = pool_of(config.ray, len(numbers), CPUS_PER_ACTOR)
         for _ in map_in_pool(_EncodeFiles, (encoder,), numbers, actors):
             pass  # the files are the result

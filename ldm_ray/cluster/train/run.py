@@ -14,7 +14,7 @@ from ldm_ray.bundle.health import Health
 from ldm_ray.bundle.metadata import BundleKind
 from ldm_ray.bundle.presence import bundle_exists
 from ldm_ray.bundle.run_folder import Begin, Share, as_begun, check_out, check_share
-from ldm_ray.bundle.target_base import TargetBase, fit_target_base
+from ldm_ray.bundle.target_base import Base, fit_base
 from ldm_ray.chem.embedding import build_encoder, load_embeddings
 from ldm_ray.cluster.connect import connect
 from ldm_ray.cluster.metrics import run_tag
@@ -33,6 +33,7 @@ from ldm_ray.data.controls import basal_input, training_controls
 from ldm_ray.data.dataset import PairedDataset
 from ldm_ray.data.slices import WellFiles, profile_files
 from ldm_ray.data.wells import load_wells
+from ldm_ray.effects.wells import DatasetBase
 from ldm_ray.evaluation.health.examine import passed
 from ldm_ray.evaluation.health.verdict import denoiser_failures, require_passed
 from ldm_ray.layout import HISTORY, METADATA, RUN, SETTINGS, SHARE
@@ -98,11 +99,12 @@ def train(run: Run) -> Bundle:
     batch = config.optimiser(run.kind).global_batch_size
     cluster = as_begun(config.ray, store) if run.begin == "resume" else config.ray
     placement = run.placement or place(cluster, batch)
-    base = fit_target_base(run.dataset, config.target)
-    files = _files(run, base, batch, placement.num_workers)
+    base = _base(run)
+    on_dataset = base.on(run.dataset)
+    files = _files(run, on_dataset, batch, placement.num_workers)
     resident = is_resident(files, config, batch, placement.num_workers)
     say(f"{run.kind}: {placement.described(batch, resident=resident)}")
-    args = _worker_args(run, files, base, placement, resident=resident)
+    args = _worker_args(run, files, on_dataset, placement, resident=resident)
     _begin_folder(run, store, placement.num_workers, resident=resident)
     record = start_run(store, run.kind, run.dataset, config, placement.num_workers, resume=run.begin == "resume")
     with finishing(record, store, config.track) as ending:
@@ -162,7 +164,16 @@ def _require_sound(health: Health, checks: Literal["error", "warn"]) -> None:
     require_passed([f"{line}; {again}" for line in broken], checks)
 
 
-def _files(run: Run, base: TargetBase, batch: int, num_workers: int) -> WellFiles:
+def _base(run: Run) -> Base:
+    """Return what the target is measured from: the autoencoder's under a diffusion model, else fitted anew."""
+    if run.vae is not None:
+        return run.vae.target_base()
+    if run.config.target == "effects":
+        say("fitting the effects of plates and compounds")
+    return fit_base(run.dataset, run.config)
+
+
+def _files(run: Run, base: DatasetBase, batch: int, num_workers: int) -> WellFiles:
     """Return the files that workers read: latents if profiles would have to be encoded every epoch, else profiles."""
     config, files = run.config, profile_files(run.dataset, run.config.ingest)
     plan_of(files, config, batch, num_workers)
@@ -173,7 +184,7 @@ def _files(run: Run, base: TargetBase, batch: int, num_workers: int) -> WellFile
     return files
 
 
-def _worker_args(run: Run, files: WellFiles, base: TargetBase, placement: Placement, *, resident: bool) -> WorkerArgs:
+def _worker_args(run: Run, files: WellFiles, base: DatasetBase, placement: Placement, *, resident: bool) -> WorkerArgs:
     """Put the data of all workers into the object store."""
     dataset, config = run.dataset, run.config
     embeddings = np.zeros((1, 1), np.float32)
@@ -187,7 +198,8 @@ def _worker_args(run: Run, files: WellFiles, base: TargetBase, placement: Placem
         keys=ray.put({split: sorted_keys(dataset, split) for split in SPLITS} if resident else {}),
         basal=ray.put(dataset.basal_expression),
         basal_input=ray.put(basal_input(dataset, config.denoiser.basal_input)),
-        base=ray.put(base.of_controls(dataset)),
+        base=ray.put(base.table),
+        effects=ray.put(base.effects) if base.effects else None,
         monitor=ray.put(monitored) if monitored else None,
         training_controls=ray.put(training_controls(dataset)),
         embeddings=ray.put(embeddings),

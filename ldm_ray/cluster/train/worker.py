@@ -21,6 +21,7 @@ from ldm_ray.cluster.progress import REPORT_EVERY_S
 from ldm_ray.cluster.train.ingest import open_source
 from ldm_ray.config import Config
 from ldm_ray.data.slices import WellFiles
+from ldm_ray.effects.wells import WellEffects
 from ldm_ray.errors import LdmRayError, NonFiniteError
 from ldm_ray.layout import CHECKPOINT_STATE, CHECKPOINT_TENSORS
 from ldm_ray.training.loop import run_fit, start_fit
@@ -46,6 +47,7 @@ class WorkerArgs:
         training_controls: Control profiles that training wells are paired with.
         embeddings: See `Tables`.
         base: See `Tables`.
+        effects: See `Tables`.
         vae: Weights of the autoencoder under a diffusion model.
         threads: Torch threads in each worker.
         board: The `Board` for progress and errors.
@@ -62,6 +64,7 @@ class WorkerArgs:
     training_controls: "ray.ObjectRef[np.ndarray]"
     embeddings: "ray.ObjectRef[np.ndarray]"
     base: "ray.ObjectRef[np.ndarray]"
+    effects: "ray.ObjectRef[WellEffects] | None"
     vae: "ray.ObjectRef[Mapping[str, Tensor]] | None"
     threads: int
     board: Any
@@ -92,7 +95,9 @@ def _train(args: WorkerArgs) -> None:
     settings = config.optimiser(args.kind)
     source = open_source(args.files, ray.get(args.keys), config, settings, rank, world_size, device)
     references = (args.basal, args.basal_input, args.embeddings, args.base)
-    tables = Tables(*(torch.from_numpy(ray.get(reference).copy()).to(device) for reference in references))
+    basal, inputs, embeddings, base = (torch.from_numpy(ray.get(each).copy()).to(device) for each in references)
+    effects = ray.get(args.effects).to(device) if args.effects else None
+    tables = Tables(basal, inputs, embeddings, base, effects)
     torch.manual_seed(config.seed)  # the same first weights on every worker
     built = build_task(
         TaskInputs(

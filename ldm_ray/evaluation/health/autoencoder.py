@@ -30,14 +30,14 @@ def examine_autoencoder(
         DataError: If the dataset has no validation or training wells.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    vae, base = bundle.build_vae().to(device), bundle.target_base().of_controls(dataset)
+    vae, base = bundle.build_vae().to(device), bundle.target_base().on(dataset)
     reader = open_wells(dataset, "valid")
     on_progress(0, len(reader))
     components = fit_components(dataset, base, vae.latent_dim, bundle.config.seed)
     decoder, constant, pca = ReconstructionTally(), ReconstructionTally(), ReconstructionTally()
     means = torch.zeros(3, vae.latent_dim, dtype=torch.float64)
     for wells in reader.stream(ROWS_PER_BLOCK):
-        start = base[wells.frame["basal_id"].to_numpy()]
+        start = base.of_wells(wells)
         target = wells.y - start
         with torch.no_grad():
             mu, log_var = vae.encode(torch.from_numpy(target).to(device))

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from ldm_ray.data.dataset import PairedDataset
 from ldm_ray.data.wells import open_wells
+from ldm_ray.effects.wells import DatasetBase
 from ldm_ray.evaluation.scores.moments import GeneMoments
 
 ROWS_PER_BLOCK = 4096
@@ -27,21 +28,19 @@ class PrincipalComponents:
         return self.mean + ((target - self.mean) @ self.directions.T) @ self.directions
 
 
-def fit_components(
-    dataset: PairedDataset, base: NDArray[np.float32], n_components: int, seed: int
-) -> PrincipalComponents:
+def fit_components(dataset: PairedDataset, base: DatasetBase, n_components: int, seed: int) -> PrincipalComponents:
     """Fit on a seeded sub-sample of the training wells; fewer components if there are too few wells or genes.
 
     Args:
         dataset: The paired dataset.
-        base: Profile that the target is measured from, for each control, log2, (n_basal, n_genes).
+        base: What the target is measured from.
         n_components: Number of components wanted.
         seed: Seed of the sub-sample.
     """
     reader = open_wells(dataset, "train", REFERENCE_WELLS, seed)
     moments = GeneMoments(1, dataset.n_genes)
     for wells in reader.stream(ROWS_PER_BLOCK):
-        moments.add(wells.y - base[wells.frame["basal_id"].to_numpy()], np.zeros(len(wells), np.int64))
+        moments.add(wells.y - base.of_wells(wells), np.zeros(len(wells), np.int64))
     n_genes, kept = dataset.n_genes, max(1, min(n_components, len(reader) - 1, dataset.n_genes))
     covariance = moments.covariance(within=False)
     _, vectors = scipy.linalg.eigh(covariance, subset_by_index=[n_genes - kept, n_genes - 1])

@@ -110,18 +110,18 @@ def per_condition(
 
 
 def explained_share(
-    x_hat: np.ndarray, basal: np.ndarray, true_delta: np.ndarray, mean_true_delta: np.ndarray
+    change: np.ndarray, true_delta: np.ndarray, mean_true_delta: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Numerator and denominator of the share of explainable delta, per well, each (n,).
 
-        share = 1 - sum |x_hat - b - D|^2 / sum |D - Dbar|^2
+        share = 1 - sum |D_hat - D|^2 / sum |D - Dbar|^2
 
     Source: docs/evaluation.md, `share of delta`: the true training mean change scores 0, the truth 1.
 
     Returns:
         Numerators and denominators; sum each, then divide.
     """
-    left = ((x_hat.astype(np.float64) - basal - true_delta) ** 2).sum(axis=1)
+    left = ((change.astype(np.float64) - true_delta) ** 2).sum(axis=1)
     return left, ((true_delta.astype(np.float64) - mean_true_delta) ** 2).sum(axis=1)
 
 
