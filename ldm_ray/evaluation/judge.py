@@ -135,8 +135,7 @@ class Judge:
         """Add the scores of conditions (strong genes and discrimination)."""
         if self.conditions is None:
             return
-        change = tally.prediction().change(self.wells.basal)
-        scores = self.conditions.score(change[self.conditions_scored])
+        scores = self.conditions.score(tally.sampled[self.conditions_scored])
         for name, values in scores.items():
             then: Callable[[np.ndarray], np.ndarray] = np.sqrt if name == "top50_squared" else np.asarray
             scored = np.isfinite(values)

@@ -89,8 +89,7 @@ class Scoring:
     ) -> RowTally:
         scores = score_wells(wells, prediction, planted, self.settings.min_compounds_per_plate)
         clouds = [self._cloud(y_hat, groups, kept) for y_hat in (prediction.y_hat, *prediction.more_draws)]
-        start = None if prediction.start is None else prediction.start[kept]
-        return RowTally(prediction.model, prediction.kind, prediction.n_samples, scores, clouds, start)
+        return RowTally(prediction.model, prediction.kind, prediction.n_samples, scores, clouds)
 
     def _cloud(self, y_hat: np.ndarray, groups: np.ndarray, kept: np.ndarray) -> Cloud:
         moments = self._moments()

@@ -20,7 +20,6 @@ class RowTally:
         n_samples: See `PredictedWells`.
         scores: Scores of wells by name, (n,), float64.
         clouds: The predicted profiles; of a draw, one cloud for each draw.
-        start: See `PredictedWells`; for the sampled wells.
     """
 
     model: str
@@ -28,7 +27,6 @@ class RowTally:
     n_samples: int
     scores: dict[str, np.ndarray]
     clouds: list[Cloud]
-    start: np.ndarray | None = None
 
     @property
     def moments(self) -> GeneMoments:
@@ -42,7 +40,7 @@ class RowTally:
 
     def prediction(self) -> PredictedWells:
         """Return the predictions for the sampled wells."""
-        return PredictedWells(self.model, self.kind, self.sampled, start=self.start)
+        return PredictedWells(self.model, self.kind, self.sampled)
 
 
 @dataclass
@@ -65,8 +63,6 @@ class Tally:
         for number, row in enumerate(self.rows):
             arrays[f"row{number}/name"] = np.array([row.model, row.kind, str(row.n_samples)])
             arrays |= {f"row{number}/score/{name}": values for name, values in row.scores.items()}
-            if row.start is not None:
-                arrays[f"row{number}/start"] = row.start
             for draw, cloud in enumerate(row.clouds):
                 arrays[f"row{number}/cloud{draw}/sampled"] = cloud.sampled
                 arrays |= _moment_arrays(f"row{number}/cloud{draw}", cloud.moments)
@@ -82,10 +78,9 @@ class Tally:
         rows: list[RowTally] = []
         while (prefix := f"row{len(rows)}") + "/name" in arrays:
             model, kind, n_samples = arrays[f"{prefix}/name"].tolist()
-            own = f"{prefix}/score/"
-            scores = {name.removeprefix(own): values for name, values in arrays.items() if name.startswith(own)}
-            clouds, start = _clouds_of(prefix, arrays), arrays.get(f"{prefix}/start")
-            rows.append(RowTally(model, kind, int(n_samples), scores, clouds, start))
+            start = f"{prefix}/score/"
+            scores = {name.removeprefix(start): values for name, values in arrays.items() if name.startswith(start)}
+            rows.append(RowTally(model, kind, int(n_samples), scores, _clouds_of(prefix, arrays)))
         return Tally(rows, (_moments_of("half0", arrays), _moments_of("half1", arrays)))
 
 
@@ -95,20 +90,14 @@ def merge(tallies: Iterable[Tally]) -> Tally:
     first = next(coming)
     scores = [[row.scores] for row in first.rows]
     sampled = [[[cloud.sampled] for cloud in row.clouds] for row in first.rows]
-    starts = [[row.start] for row in first.rows]
     for other in coming:
         for own, half in zip(first.halves, other.halves, strict=True):
             own.merge(half)
-        for own_starts, more in zip(starts, other.rows, strict=True):
-            own_starts.append(more.start)
         for row, more, own_scores, own_sampled in zip(first.rows, other.rows, scores, sampled, strict=True):
             own_scores.append(more.scores)
             for cloud, further, kept in zip(row.clouds, more.clouds, own_sampled, strict=True):
                 cloud.moments.merge(further.moments)
                 kept.append(further.sampled)
-    for row, own_starts in zip(first.rows, starts, strict=True):
-        known = [part for part in own_starts if part is not None]
-        row.start = np.concatenate(known) if known else None
     for row, own_scores, own_sampled in zip(first.rows, scores, sampled, strict=True):
         row.scores = {name: np.concatenate([part[name] for part in own_scores]) for name in row.scores}
         for cloud, kept in zip(row.clouds, own_sampled, strict=True):

@@ -66,7 +66,7 @@ def predicted_against_measured(wells: Wells, predictions: list[PredictedWells], 
         name = names["mean_delta" if prediction.model == "mean_delta" else prediction.kind]
         _density(grid[0, column], wells.y.flat[flat], prediction.y_hat.flat[flat], f"{name}\nexpression (log2)")
         if len(scored):
-            delta, measured = prediction.change(wells.basal)[scored], (wells.y - wells.reserved)[scored]
+            delta, measured = ((a - b)[scored] for a, b in ((prediction.y_hat, wells.basal), (wells.y, wells.reserved)))
             _density(grid[1, column], measured.flat[some], delta.flat[some], "change from control (log2)")
     return figure
 

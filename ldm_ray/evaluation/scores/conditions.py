@@ -29,9 +29,9 @@ class ConditionJudge:
     compound: np.ndarray
     cell: np.ndarray
 
-    def score(self, change: np.ndarray) -> dict[str, np.ndarray]:
-        """Score predicted changes of `wells`, (n, n_genes); returns arrays (n_conditions,)."""
-        predicted = average(change, self.number)
+    def score(self, y_hat: np.ndarray) -> dict[str, np.ndarray]:
+        """Score predictions for `wells`, (n, n_genes); returns arrays (n_conditions,)."""
+        predicted = average(y_hat - self.wells.basal, self.number)
         return strong_gene_scores(self.effect, predicted) | {"discrimination": self._discrimination(predicted)}
 
     def _discrimination(self, predicted: np.ndarray) -> np.ndarray:

@@ -110,7 +110,7 @@ def per_condition(
 
 
 def explained_share(
-    change: np.ndarray, true_delta: np.ndarray, mean_true_delta: np.ndarray
+    effect: np.ndarray, true_delta: np.ndarray, mean_true_delta: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Numerator and denominator of the share of explainable delta, per well, each (n,).
 
@@ -121,7 +121,7 @@ def explained_share(
     Returns:
         Numerators and denominators; sum each, then divide.
     """
-    left = ((change.astype(np.float64) - true_delta) ** 2).sum(axis=1)
+    left = ((effect.astype(np.float64) - true_delta) ** 2).sum(axis=1)
     return left, ((true_delta.astype(np.float64) - mean_true_delta) ** 2).sum(axis=1)
 
 

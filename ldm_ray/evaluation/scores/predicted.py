@@ -21,7 +21,8 @@ class PredictedWells:
         latent_var: For a mean of N, variance over samples averaged over genes, (n,); else None.
         n_samples: N for a mean of N; else 1.
         more_draws: Further draws of the same wells, each as `y_hat`, which only scores of clouds use.
-        start: Profiles that the model reports its changes from, log2, (n, n_genes); None for the wells' controls.
+        start: Profiles from which the model reports the compounds' effects, log2, (n, n_genes); None for the wells'
+            controls.
     """
 
     model: str
@@ -32,10 +33,6 @@ class PredictedWells:
     n_samples: int = 1
     more_draws: Sequence[np.ndarray] = ()
     start: np.ndarray | None = None
-
-    def change(self, basal: np.ndarray) -> np.ndarray:
-        """Return the change that the model reports, log2, (n, n_genes), given the wells' controls."""
-        return np.asarray(self.y_hat - (basal if self.start is None else self.start))
 
 
 def row_name(row: MetricsRow) -> str:

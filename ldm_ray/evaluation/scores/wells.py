@@ -44,8 +44,7 @@ def score_wells(
     """
     y, y_hat = wells.y, prediction.y_hat
     require_finite(y_hat, y, f"{prediction.model} {prediction.kind}")
-    change = prediction.change(wells.basal)
-    delta = pearson_per_profile(change, y - wells.reserved)
+    delta = pearson_per_profile(y_hat - wells.basal, y - wells.reserved)
     compound, plate = wells.frame["group_id"].to_numpy(), wells.group("plate")
     scores = {
         "squared": squared_error_per_profile(y, y_hat),
@@ -61,5 +60,6 @@ def score_wells(
         for level in LEVELS:
             scores[f"coverage_{round(100 * level)}"] = covered(y, y_hat, prediction.sd, level)
     if planted is not None:
-        scores["missed"], scores["explainable"] = explained_share(change, planted.delta, planted.train_mean)
+        effect = y_hat - (wells.basal if prediction.start is None else prediction.start)
+        scores["missed"], scores["explainable"] = explained_share(effect, planted.delta, planted.train_mean)
     return scores
