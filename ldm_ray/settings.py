@@ -63,6 +63,9 @@ class VaeSettings(Settings):
     """The autoencoder (docs/model.md)."""
 
     latent_dim: Width = 128
+    size: bool = Field(
+        default=False, description="split wells into a shape, which latent_dim dimensions encode, and a size, one more"
+    )
     encoder_widths: tuple[Width, ...] = (512, 256, 256)
     decoder_widths: tuple[Width, ...] = Field(default=(), description="empty: a linear decoder, whose mean is exact")
     residual_decoder: bool = Field(default=False, description="the paper's decoder; ignores decoder_widths")
@@ -73,6 +76,11 @@ class VaeSettings(Settings):
     dropout: Fraction = 0.0
     standardise: bool = True
     observation_noise_rank: Annotated[int, Field(ge=0)] = 16
+
+    @property
+    def n_latents(self) -> int:
+        """Dimensions that a diffusion model sees: those of the shape, and the size."""
+        return self.latent_dim + self.size
 
 
 class ScheduleSettings(Settings):
@@ -99,6 +107,7 @@ class DenoiserSettings(Settings):
     architecture: Literal["concat", "adaln"] = Field(default="concat", description="concat: as in the paper")
     basal_input: BasalInput = "cell_time"
     basal_widths: tuple[Width, ...] = (256, 128)
+    compound_input: bool = Field(default=True, description="show the compound; the mean head always sees it")
     compound_widths: tuple[Width, ...] = (256, 128)
     scalar_dim: Width = 32
     condition_widths: tuple[Width, ...] = (256, 256)
@@ -113,6 +122,7 @@ class DenoiserSettings(Settings):
     compound_dropout: Fraction = 0.7
     guidance_dropout: Fraction = Field(default=0.0, description="share of rows trained without their compound")
     raw_inputs: bool = Field(default=False, description="feed dose, time and t untransformed, as published")
+    whiten: bool = Field(default=False, description="scale latents by their whole covariance, not one by one")
     zero_output: bool = Field(
         default=False, description="start the last layer at 0; a head v is then that of Gaussian latents"
     )

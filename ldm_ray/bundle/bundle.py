@@ -101,7 +101,8 @@ class Bundle:
 
     def observation_noise(self) -> ObservationNoise:
         """Return the noise that each draw adds to the decoder's mean."""
-        return ObservationNoise(self.tensors["noise.factor"], self.tensors["noise.sd"])
+        size = float(self.tensors.get("noise.mean_square_size", 1.0))
+        return ObservationNoise(self.tensors["noise.factor"], self.tensors["noise.sd"], size)
 
     def check_genes(self, genes: Sequence[Gene], where: str) -> None:
         """Refuse data with other genes, or genes in another order.

@@ -52,13 +52,14 @@ class ConditionEncoder(nn.Module):
         self.n_genes, self.embedding_dim, self.raw_inputs = n_genes, embedding_dim, settings.raw_inputs
         norm, dropout = settings.norm, settings.dropout
         self.basal = Mlp(n_genes, settings.basal_widths, norm, dropout=dropout, salt=Purpose.DROPOUT_BASAL)
+        self.seen_dim = embedding_dim if settings.compound_input else 0
         self.compound = Mlp(
-            embedding_dim,
-            settings.compound_widths,
+            self.seen_dim,
+            settings.compound_widths if settings.compound_input else (),
             norm,
             dropout=dropout,
             salt=Purpose.DROPOUT_COMPOUND,
-            input_dropout=settings.compound_dropout,
+            input_dropout=settings.compound_dropout if settings.compound_input else 0.0,
         )
         # Layer normalisation of functions of a single number would remove its magnitude.
         scalar_norm: Norm = "batch" if norm == "batch" else "none"
@@ -127,7 +128,7 @@ class ConditionEncoder(nn.Module):
     def _checked_compound(self, compound: Tensor) -> Tensor:
         if compound.shape[1] != self.embedding_dim:
             raise ShapeError(f"compound must have width {self.embedding_dim}; got {compound.shape[1]}")
-        return compound
+        return compound[:, : self.seen_dim]
 
     def _scalars(self, dose_um: Tensor, time_h: Tensor) -> tuple[Tensor, Tensor]:
         """Dose and time as their networks see them, each (batch, 1)."""

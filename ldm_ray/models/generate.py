@@ -94,14 +94,16 @@ class ObservationNoise:
     Attributes:
         factor: Shared factors, (n_genes, rank).
         sd: Standard deviation of the rest, (n_genes,).
+        mean_square_size: Mean squared size of wells, by which the noise of a well is multiplied; 1 if all are alike.
     """
 
     factor: Tensor
     sd: Tensor
+    mean_square_size: float = 1.0
 
     def total_var(self) -> Tensor:
-        """Variance of each gene, (n_genes,)."""
-        return (self.factor**2).sum(dim=1) + self.sd**2
+        """Variance of each gene over wells, (n_genes,)."""
+        return self.mean_square_size * ((self.factor**2).sum(dim=1) + self.sd**2)
 
     def draw(self, keys: Tensor) -> Tensor:
         """Draw noise for each key, (n, n_genes)."""
@@ -119,12 +121,21 @@ class ProfileGenerator:
         guidance: Weight of the compound's part of x0_hat; 1 means no guidance (the 1 + w of Ho & Salimans 2022,
             arXiv:2207.12598, Eq. (6)).
         rows: Rows per pass; 0 suits the device. Other numbers change results by rounding.
+        mean_is_base: Whether the base is the mean already, so that the model only scatters wells around it.
     """
 
     def __init__(
-        self, model: LatentDiffusion, vae: Vae, noise: ObservationNoise, guidance: float = 1.0, rows: int = 0
+        self,
+        model: LatentDiffusion,
+        vae: Vae,
+        noise: ObservationNoise,
+        guidance: float = 1.0,
+        rows: int = 0,
+        *,
+        mean_is_base: bool = False,
     ) -> None:
         self.model, self.vae, self.noise, self.guidance = model, vae, noise, guidance
+        self._mean_is_base = mean_is_base and model.mean_head is None
         self.device = device = model.latent_mean.device
         self.rows = rows or (GPU_ROWS if device.type == "cuda" else CPU_ROWS)
         self.plans, self._thread = PlanTable(device), threading.local()
@@ -134,16 +145,20 @@ class ProfileGenerator:
     @property
     def has_direct_mean(self) -> bool:
         """False for heads `mean` and `epsilon` alone, as their error at t = T is multiplied by over 1000 and by 12."""
-        return self.model.mean_head is not None or self.model.head in ("x0", "v")
+        return self._mean_is_base or self.model.mean_head is not None or self.model.head in ("x0", "v")
 
     @torch.inference_mode()
     def direct_mean(self, condition: ConditionBatch, base: Tensor) -> Tensor:
-        """Mean profile in one network pass, (n, n_genes): the regression head, or x0_hat at t = T from z_T = 0.
+        """Mean profile in at most one network pass, (n, n_genes).
+
+        It is the base if that is the mean, else that of the regression head, or x0_hat at t = T from z_T = 0.
 
         Args:
             condition: n conditions.
             base: Profiles that the target is measured from, log2, (n, n_genes).
         """
+        if self._mean_is_base:
+            return base
         encoded = self.encode(condition)
         mean = encoded.mean
         if self.model.mean_head is None:
@@ -173,7 +188,8 @@ class ProfileGenerator:
             latents = self._latents(encoded.rows(index), keys[index], how)
             profiles = self._decoded(latents)
             mean, variance = mean_and_var(profiles)
-            draws = self.with_noise(profiles[:, : how.n_draws], keys[index], how.seed)
+            drawn = profiles[:, : how.n_draws], self.sizes(latents[:, : how.n_draws])
+            draws = self.with_noise(*drawn, keys[index], how.seed)
             # The base is added last, so that averages round small changes and not whole profiles.
             shifted = (mean + base[index], variance, draws + base[index][:, None])
             parts.append((*shifted, reach_of(latents), latents[:, : how.n_latents]))
@@ -187,13 +203,28 @@ class ProfileGenerator:
         chunks = self._chunks(keys, how)
         return torch.cat([self._decoded(self._latents(encoded.rows(index), keys[index], how)) for index in chunks])
 
-    def with_noise(self, profiles: Tensor, keys: Tensor, seed: int) -> Tensor:
-        """Add observation noise to each condition's first samples, (n, n_draws, n_genes); keys are (n,)."""
+    @torch.inference_mode()
+    def sizes(self, latents: Tensor) -> Tensor:
+        """Return the sizes of sampled scaled latents (..., n_latents), (...,); 1 for an autoencoder without sizes."""
+        return self.vae.size_at(self.model.unscale_latent(latents.reshape(-1, latents.shape[-1]))).view(
+            latents.shape[:-1]
+        )
+
+    def with_noise(self, profiles: Tensor, sizes: Tensor, keys: Tensor, seed: int) -> Tensor:
+        """Add observation noise to each condition's first samples.
+
+        Args:
+            profiles: Decoder's means, (n, n_draws, n_genes).
+            sizes: Their sizes, (n, n_draws).
+            keys: Key of each condition, (n,), int64.
+            seed: Seed of the noise.
+        """
         n, n_draws = profiles.shape[:2]
         if n_draws == 0:
             return profiles
         _, own = row_keys(keys, n_draws, seed)
-        return profiles + in_blocks(self.noise.draw, self.rows, own).view(n, n_draws, -1)
+        noise = in_blocks(self.noise.draw, self.rows, own).view(n, n_draws, -1)
+        return profiles + (noise * sizes[..., None] if self.vae.sized else noise)
 
     def _chunks(self, keys: Tensor, how: Sampling) -> tuple[Tensor, ...]:
         """Split conditions into chunks whose samples fill a few passes."""

@@ -13,6 +13,9 @@ from ldm_ray.models.blocks import KeyedDropout
 from ldm_ray.models.condition import ConditionBatch, ConditionEncoder
 from ldm_ray.models.denoiser import build_denoiser
 
+SMALLEST_EIGENVALUE = 1e-4
+"""Of the correlation of latents; dimensions that carry nothing are not blown up further."""
+
 
 class LatentDiffusion(nn.Module):
     """Predicts the reverse step of a scaled latent, given a condition.
@@ -22,10 +25,12 @@ class LatentDiffusion(nn.Module):
 
     latent_mean: Tensor
     latent_scale: Tensor
+    whitening: Tensor
+    colouring: Tensor
 
     def __init__(self, n_genes: int, embedding_dim: int, config: Config) -> None:
         super().__init__()
-        schedule, latent_dim, settings = config.schedule, config.vae.latent_dim, config.denoiser
+        schedule, latent_dim, settings = config.schedule, config.vae.n_latents, config.denoiser
         self.condition_encoder = ConditionEncoder(n_genes, embedding_dim, settings)
         condition_dim = self.condition_encoder.width
         self.denoiser = build_denoiser(latent_dim, condition_dim, schedule.num_steps, settings)
@@ -47,19 +52,31 @@ class LatentDiffusion(nn.Module):
         self.latent_dim = latent_dim
         self.register_buffer("latent_mean", torch.zeros(latent_dim))
         self.register_buffer("latent_scale", torch.ones(latent_dim))
+        if settings.whiten:
+            self.register_buffer("whitening", torch.eye(latent_dim))
+            self.register_buffer("colouring", torch.eye(latent_dim))
 
     def set_latent_scaling(self, mean: Tensor, scale: Tensor) -> None:
         """Store the moments of the sampled training latents, each (latent_dim,)."""
         self.latent_mean.copy_(mean)
         self.latent_scale.copy_(scale)
 
+    def set_whitening(self, correlation: Tensor) -> None:
+        """Store the symmetric roots of the correlation of the sampled training latents, (latent_dim, latent_dim)."""
+        values, vectors = torch.linalg.eigh(correlation.double())
+        root = torch.sqrt(values.clamp_min(SMALLEST_EIGENVALUE))
+        self.whitening.copy_(vectors / root @ vectors.T)
+        self.colouring.copy_(vectors * root @ vectors.T)
+
     def scale_latent(self, z: Tensor) -> Tensor:
-        """Scale VAE latents to zero mean and unit variance."""
-        return (z - self.latent_mean) / self.latent_scale
+        """Scale VAE latents to zero mean and unit variance; with `whiten` also to no correlation."""
+        scaled = (z - self.latent_mean) / self.latent_scale
+        return scaled @ self.whitening if self._settings.whiten else scaled
 
     def unscale_latent(self, z_0: Tensor) -> Tensor:
         """Undo `scale_latent`."""
-        return z_0 * self.latent_scale + self.latent_mean
+        scaled = z_0 @ self.colouring if self._settings.whiten else z_0
+        return scaled * self.latent_scale + self.latent_mean
 
     def reverse_step(self, z_t: Tensor, t: Tensor, condition: Tensor, keys: Tensor | None = None) -> ReverseStep:
         """Mean and variance of p(z_prev | z_t, c).

@@ -12,6 +12,8 @@ from ldm_ray.keys import Purpose
 from ldm_ray.models.blocks import Mlp, ResidualBlock, mean_over_global_batch
 from ldm_ray.settings import VaeSettings
 
+SMALLEST_SIZE = 1e-6
+
 
 @dataclass(frozen=True)
 class VaeLoss:
@@ -30,15 +32,22 @@ class Vae(nn.Module):
     Inputs and outputs are in the target's units (log2 expression or its change). If the settings say so, genes are
     centred and scaled inside by the training split's moments.
 
+    Real wells differ in how loud they are. With `size` the network sees a well's shape x / s, and log s is a latent of
+    its own, the last one, known exactly:
+
+        s = sqrt(mean over genes of (x_j / unit_j)^2)
+
     Source: Kim & Yoo, section 2.3, with the layers of the authors' public code.
     """
 
     gene_mean: Tensor
     gene_scale: Tensor
+    unit: Tensor
 
     def __init__(self, n_genes: int, settings: VaeSettings) -> None:
         super().__init__()
-        self.n_genes, self.latent_dim = n_genes, settings.latent_dim
+        self.n_genes, self.latent_dim, self.sized = n_genes, settings.latent_dim, settings.size
+        self.n_latents = settings.n_latents
         self.encoder = Mlp(
             n_genes, settings.encoder_widths, norm="layer", dropout=settings.dropout, salt=Purpose.DROPOUT_ENCODER
         )
@@ -51,14 +60,28 @@ class Vae(nn.Module):
         )
         self.register_buffer("gene_mean", torch.zeros(n_genes))
         self.register_buffer("gene_scale", torch.ones(n_genes))
+        if self.sized:
+            self.register_buffer("unit", torch.ones(n_genes))
 
     def set_scaling(self, mean: Tensor, scale: Tensor) -> None:
         """Store per-gene moments of the training split, each (n_genes,)."""
         self.gene_mean.copy_(mean)
         self.gene_scale.copy_(scale)
 
+    def size_of(self, x: Tensor) -> Tensor:
+        """Return the sizes of profiles (batch, n_genes), (batch, 1); 1 without `size`."""
+        if not self.sized:
+            return torch.ones_like(x[:, :1])
+        return torch.sqrt(((x / self.unit) ** 2).mean(dim=1, keepdim=True)).clamp_min(SMALLEST_SIZE)
+
+    def size_at(self, z: Tensor) -> Tensor:
+        """Return the sizes that latents (batch, n_latents) stand for, (batch, 1); 1 without `size`."""
+        return torch.exp(z[:, self.latent_dim :]) if self.sized else torch.ones_like(z[:, :1])
+
     def encode(self, x: Tensor, keys: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return (mu, log_var) of q(z | x), each (batch, latent_dim), for profiles (batch, n_genes).
+        """Return (mu, log_var) of q(z | x), each (batch, n_latents), for profiles (batch, n_genes).
+
+        The log-variance of the size is -infinity.
 
         Keys, (batch,), int64, are those of dropout in training.
 
@@ -67,11 +90,25 @@ class Vae(nn.Module):
         """
         if x.ndim != 2 or x.shape[1] != self.n_genes:
             raise ShapeError(f"x must be (batch, {self.n_genes}); got {tuple(x.shape)}")
-        hidden = self.encoder((x - self.gene_mean) / self.gene_scale, keys)
+        size = self.size_of(x)
+        mu, log_var = self.encode_shape(x / size, keys)
+        if not self.sized:
+            return mu, log_var
+        return torch.cat([mu, torch.log(size)], dim=1), torch.cat([log_var, torch.full_like(size, -torch.inf)], dim=1)
+
+    def encode_shape(self, shape: Tensor, keys: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return (mu, log_var) of q(z | shape), each (batch, latent_dim), for shapes (batch, n_genes)."""
+        hidden = self.encoder((shape - self.gene_mean) / self.gene_scale, keys)
         return self.mu_head(hidden), self.log_var_head(hidden).clamp(-20.0, 20.0)
 
     def decode(self, z: Tensor) -> Tensor:
-        """Return the mean profiles, (batch, n_genes), of latents (batch, latent_dim)."""
+        """Return the mean profiles, (batch, n_genes), of latents (batch, n_latents)."""
+        if not self.sized:
+            return self.decode_shape(z)
+        return self.decode_shape(z[:, : self.latent_dim]) * self.size_at(z)
+
+    def decode_shape(self, z: Tensor) -> Tensor:
+        """Return the mean shapes, (batch, n_genes), of latents (batch, latent_dim)."""
         out: Tensor = self.decoder(z) * self.gene_scale + self.gene_mean
         return out
 
@@ -97,6 +134,8 @@ def vae_loss(
 
         |x - x_hat|^2 + k (mu^2 + sigma^2 - log sigma^2 - 1)
 
+    With `size` it is that of the shapes.
+
     Source: Kim & Yoo, Eq. (2), without the usual 1/2.
 
     Args:
@@ -111,8 +150,9 @@ def vae_loss(
             of the divergence with its 1/2 (Kingma et al. 2016, arXiv:1606.04934, Eq. (15)).
         keys: Keys of dropout in training, (batch,), int64.
     """
-    mu, log_var = vae.encode(x, keys)
-    error = (vae.decode(reparameterise(mu, log_var, eps)) - x) / vae.gene_scale
+    shape = x / vae.size_of(x)
+    mu, log_var = vae.encode_shape(shape, keys)
+    error = (vae.decode_shape(reparameterise(mu, log_var, eps)) - shape) / vae.gene_scale
     reconstruction = (error**2).mean()
     divergence = mu**2 + torch.exp(log_var) - log_var - 1.0
     unit = 1.0 if reduction == "mean" else vae.latent_dim / vae.n_genes

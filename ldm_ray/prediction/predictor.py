@@ -231,9 +231,10 @@ def build_sampler(bundle: Bundle, device: torch.device) -> ProfileSampler:
     return ProfileGenerator(
         model=bundle.build_ldm().to_device(device),
         vae=bundle.build_vae().to(device),
-        noise=ObservationNoise(noise.factor.to(device), noise.sd.to(device)),
+        noise=ObservationNoise(noise.factor.to(device), noise.sd.to(device), noise.mean_square_size),
         guidance=settings.guidance,
         rows=settings.rows_per_batch,
+        mean_is_base=bundle.config.target == "effects",
     )
 
 

@@ -63,6 +63,7 @@ class _Job:
         self.started, self.left = 0, len(self.prepared)
         self.missing = [how.n_samples] * len(self.prepared)
         self.profiles: dict[int, Tensor] = {}
+        self.sizes: dict[int, Tensor] = {}
         self.encoded: DenoiserTerms
         self.base: Tensor
         self.keys: Tensor
@@ -269,6 +270,7 @@ class SamplerEngine:
         """Decode finished rows, and answer complete requests."""
         latents = self._rows.latents()
         decoded, reach = self._generator.decode(latents), reach_of(latents[:, None])
+        sizes = self._generator.sizes(latents)
         self._rows_done += len(ended)
         together: dict[tuple[_Job, int], list[int]] = {}
         for number in ended:
@@ -281,8 +283,9 @@ class SamplerEngine:
             n_samples = job.how.n_samples
             if condition not in job.profiles:
                 job.profiles[condition] = decoded.new_empty(n_samples, decoded.shape[1])
+                job.sizes[condition] = sizes.new_empty(n_samples)
             samples = torch.tensor([self._slots[number][1] % n_samples for number in numbers])  # type: ignore[index]
-            job.profiles[condition][samples] = decoded[numbers]
+            job.profiles[condition][samples], job.sizes[condition][samples] = decoded[numbers], sizes[numbers]
             job.samples.reach[condition] = torch.maximum(job.samples.reach[condition], reach[numbers].max())
             job.missing[condition] -= len(numbers)
             if not job.missing[condition]:
@@ -297,11 +300,12 @@ class SamplerEngine:
         profiles = torch.stack([job.profiles.pop(condition) for job, condition in conditions])
         means, variances = mean_and_var(profiles)
         for own, mean, variance, (job, condition) in zip(profiles, means, variances, conditions, strict=True):
-            base, samples, how = job.base[condition], job.samples, job.how
+            base, samples, how, sizes = job.base[condition], job.samples, job.how, job.sizes.pop(condition)
             samples.mean[condition], samples.latent_var[condition] = mean + base, variance
             if how.n_draws:
                 key = job.keys[condition : condition + 1]
-                drawn = self._generator.with_noise(own[None, : how.n_draws], key, how.seed)
+                some = own[None, : how.n_draws], sizes[None, : how.n_draws]
+                drawn = self._generator.with_noise(*some, key, how.seed)
                 samples.draws[condition] = drawn[0] + base
             job.left -= 1
             if not job.left:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ldm_ray.models.generate import ObservationNoise
+from ldm_ray.models.ldm import LatentDiffusion
 from ldm_ray.models.vae import Vae
 from ldm_ray.noise import mix
 from ldm_ray.training.reduce import count_over_workers, max_over_workers, sum_over_workers
@@ -42,30 +43,36 @@ def target_moments(source: WellSource, tables: Tables) -> tuple[Tensor, Tensor]:
     return mean_and_scale(target_of(rows, tables) for rows in source.sweep("train"))
 
 
-def latent_moments(source: WellSource, latents: Latents, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Moments of the training rows' sampled latents.
+def shape_moments(vae: Vae, source: WellSource, tables: Tables) -> tuple[Tensor, Tensor]:
+    """Moments of what the autoencoder's network sees of the training rows per gene, each (n_genes,)."""
+    targets = (target_of(rows, tables) for rows in source.sweep("train"))
+    return mean_and_scale(x / vae.size_of(x) for x in targets)
 
-    Returns:
-        Mean and standard deviation, each (latent_dim,), and the largest absolute value of a latent scaled by them, ().
-    """
-    extremes: list[Tensor] = []
 
-    def sampled() -> Iterator[Tensor]:
-        for rows in source.sweep("train"):
-            z = latents.sample(rows, mix(rows.keys, seed, MOMENTS_EPOCH))
-            extremes.append(torch.stack([z.amin(dim=0), z.amax(dim=0)]))
-            yield z
+def sampled_latents(source: WellSource, latents: Latents, seed: int) -> Iterator[Tensor]:
+    """Yield the training rows' sampled latents in pieces, (rows, n_latents)."""
+    for rows in source.sweep("train"):
+        yield latents.sample(rows, mix(rows.keys, seed, MOMENTS_EPOCH))
 
-    mean, scale = mean_and_scale(sampled())
-    largest = ((torch.cat(extremes) - mean) / scale).abs().max()
-    return mean, scale, max_over_workers(largest)
+
+def scale_latents(model: LatentDiffusion, source: WellSource, latents: Latents, seed: int, *, whiten: bool) -> Tensor:
+    """Scale a model's latents by the moments of the training rows'; return the largest absolute scaled value, ()."""
+    model.set_latent_scaling(*mean_and_scale(sampled_latents(source, latents, seed)))
+    if whiten:
+        second, count = torch.zeros(()), 0
+        for z in sampled_latents(source, latents, seed):
+            scaled = model.scale_latent(z).double()
+            second, count = second.to(scaled) + scaled.T @ scaled, count + len(z)
+        model.set_whitening(sum_over_workers(second) / sum_over_workers(torch.tensor(count).to(second)))
+    largest = [model.scale_latent(z).abs().max() for z in sampled_latents(source, latents, seed)]
+    return max_over_workers(torch.stack(largest).max())
 
 
 def fit_observation_noise(vae: Vae, source: WellSource, tables: Tables, seed: int, rank: int) -> ObservationNoise:
     """Fit the residual of the decoder at sampled latents, low-rank plus diagonal.
 
     The residual is taken at a *sampled* latent: if the decoder is the regression of x on z, the decoder's mean plus
-    such noise has the covariance of x. The per-gene variance is kept exactly.
+    such noise has the covariance of x. The per-gene variance is kept exactly. With `size` it is that of shapes.
 
     Source: Tipping & Bishop 1999, doi:10.1111/1467-9868.00196 (the M step of probabilistic PCA).
 
@@ -82,12 +89,13 @@ def fit_observation_noise(vae: Vae, source: WellSource, tables: Tables, seed: in
     """
 
     latents = Latents(vae, tables)
-    second = torch.zeros(())
+    second, squares = torch.zeros(()), torch.zeros(())
     with torch.no_grad():
         for rows in source.sweep("valid"):
             z = latents.sample(rows, mix(rows.keys, seed, MOMENTS_EPOCH))
-            residual = (target_of(rows, tables) - vae.decode(z)).double()
-            second = second.to(residual) + residual.T @ residual
+            size = vae.size_at(z)
+            residual = ((target_of(rows, tables) - vae.decode(z)) / size).double()
+            second, squares = second.to(residual) + residual.T @ residual, squares.to(size) + (size**2).sum()
     count = count_over_workers(source, "valid")
     covariance = sum_over_workers(second) / count
     rank = min(rank, int(count) // 20, len(covariance) - 1)
@@ -100,4 +108,5 @@ def fit_observation_noise(vae: Vae, source: WellSource, tables: Tables, seed: in
     shared = (factor**2).sum(dim=1)
     factor = factor * torch.sqrt((0.95 * variance / shared.clamp_min(1e-12)).clamp_max(1.0))[:, None]
     own = (variance - (factor**2).sum(dim=1)).clamp_min(0)
-    return ObservationNoise(factor.float(), torch.sqrt(own).float())
+    mean_square_size = float(sum_over_workers(squares)) / float(count)
+    return ObservationNoise(factor.float(), torch.sqrt(own).float(), mean_square_size)

@@ -71,12 +71,16 @@ class MeanMonitor:
         wells: The sample, the same on every worker.
         tables: Tables that the wells refer to.
         guidance: Guidance of predictions.
+        mean_is_base: See `ProfileGenerator`.
     """
 
-    def __init__(self, wells: MonitorWells, tables: Tables, guidance: float = 1.0) -> None:
+    def __init__(
+        self, wells: MonitorWells, tables: Tables, guidance: float = 1.0, *, mean_is_base: bool = False
+    ) -> None:
         device = tables.basal.device
         own = {field.name: getattr(wells, field.name)[rank() :: world_size()].to(device) for field in fields(wells)}
         self._wells, self._tables, self._guidance = MonitorWells(**own), tables, guidance
+        self._mean_is_base = mean_is_base
         few = -(-SAMPLED_WELLS // world_size())
         self._few = MonitorWells(**{name: value[:few] for name, value in own.items()})
 
@@ -88,7 +92,8 @@ class MeanMonitor:
         """
         tables = self._tables
         none = torch.zeros(tables.basal.shape[1], device=tables.basal.device)
-        generator = ProfileGenerator(model, vae, ObservationNoise(none[:, None], none), self._guidance)
+        noise = ObservationNoise(none[:, None], none)
+        generator = ProfileGenerator(model, vae, noise, self._guidance, mean_is_base=self._mean_is_base)
         wells = self._wells if generator.has_direct_mean else self._few
         condition = ConditionBatch(
             tables.basal_input[wells.basal], tables.embeddings[wells.compound], wells.dose_um, wells.time_h

@@ -205,4 +205,4 @@ class Latents:
     def sample(self, rows: Rows, keys: Tensor) -> Tensor:
         """Sample z from q(z | x) with noise keyed by row, (n, latent_dim)."""
         mu, log_var = self.moments(rows).chunk(2, dim=1)
-        return reparameterise(mu, log_var, standard_normal(mix(keys, Purpose.LATENT), self.vae.latent_dim))
+        return reparameterise(mu, log_var, standard_normal(mix(keys, Purpose.LATENT), self.vae.n_latents))

@@ -13,7 +13,7 @@ from ldm_ray.models.ldm import LatentDiffusion
 from ldm_ray.models.rivals.build import build_baseline
 from ldm_ray.models.rivals.pertdit import PertDit
 from ldm_ray.models.vae import Vae
-from ldm_ray.training.moments import fit_observation_noise, latent_moments, mean_and_scale, target_moments
+from ldm_ray.training.moments import fit_observation_noise, mean_and_scale, scale_latents, shape_moments, target_moments
 from ldm_ray.training.monitor import MeanMonitor, MonitorWells
 from ldm_ray.training.rival_steps import RivalTask
 from ldm_ray.training.rows import Rows, Tables, expression_of, target_of
@@ -66,15 +66,18 @@ def _vae_task(inputs: TaskInputs) -> BuiltTask:
     if tables.effects is not None and isinstance(source, ResidentSource):
         source, tables = _without_effects(source, tables)
     vae = Vae(tables.basal.shape[1], config.vae)
-    if config.vae.standardise:
-        mean, scale = target_moments(source, tables)
-        vae.set_scaling(mean.cpu(), scale.cpu())
     vae = vae.to(source.device)
+    if config.vae.size:
+        vae.unit.copy_(target_moments(source, tables)[1])
+    if config.vae.standardise:
+        vae.set_scaling(*shape_moments(vae, source, tables))
 
     def kept() -> dict[str, Tensor]:
         factors = config.vae.observation_noise_rank
         noise = fit_observation_noise(vae.eval(), source, tables, config.seed, factors)
-        return prefixed("vae.", vae) | {"noise.factor": noise.factor, "noise.sd": noise.sd}
+        size = torch.tensor(noise.mean_square_size)
+        fitted = {"noise.factor": noise.factor, "noise.sd": noise.sd, "noise.mean_square_size": size}
+        return prefixed("vae.", vae) | fitted
 
     return BuiltTask(VaeTask(vae, tables, config), source, kept)
 
@@ -98,15 +101,17 @@ def _ldm_task(inputs: TaskInputs) -> BuiltTask:
     latents = Latents(vae, tables)
     if config.ingest.latents and isinstance(source, ResidentSource):
         source = source.encoded(latents.moments)
-    model = LatentDiffusion(n_genes, tables.embeddings.shape[1], config)
-    mean, scale, largest = latent_moments(source, latents, config.seed)
-    model.set_latent_scaling(mean.cpu(), scale.cpu())
+    model = LatentDiffusion(n_genes, tables.embeddings.shape[1], config).to_device(source.device)
+    largest = scale_latents(model, source, latents, config.seed, whiten=config.denoiser.whiten)
     if not config.denoiser.raw_inputs:
         controls = tables.basal[torch.from_numpy(inputs.training_controls).long().to(source.device)]
         scale = controls.std(dim=0, correction=0).clamp_min(SMALLEST_CONTROL_SD)
         model.condition_encoder.set_scaling(controls.mean(dim=0).cpu(), scale.cpu())
-    monitor = MeanMonitor(inputs.monitor, tables, config.predict.guidance) if inputs.monitor else None
-    task = LdmTask(model.to_device(source.device), latents, tables, config, monitor)
+    monitor = None
+    if inputs.monitor:
+        by_base = config.target == "effects"
+        monitor = MeanMonitor(inputs.monitor, tables, config.predict.guidance, mean_is_base=by_base)
+    task = LdmTask(model, latents, tables, config, monitor)
     return BuiltTask(task, source, lambda: prefixed("ldm.", task.model) | {LARGEST_LATENT: largest})
 
 

@@ -103,6 +103,8 @@ def test_queries_and_wells_have_the_same_base(world: World) -> None:
     of_place = [model.plates.of_new_batch(cell, float(time)) for cell, time in zip(cells, times, strict=True)]
     np.testing.assert_allclose(answer.delta, of_compound + np.array(of_place), atol=1e-4)
     np.testing.assert_allclose(predictor.direct_mean(queries), answer.mean, atol=1e-4)
+    trained = random_bundle(world, "target=effects", "effects.landmarks=150")
+    np.testing.assert_allclose(Predictor(trained).direct_mean(queries), answer.mean, atol=1e-4)  # draws or no draws
     alone = predictor.predict(queries[1:2])
     np.testing.assert_array_equal(alone.mean[0], answer.mean[1])
 

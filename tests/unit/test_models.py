@@ -1,5 +1,8 @@
 """The networks: published shapes, keyed dropout, and losses that equal their equations."""
 
+import math
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -9,7 +12,8 @@ from ldm_ray.models.batch_norm import GlobalBatchNorm, normalise_in_groups
 from ldm_ray.models.blocks import KeyedDropout, Mlp, Norm, side_by_side
 from ldm_ray.models.condition import ConditionBatch, ConditionEncoder
 from ldm_ray.models.ldm import LatentDiffusion
-from ldm_ray.models.vae import Vae, vae_loss
+from ldm_ray.models.vae import Vae, reparameterise, vae_loss
+from ldm_ray.settings import VaeSettings
 from ldm_ray.training.source import check_groups
 from tests.conftest import small_config
 
@@ -139,3 +143,56 @@ def test_groups_that_workers_or_batches_would_tear_apart_are_refused() -> None:
         check_groups(16, 16, 16, 1)
     with pytest.raises(SettingsError, match=r"norm_groups must divide ray.lanes = 16; got 3"):
         load_config(None, ["denoiser.norm_groups=3"])
+
+
+def sized(dim: int = 4) -> Vae:
+    torch.manual_seed(0)
+    vae = Vae(GENES, VaeSettings(latent_dim=dim, size=True, encoder_widths=(16,))).eval()
+    vae.unit.copy_(torch.rand(GENES) + 0.5)
+    vae.set_scaling(torch.zeros(GENES), vae.unit)
+    return vae
+
+
+def test_a_louder_well_has_the_same_shape_and_a_larger_size() -> None:
+    vae, x = sized(), torch.randn(5, GENES)
+    quiet, loud = vae.encode(x)[0], vae.encode(3.0 * x)[0]
+    torch.testing.assert_close(loud[:, :-1], quiet[:, :-1], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(loud[:, -1], quiet[:, -1] + math.log(3.0))
+    torch.testing.assert_close(quiet[:, -1].exp() ** 2, ((x / vae.unit) ** 2).mean(dim=1))
+    torch.testing.assert_close(vae.decode(loud), 3.0 * vae.decode(quiet), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(vae.size_at(loud), vae.size_of(3.0 * x))
+
+
+def test_loud_wells_weigh_no_more_than_others_and_their_size_is_no_chance() -> None:
+    vae, x, eps = sized(), torch.randn(6, GENES), torch.randn(6, 4)
+    factors = torch.rand(6, 1) * 10 + 0.1
+    own, scaled = (vae_loss(vae, rows, eps, 0.1, "mean") for rows in (x, factors * x))
+    torch.testing.assert_close(own.loss, scaled.loss, rtol=1e-4, atol=1e-5)
+    mu, log_var = vae.encode(x)
+    z = reparameterise(mu, log_var, torch.randn(6, 5))
+    torch.testing.assert_close(z[:, -1], mu[:, -1])
+    assert (z[:, :-1] != mu[:, :-1]).all()
+
+
+def test_whitened_latents_are_uncorrelated_and_come_back() -> None:
+    config = load_config(None, ["denoiser.whiten=true", "vae.latent_dim=6", "vae.size=true"])
+    model = LatentDiffusion(GENES, 8, config)
+    z = torch.randn(4000, 7) @ torch.randn(7, 7) + 3.0
+    model.set_latent_scaling(z.mean(dim=0), z.std(dim=0, correction=0))
+    scaled = model.scale_latent(z)
+    model.set_whitening(scaled.T @ scaled / len(z))
+    white = model.scale_latent(z)
+    torch.testing.assert_close(white.T @ white / len(z), torch.eye(7), rtol=0, atol=2e-3)
+    torch.testing.assert_close(model.unscale_latent(white), z, rtol=1e-3, atol=1e-3)
+
+
+def test_a_hidden_compound_changes_nothing() -> None:
+    config = load_config(None, ["denoiser.compound_input=false", "vae.latent_dim=6"])
+    torch.manual_seed(0)
+    model = LatentDiffusion(GENES, 8, config).eval()
+    batch = ConditionBatch(torch.randn(3, GENES), torch.rand(3, 8), torch.rand(3) + 0.1, torch.rand(3))
+    other = replace(batch, compound=torch.rand(3, 8))
+    encoder = model.condition_encoder
+    torch.testing.assert_close(encoder(batch), encoder(other), rtol=0, atol=0)
+    parts = encoder.encode_basal(batch.x_basal), encoder.encode_compound(batch.compound)
+    torch.testing.assert_close(encoder.join(*parts, batch.dose_um, batch.time_h), encoder(batch))

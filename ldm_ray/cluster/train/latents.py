@@ -43,7 +43,7 @@ def latent_files(dataset: PairedDataset, vae: Bundle, base: DatasetBase, config:
     records = (dataset.store.read_json(f"{folder}/{record_name(i)}") for i in range(len(profiles.entries)))
     entries = tuple(cast(WellFile, record) for record in records)
     return WellFiles(
-        profiles.filesystem, profiles.root, entries, "moments", 2 * vae.config.vae.latent_dim, profiles.wait_s
+        profiles.filesystem, profiles.root, entries, "moments", 2 * vae.config.vae.n_latents, profiles.wait_s
     )
 
 

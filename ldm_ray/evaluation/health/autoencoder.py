@@ -42,7 +42,8 @@ def examine_autoencoder(
         with torch.no_grad():
             mu, log_var = vae.encode(torch.from_numpy(target).to(device))
             decoded = vae.decode(mu).cpu().numpy()
-        means += latent_means(mu, log_var).cpu() * len(wells) / len(reader)
+        shape = (part[:, : vae.latent_dim] for part in (mu, log_var))
+        means += latent_means(*shape).cpu() * len(wells) / len(reader)
         decoder.add(wells.y, decoded + start)
         constant.add(wells.y, components.mean + start)
         pca.add(wells.y, components.reconstruct(target) + start)
