@@ -85,7 +85,7 @@ def main() -> None:
     counts = tuple(arguments.sampler_steps or SAMPLER_STEPS)
     data.rows["judged"] = judged(data.rows[arguments.split])
     result: dict[str, Any] = {
-        "what": f"preset paper, {JUDGED} {arguments.split} wells of unseen compounds",
+        "what": f"preset paper, {len(data.rows['judged'])} {arguments.split} wells of unseen compounds",
         **machine(),
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
         "torch": torch.__version__,

@@ -13,6 +13,7 @@ from ldm_ray import __version__
 from ldm_ray.bundle.card import model_card
 from ldm_ray.bundle.metadata import BundleKind, Metadata, StoredBase, read_metadata
 from ldm_ray.bundle.presence import require_bundle
+from ldm_ray.bundle.residuals import Residuals, restored_residuals
 from ldm_ray.bundle.stored_effects import restored_effects
 from ldm_ray.bundle.target_base import Base, TargetBase
 from ldm_ray.config import Config, config_from_dict
@@ -98,6 +99,11 @@ class Bundle:
         groups = [(str(cell), float(time_h)) for cell, time_h in described["groups"]]
         shift = dict(zip(groups, shifts, strict=True))
         return TargetBase(self.config.target, described["factor"], shift, everywhere)
+
+    def residuals(self) -> Residuals | None:
+        """Return what the mean model leaves of some training wells, if there is one."""
+        groups = self.metadata.get("residual_groups")
+        return None if groups is None else restored_residuals(groups, dict(self.tensors))
 
     def observation_noise(self) -> ObservationNoise:
         """Return the noise that each draw adds to the decoder's mean."""

@@ -85,6 +85,7 @@ class Metadata(TypedDict, total=False):
         best_epoch: Index in `history` of the epoch whose weights were kept.
         base: The target's base; only of target `residual`.
         effects: The mean model; only of target `effects`.
+        residual_groups: Groups of the sampled residuals; only of diffusion models with target `effects`.
         encoder: The compound encoder; like the next three, only in bundles that answer queries.
         cells: Cell lines and times whose mean controls are among the tensors.
         domain: The range of training.
@@ -104,6 +105,7 @@ class Metadata(TypedDict, total=False):
     best_epoch: int
     base: StoredBase
     effects: StoredEffects
+    residual_groups: list[list[str | float]]
     encoder: EncoderIdentity
     cells: list[MeanControl]
     domain: StoredDomain

@@ -15,6 +15,7 @@ from ldm_ray.data.dataset import PairedDataset
 from ldm_ray.data.wells import Wells
 from ldm_ray.effects.wells import NO_COMPOUND, DatasetBase
 from ldm_ray.errors import DataError
+from ldm_ray.evaluation.baselines.residuals import ResidualClouds
 from ldm_ray.evaluation.scores.predicted import PredictedWells
 from ldm_ray.keys import Purpose, generator
 from ldm_ray.models.condition import ConditionBatch
@@ -39,6 +40,7 @@ class ModelInputs:
         base: What the target is measured from.
         compounds: Ids of the wells' compounds, sorted, (n,).
         embeddings: Their embeddings, (n, dim).
+        cells: Names of the dataset's cell lines, by number.
     """
 
     name: str
@@ -47,6 +49,7 @@ class ModelInputs:
     base: DatasetBase
     compounds: np.ndarray
     embeddings: np.ndarray
+    cells: list[str]
 
 
 def model_inputs(dataset: PairedDataset, bundle: Bundle, compound_ids: np.ndarray, name: str) -> ModelInputs:
@@ -54,7 +57,9 @@ def model_inputs(dataset: PairedDataset, bundle: Bundle, compound_ids: np.ndarra
     compounds = np.unique(compound_ids)
     embeddings = _embeddings(dataset, bundle.config.encoder, dataset.parent_smiles[compounds].tolist())
     base = bundle.target_base().on(dataset)
-    return ModelInputs(name, bundle, basal_input(dataset, bundle.basal_input), base, compounds, embeddings)
+    return ModelInputs(
+        name, bundle, basal_input(dataset, bundle.basal_input), base, compounds, embeddings, dataset.cells
+    )
 
 
 @dataclass(frozen=True)
@@ -97,6 +102,8 @@ class Model:
         self._explodes = explodes(inputs.bundle.metadata.get("health", {}))
         self.n_samples = n_samples[:1] if self.is_rival else n_samples
         self._n_draws = min(n_draws, self.n_samples[0])
+        residuals = inputs.bundle.residuals()
+        self._clouds = None if residuals is None else ResidualClouds(residuals, seed)
 
     def predict(self, wells: Wells) -> Iterator[PredictedWells]:
         """Yield the model's draw, means and direct mean, then its ablations.
@@ -115,9 +122,24 @@ class Model:
             yield PredictedWells(self.name, f"mean_of_{n_samples}", mean, sd, spread, n_samples, start=start)
         if self.predictor.sampler.has_direct_mean:
             yield PredictedWells(self.name, *self._mean(wells, treatment), start=start)
+        if self._clouds is not None:
+            yield from self._without_diffusion(wells, treatment, start)
         if not self.is_rival:
             for what, changed in self._ablations(treatment):
                 yield PredictedWells(self.name + what, *self._mean(wells, changed), start=start)
+
+    def _without_diffusion(
+        self, wells: Wells, treatment: Treatment, start: np.ndarray | None
+    ) -> Iterator[PredictedWells]:
+        """Yield clouds around the model's mean that need no diffusion."""
+        assert self._clouds is not None
+        cells = [self._inputs.cells[cell] for cell in wells.frame["cell_id"]]
+        groups = list(zip(cells, wells.frame["time_h"].astype(float), strict=True))
+        mean, numbers = self._mean(wells, treatment)[1], range(self._n_draws)
+        replayed = [self._clouds.random_residual(mean, groups, wells.keys, number) for number in numbers]
+        gaussian = [self._clouds.gaussian_size(mean, wells.keys, number) for number in numbers]
+        for what, (first, *more) in (("-random-residual", replayed), ("-gaussian-size", gaussian)):
+            yield PredictedWells(self.name + what, "one_draw", first, more_draws=more, start=start)
 
     def condition(self, wells: Wells, treatment: Treatment | None = None) -> ConditionBatch:
         """Gather the model's input for wells, treated as they were or with something else."""

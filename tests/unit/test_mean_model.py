@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from ldm_ray.bundle.residuals import Residuals, residual_parts
 from ldm_ray.bundle.stored_effects import WITHOUT_FOLD, restored_effects, stored_effects
 from ldm_ray.chem.similarity import packed, tanimoto, tanimoto_table
 from ldm_ray.data.pairing import batch_name
@@ -15,6 +16,8 @@ from ldm_ray.effects.fit import fit_dataset_controls, fit_mean_model
 from ldm_ray.effects.fit_compounds import conditions_of
 from ldm_ray.effects.mean import MeanModel
 from ldm_ray.effects.wells import NO_COMPOUND, compound_folds
+from ldm_ray.evaluation.baselines.residuals import ResidualClouds
+from ldm_ray.evaluation.predictions import Model, model_inputs
 from ldm_ray.prediction.predictor import Predictor, Query
 from tests.bundles import SMILES, random_bundle
 from tests.conftest import World
@@ -148,3 +151,58 @@ def test_a_table_of_similarities_is_tanimoto_for_each_pair(world: World) -> None
     bits = packed(world.dataset.parent_smiles[:20].tolist())
     wanted = np.stack([tanimoto(own, bits) for own in bits])
     np.testing.assert_allclose(tanimoto_table(bits, bits), wanted, atol=1e-6)
+
+
+def test_residuals_are_replayed_within_cell_line_and_time() -> None:
+    values = np.arange(6, dtype=np.float32)[:, None] * np.ones((6, 3), np.float32) + np.eye(6, 3, dtype=np.float32)
+    clouds = ResidualClouds(Residuals(values, [("A", 6.0)] * 2 + [("A", 24.0)] * 4), seed=0)
+    mean, keys = np.zeros((200, 3), np.float32), np.arange(200)
+    of_group = clouds.random_residual(mean, [("A", 6.0)] * 200, keys)
+    assert {tuple(row) for row in of_group} == {tuple(row) for row in values[:2]}
+    of_any = clouds.random_residual(mean, [("B", 6.0)] * 200, keys)
+    assert {tuple(row) for row in of_any} == {tuple(row) for row in values}
+    again, further = (clouds.random_residual(mean, [("B", 6.0)] * 200, keys, number) for number in (0, 1))
+    np.testing.assert_array_equal(of_any, again)
+    assert (further != again).any()
+    np.testing.assert_array_equal(clouds.random_residual(mean[:9], [("B", 6.0)] * 9, keys[:9]), of_any[:9])
+
+
+def test_a_planted_mixture_of_sizes_is_drawn_again() -> None:
+    """A Gaussian of the same covariance has neither the spread of sizes nor the tails."""
+    rng = np.random.default_rng(0)
+    n, n_genes = 3000, 60
+    factor = rng.normal(size=(n_genes, 3))
+    shapes = rng.normal(size=(n, 3)) @ factor.T + rng.normal(size=(n, n_genes))
+    values = (np.exp(0.4 * rng.normal(size=(n, 1))) * shapes).astype(np.float32)
+    clouds = ResidualClouds(Residuals(values, [("A", 6.0)] * n), seed=0)
+    drawn = clouds.gaussian_size(np.zeros_like(values), np.arange(n))
+    unit = values.std(axis=0)
+    spreads = [np.log(np.sqrt(((x / unit) ** 2).mean(axis=1))).std() for x in (values, drawn)]
+    assert spreads[1] == pytest.approx(spreads[0], rel=0.15)
+    np.testing.assert_allclose(drawn.std(axis=0), unit, rtol=0.15)
+    kurtosis = [float(((x / x.std(axis=0)) ** 4).mean()) for x in (values, drawn)]
+    assert min(kurtosis) > 3.5
+    # Sizes drawn apart from shapes weaken correlations, as loud wells are loud along common factors.
+    assert np.abs(np.corrcoef(drawn.T) - np.corrcoef(values.T)).mean() < 0.1
+
+
+def test_a_model_is_judged_beside_clouds_around_its_own_mean(world: World) -> None:
+    bundle = random_bundle(world, "target=effects", "effects.landmarks=150")
+    base = bundle.target_base()
+    assert isinstance(base, MeanModel)
+    groups, tensors = residual_parts(base, world.dataset, 0)
+    metadata = bundle.metadata | {"residual_groups": groups}
+    bundle = replace(bundle, metadata=metadata, tensors={**bundle.tensors, **tensors})
+    wells = load_wells(world.dataset, "test").take(np.arange(20))
+    inputs = model_inputs(world.dataset, bundle, wells.frame["compound_id"].to_numpy(), "ldm")
+    rows = {(row.model, row.kind): row for row in Model(inputs, (4,), 0, 2).predict(wells)}
+    mean = rows["ldm", "mean_direct"].y_hat
+    kept = {tuple(np.round(row, 2)) for row in bundle.residuals().values[:, :5].tolist()}  # type: ignore[union-attr]
+    for name in ("ldm-random-residual", "ldm-gaussian-size"):
+        assert len(rows[name, "one_draw"].more_draws) == 1
+    replayed = rows["ldm-random-residual", "one_draw"].y_hat - mean
+    assert all(tuple(np.round(row, 2)) in kept for row in replayed[:, :5].tolist())
+    start = rows["ldm", "mean_direct"].start
+    assert start is not None
+    of_group = mean - start
+    assert np.abs(of_group).max() < np.abs(mean - wells.basal).max()

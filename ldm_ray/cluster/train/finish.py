@@ -10,11 +10,13 @@ from ray.train import Checkpoint
 
 from ldm_ray.bundle.bundle import Bundle
 from ldm_ray.bundle.metadata import BundleKind, answering_parts, base_parts, dataset_metadata
+from ldm_ray.bundle.residuals import residual_parts
 from ldm_ray.bundle.stored_effects import WITHOUT_FOLD
 from ldm_ray.bundle.target_base import Base
 from ldm_ray.cluster.placement import Placement
 from ldm_ray.config import Config
 from ldm_ray.data.dataset import PairedDataset
+from ldm_ray.effects.mean import MeanModel
 from ldm_ray.evaluation.calibration import calibrate
 from ldm_ray.evaluation.health.examine import examined
 from ldm_ray.layout import CHECKPOINT_STATE, CHECKPOINT_TENSORS
@@ -38,7 +40,10 @@ def finished_bundle(
     tensors |= shifts
     if kind == "vae":
         return Bundle(kind, config, metadata, tensors)
-    tensors.pop(WITHOUT_FOLD, None)
+    if isinstance(base, MeanModel):
+        tensors.pop(WITHOUT_FOLD)
+        metadata["residual_groups"], residuals = residual_parts(base, dataset, config.seed)
+        tensors |= residuals
     answering, more = answering_parts(dataset, config)
     metadata |= answering
     if vae:

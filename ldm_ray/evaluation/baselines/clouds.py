@@ -31,7 +31,7 @@ class Reservoir:
 
     def add(self, wells: Wells, values: np.ndarray) -> None:
         """Add training wells' values, (n, n_genes); the wells with the lowest ranks are kept."""
-        rank = _ranks(wells.keys, self.seed, Purpose.KEPT_WELLS)
+        rank = keyed_ranks(wells.keys, self.seed, Purpose.KEPT_WELLS)
         for labels_of, kept in zip(LEVELS, self.kept, strict=True):
             for label, rows in rows_by_label(labels_of(wells)).items():
                 ranks, profiles = rank[rows], values[rows]
@@ -43,7 +43,7 @@ class Reservoir:
 
     def draw(self, wells: Wells, number: int = 0) -> np.ndarray:
         """Draw a kept value from each well's cell line and time (or coarser), keyed by well and draw, (n, n_genes)."""
-        choice = _ranks(keys_of_draw(wells.keys, number), self.seed, Purpose.CHOSEN_WELL)
+        choice = keyed_ranks(keys_of_draw(wells.keys, number), self.seed, Purpose.CHOSEN_WELL)
         out = np.empty((len(wells), wells.y.shape[1]), np.float32)
         found = np.zeros(len(wells), dtype=bool)
         for labels_of, kept in zip(LEVELS, self.kept, strict=True):
@@ -90,6 +90,6 @@ def keys_of_draw(keys: np.ndarray, number: int) -> np.ndarray:
     return keys if number == 0 else np.asarray(mix(torch.from_numpy(keys), number).numpy())
 
 
-def _ranks(keys: np.ndarray, seed: int, purpose: Purpose) -> np.ndarray:
+def keyed_ranks(keys: np.ndarray, seed: int, purpose: Purpose) -> np.ndarray:
     """Mix keys with seed and purpose, (n,), uint64."""
     return np.asarray(mix(torch.from_numpy(keys), seed, purpose).numpy().view(np.uint64))
