@@ -277,7 +277,7 @@ class EvaluateSettings(Settings):
 class Table1Settings(Settings):
     """What `evaluate --table1` trains and judges."""
 
-    unseen: tuple[Literal["compound", "cell", "both", "plate"], ...] = ("compound",)
+    unseen: tuple[Literal["compound", "cell", "both", "plate", "scaffold"], ...] = ("compound",)
     seeds: Seeds = (0,)
     rivals: tuple[RivalKind, ...] = ("prnet",)
     paper: bool = Field(default=False, description="also the paper's model, preset paper, as row `paper`")

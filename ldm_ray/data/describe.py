@@ -13,6 +13,7 @@ HELD_OUT = {
     "cell": "used: by cell line",
     "plate": "used: by batch of plates",
     "both": "used: by compound and cell line",
+    "scaffold": "used: by scaffold",
 }
 
 READER_COUNTS = {

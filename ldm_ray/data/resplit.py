@@ -1,4 +1,4 @@
-"""The same wells with another side held out: unseen cell lines, unseen plates, or both compound and cell line unseen.
+"""The same wells with another side held out: unseen cell lines, plates or scaffolds, or compound and cell line unseen.
 
 Everything downstream reads the column `split`. So a dataset with another side held out is a separate dataset, and
 autoencoder, scaling, baselines and models are all fitted on its own training side.
@@ -11,30 +11,33 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from ldm_ray.chem.scaffold import scaffold_of
 from ldm_ray.data.dataset import PairedDataset, open_dataset
 from ldm_ray.data.manifest import Counts, FileEntry, Manifest, Splits, by_of
 from ldm_ray.data.parts import write_wells
-from ldm_ray.data.splits import folds_of
+from ldm_ray.data.splits import folds_of, splits_of
 from ldm_ray.data_settings import SplitSettings
 from ldm_ray.errors import DataError
 from ldm_ray.layout import BASAL, CELLS, COMPOUNDS, EMBEDDINGS, MANIFEST, PROFILES, TRUTH
 from ldm_ray.schema import SPLITS
 from ldm_ray.storage.store import Store
 
-Unseen = Literal["compound", "cell", "both", "plate"]
+Unseen = Literal["compound", "cell", "both", "plate", "scaffold"]
 UNSEEN: tuple[Unseen, ...] = get_args(Unseen)
 LEFT_OUT = ""
 SPLIT_COLUMNS = ("split", "cell_split", "plate_split")
+SCAFFOLD = "scaffold_split"
 
 
 def held_out(sides: Mapping[str, np.ndarray], unseen: Unseen) -> np.ndarray:
-    """Return the side of each well, (n,), from the columns `SPLIT_COLUMNS`; empty for wells that are left out.
+    """Return the side of each well, (n,), from the columns `SPLIT_COLUMNS` and `SCAFFOLD`; empty for wells left out.
 
     With `both`, a well is train if its compound and its cell line are train, test if both are test, left out (it would
     leak) if only one is test, and else valid.
     """
     if unseen != "both":
-        return sides[{"compound": "split", "cell": "cell_split", "plate": "plate_split"}[unseen]]
+        columns = {"compound": "split", "cell": "cell_split", "plate": "plate_split", "scaffold": SCAFFOLD}
+        return sides[columns[unseen]]
     compound, cell = sides["split"], sides["cell_split"]
     tests = (compound == "test").astype(int) + (cell == "test")
     train = (compound == "train") & (cell == "train")
@@ -65,12 +68,12 @@ def resplit(
         if by_of(there.manifest["splits"]) != unseen or there.manifest["splits"]["of"] != _digest(dataset):
             raise DataError(f"{out.url} already holds another dataset")
         return there
-    frame = _sides(dataset, unseen)
+    frame, scaffolds = _sides(dataset, unseen), scaffold_sides(dataset)
     if side := empty_side(dataset, unseen):
         raise DataError(f"{dataset.url} has too few {unseen} groups to hold out: its {side} side would be empty")
     files: list[FileEntry] = []
     for number, entry in enumerate(dataset.manifest["files"]):
-        table = _resplit_rows(dataset.store.read_table(entry["path"]), dataset, unseen)
+        table = _resplit_rows(dataset.store.read_table(entry["path"]), dataset, unseen, scaffolds)
         if len(table):
             files.append(write_wells(out, f"{PROFILES}/part-{number:05d}.parquet", table))
         on_progress(number + 1, len(dataset.manifest["files"]))
@@ -102,19 +105,36 @@ def empty_side(dataset: PairedDataset, unseen: Unseen) -> str:
 def _sides(dataset: PairedDataset, unseen: Unseen) -> pd.DataFrame:
     """Return the ids of all wells, and the side that each would be on."""
     frame: pd.DataFrame = dataset.profiles(["compound_id", "cell_id", "condition_id", *SPLIT_COLUMNS]).to_pandas()
-    return frame.assign(side=held_out({name: frame[name].to_numpy() for name in SPLIT_COLUMNS}, unseen))
+    sides = {name: frame[name].to_numpy() for name in SPLIT_COLUMNS}
+    if unseen == "scaffold":
+        sides[SCAFFOLD] = scaffold_sides(dataset)[frame["compound_id"]]
+    return frame.assign(side=held_out(sides, unseen))
 
 
-def _resplit_rows(table: pa.Table, dataset: PairedDataset, unseen: Unseen) -> pa.Table:
-    split = held_out({name: np.array(table[name].to_pylist(), dtype=object) for name in SPLIT_COLUMNS}, unseen)
+def scaffold_sides(dataset: PairedDataset) -> np.ndarray:
+    """Return the side of each compound by its scaffold, (n_compounds,).
+
+    All compounds of a scaffold are on one side. A molecule without rings is a scaffold of its own. A group of compounds
+    that a model may not tell apart has the scaffold of its first compound.
+    """
+    first = [scaffold_of(str(parent)) or str(group) for parent, group in zip(dataset.parent_smiles, dataset.groups)]
+    return splits_of(np.array(first, dtype=object)[dataset.group_ids], "scaffold", _settings(dataset))
+
+
+def _settings(dataset: PairedDataset) -> SplitSettings:
     own = dataset.manifest["splits"]
-    settings = SplitSettings(
+    return SplitSettings(
         seed=own["seed"],
         test_fraction=own["test_fraction"],
         valid_fraction=own["valid_fraction"],
         n_folds=own["n_folds"],
     )
-    fold = folds_of(dataset.groups[table["compound_id"].to_numpy()].astype(str), split, settings)
+
+
+def _resplit_rows(table: pa.Table, dataset: PairedDataset, unseen: Unseen, scaffolds: np.ndarray) -> pa.Table:
+    sides = {name: np.array(table[name].to_pylist(), dtype=object) for name in SPLIT_COLUMNS}
+    split = held_out(sides | {SCAFFOLD: scaffolds[table["compound_id"].to_numpy()]}, unseen)
+    fold = folds_of(dataset.groups[table["compound_id"].to_numpy()].astype(str), split, _settings(dataset))
     table = with_column(with_column(table, "split", split.astype(str)), "fold", fold)
     return table.filter(pa.array(split != LEFT_OUT))
 

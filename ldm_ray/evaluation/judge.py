@@ -113,7 +113,7 @@ class Judge:
         notes.append(
             f"top-50, discrimination and ceilings: {self.sample.n_conditions:,} conditions, {len(self.wells):,} wells"
         )
-        if self.unseen != "compound":
+        if self.unseen not in ("compound", "scaffold"):
             units = {"cell": "cell_id", "both": "cell_id", "plate": "batch"}[self.unseen]
             n_units = self.index[units].nunique()
             what = "batches of plates" if units == "batch" else "cell lines"

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from ldm_ray.bundle.bundle import Bundle
+from ldm_ray.bundle.stored_effects import WITHOUT_FOLD
 from ldm_ray.cluster.batch.evaluate import block_runner
 from ldm_ray.cluster.train.run import Run, train
 from ldm_ray.errors import BundleError, CheckError
@@ -50,6 +51,29 @@ def test_the_diffusion_model_learns_predicts_and_reads_latents_as_it_likes(world
     table = pq.read_table(folder / "part-00000.parquet")
     assert set(table["split"].to_pylist()) == {"train", "valid"}
     assert table["moments"].type.list_size == 2 * 8
+
+
+@pytest.mark.full  # the parts are tested in tests/unit/test_mean_model.py
+def test_effects_are_fitted_once_and_taken_off_wells_in_memory_and_streams_alike(world: World, tmp_path: Path) -> None:
+    own = ("target=effects", "effects.landmarks=150", "vae.size=true", "denoiser.whiten=true", "train_vae.epochs=4")
+    sources = {"resident": ("ray.num_workers=2",), "streamed": ("ingest.mode=stream", "ray.num_workers=1")}
+    losses, moments, bundles = {}, {}, {}
+    for name, how in sources.items():
+        config = small_config(*own, *how)
+        vae = train(Run(kind="vae", dataset=world.dataset, out=str(tmp_path / name / "vae"), config=config))
+        moments[name] = vae.tensors["vae.unit"]
+        bundles[name] = train_ldm(world, vae, tmp_path / name / "ldm", *own, *how)
+        losses[name] = [row["valid_loss"] for bundle in (vae, bundles[name]) for row in bundle.metadata["history"]]
+        assert WITHOUT_FOLD in vae.tensors
+        assert WITHOUT_FOLD not in bundles[name].tensors
+        assert torch.equal(bundles[name].tensors["effects.coefficients"], vae.tensors["effects.coefficients"])
+    torch.testing.assert_close(moments["streamed"], moments["resident"], rtol=1e-5, atol=1e-6)
+    assert losses["streamed"] == pytest.approx(losses["resident"], rel=0.1)
+    settings = small_config().evaluate.model_copy(update={"n_samples": (2,), "bootstrap_draws": 10})
+    scored = evaluate(world.dataset, [bundles["streamed"]], settings, 0).metrics["rows"]
+    rows = {(row["model"], row["prediction"]): row for row in scored}
+    assert rows["ldm", "mean_direct"]["rmse"] < rows["mean_delta", "mean"]["rmse"]
+    assert rows["ldm-random-residual", "one_draw"]["energy_distance"] < rows["ldm", "mean_direct"]["energy_distance"]
 
 
 EXPLODES = (

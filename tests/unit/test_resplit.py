@@ -1,4 +1,4 @@
-"""Datasets held out by cell line, by plate, and by both: nothing leaks, nothing is lost."""
+"""Datasets held out by cell line, plate, scaffold, and by two at once: nothing leaks, nothing is lost."""
 
 from pathlib import Path
 
@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from ldm_ray.bundle.bundle import Bundle, check_splits
+from ldm_ray.chem.scaffold import scaffold_of
 from ldm_ray.data.dataset import PairedDataset
 from ldm_ray.data.resplit import held_out, resplit
 from ldm_ray.data.validate import validate
@@ -19,6 +20,29 @@ IDS = ["profile_id", "compound_id", "cell_id", "plate", "split", "fold"]
 @pytest.fixture(scope="module")
 def original(world: World, tmp_path_factory: pytest.TempPathFactory) -> PairedDataset:
     return world.dataset
+
+
+def test_scaffolds_are_rings_and_linkers_without_stereochemistry() -> None:
+    assert scaffold_of("CC(=O)Oc1ccccc1C(=O)O") == "c1ccccc1"
+    assert scaffold_of("OCC") == ""
+    bare = "c1ccc(CNc2ccccc2)cc1"
+    assert {scaffold_of(smiles) for smiles in ("C[C@H](Nc1ccccc1)c1ccccc1", "C[C@@H](Nc1ccc(Cl)cc1)c1ccccc1")} == {bare}
+
+
+def test_all_compounds_of_a_scaffold_are_on_one_side(original: PairedDataset, tmp_path: Path) -> None:
+    dataset = resplit(original, "scaffold", Store(str(tmp_path / "out")))
+    wells = dataset.profiles(IDS).to_pandas()
+    names = np.array([scaffold_of(parent) or parent for parent in dataset.parent_smiles])
+    assert set(wells["split"]) == {"train", "valid", "test"}
+    assert wells.groupby(names[wells["compound_id"]])["split"].nunique().max() == 1
+    assert len(wells) == original.manifest["n_profiles"]
+    assert not [finding for finding in validate(dataset) if finding.problems]
+    by_compound = original.profiles(IDS).to_pandas()
+    shared = [
+        len(set(names[w["compound_id"][w["split"] == "train"]]) & set(names[w["compound_id"][w["split"] == "test"]]))
+        for w in (wells, by_compound)
+    ]
+    assert shared[0] == 0
 
 
 def test_sides_of_both() -> None:

@@ -163,6 +163,7 @@ UNSEEN = {
     "cell": "cell lines",
     "plate": "batches of plates",
     "both": "compounds and cell lines",
+    "scaffold": "scaffolds",
 }
 
 
