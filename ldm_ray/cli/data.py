@@ -84,14 +84,15 @@ def resplit(
     *,
     root: Root,
     unseen: Annotated[
-        str, typer.Option(help="What to hold out of training: cell, plate or both (compounds and cell lines).")
+        str,
+        typer.Option(help="What to hold out of training: cell, plate, both (compounds and cell lines) or scaffold."),
     ],
     out: Annotated[str, typer.Option(help="Folder for the new dataset, path or URL.")],
     config: ConfigFile = None,
     overrides: Overrides = None,
     json: Json = False,
 ) -> None:
-    """Split the same wells again: hold out cell lines, batches of plates, or compounds and cell lines."""
+    """Split the same wells again: hold out cell lines, batches of plates, compounds and cell lines, or scaffolds."""
     options = settings(config, overrides, None).storage_options
     from ldm_ray.data.dataset import open_dataset
     from ldm_ray.data.resplit import UNSEEN

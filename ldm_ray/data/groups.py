@@ -22,13 +22,11 @@ def straddling(wells: "pd.DataFrame", by: str) -> dict[str, list[str]]:
         wells: Columns `group`, `split` and `fold`, one row for each well.
         by: What is unseen in the test side; with `both`, a validation well may share its compound with training.
     """
-    held = (
-        wells
-        if by in ("compound", "scaffold")
-        else wells[wells["split"] != "valid"]
-        if by == "both"
-        else wells.iloc[:0]
-    )
+    held = wells.iloc[:0]
+    if by in ("compound", "scaffold"):
+        held = wells
+    elif by == "both":
+        held = wells[wells["split"] != "valid"]
     folds = wells[wells["fold"] >= 0]
     return {
         "split": on_two_sides(held["group"], held["split"]),

@@ -68,7 +68,8 @@ def resplit(
         if by_of(there.manifest["splits"]) != unseen or there.manifest["splits"]["of"] != _digest(dataset):
             raise DataError(f"{out.url} already holds another dataset")
         return there
-    frame, scaffolds = _sides(dataset, unseen), scaffold_sides(dataset)
+    frame = _sides(dataset, unseen)
+    scaffolds = scaffold_sides(dataset) if unseen == "scaffold" else None
     if side := empty_side(dataset, unseen):
         raise DataError(f"{dataset.url} has too few {unseen} groups to hold out: its {side} side would be empty")
     files: list[FileEntry] = []
@@ -117,8 +118,9 @@ def scaffold_sides(dataset: PairedDataset) -> np.ndarray:
     All compounds of a scaffold are on one side. A molecule without rings is a scaffold of its own. A group of compounds
     that a model may not tell apart has the scaffold of its first compound.
     """
-    first = [scaffold_of(str(parent)) or str(group) for parent, group in zip(dataset.parent_smiles, dataset.groups)]
-    return splits_of(np.array(first, dtype=object)[dataset.group_ids], "scaffold", _settings(dataset))
+    parents, groups = dataset.parent_smiles.tolist(), dataset.groups.tolist()
+    own = [scaffold_of(parent) or str(group) for parent, group in zip(parents, groups, strict=True)]
+    return splits_of(np.array(own, dtype=object)[dataset.group_ids], "scaffold", _settings(dataset))
 
 
 def _settings(dataset: PairedDataset) -> SplitSettings:
@@ -131,9 +133,11 @@ def _settings(dataset: PairedDataset) -> SplitSettings:
     )
 
 
-def _resplit_rows(table: pa.Table, dataset: PairedDataset, unseen: Unseen, scaffolds: np.ndarray) -> pa.Table:
+def _resplit_rows(table: pa.Table, dataset: PairedDataset, unseen: Unseen, scaffolds: np.ndarray | None) -> pa.Table:
     sides = {name: np.array(table[name].to_pylist(), dtype=object) for name in SPLIT_COLUMNS}
-    split = held_out(sides | {SCAFFOLD: scaffolds[table["compound_id"].to_numpy()]}, unseen)
+    if scaffolds is not None:
+        sides[SCAFFOLD] = scaffolds[table["compound_id"].to_numpy()]
+    split = held_out(sides, unseen)
     fold = folds_of(dataset.groups[table["compound_id"].to_numpy()].astype(str), split, _settings(dataset))
     table = with_column(with_column(table, "split", split.astype(str)), "fold", fold)
     return table.filter(pa.array(split != LEFT_OUT))
