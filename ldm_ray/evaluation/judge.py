@@ -23,6 +23,7 @@ OF_CONDITIONS: dict[str, Score] = {
     "top50_pcc": "top50_pcc",
     "precision_at_50": "precision_at_50",
     "discrimination": "discrimination",
+    "discrimination_cosine": "discrimination_cosine",
 }
 """Scores of conditions, and their names in a row."""
 

@@ -6,7 +6,7 @@ from scipy import integrate, stats
 
 from ldm_ray.data.wells import load_wells
 from ldm_ray.evaluation.baselines.truth import open_truth
-from ldm_ray.evaluation.scores.conditions import average, discrimination, strong_gene_scores
+from ldm_ray.evaluation.scores.conditions import average, discrimination, discrimination_cosine, strong_gene_scores
 from ldm_ray.evaluation.scores.spread import covered, crps_gaussian, fit_sd_scale
 from ldm_ray.evaluation.suite import Evaluation, evaluate
 from ldm_ray.settings import EvaluateSettings
@@ -45,6 +45,20 @@ def test_discrimination_equals_a_slow_ranking() -> None:
     np.testing.assert_allclose(discrimination(effect, predicted), slow)
     assert discrimination(effect, effect).tolist() == [1.0] * 7
     assert discrimination(np.repeat(effect[:1], 7, axis=0), predicted).tolist() == [0.5] * 7
+
+
+def test_discrimination_by_angle_does_not_see_sizes() -> None:
+    effect, predicted = RNG.normal(size=(7, 5)), RNG.normal(size=(7, 5))
+    lengths = [np.linalg.norm(values, axis=1) for values in (predicted, effect)]
+    cosine = predicted @ effect.T / np.outer(*lengths)
+    slow = [1 - (stats.rankdata(1 - cosine[i])[i] - 1) / 6 for i in range(7)]
+    np.testing.assert_allclose(discrimination_cosine(effect, predicted), slow)
+    sizes = RNG.random((7, 1)) + 0.1
+    np.testing.assert_array_equal(
+        discrimination_cosine(effect, sizes * predicted), discrimination_cosine(effect, predicted)
+    )
+    np.testing.assert_allclose(discrimination_cosine(sizes * effect, predicted), slow)
+    assert discrimination_cosine(effect, np.zeros((7, 5))).tolist() == [0.5] * 7
 
 
 def test_strong_genes_equal_a_slow_formula() -> None:

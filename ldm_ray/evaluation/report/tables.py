@@ -64,10 +64,12 @@ SECTIONS = (
             Column("top50_pcc", "top-50 corr"),
             Column("precision_at_50", "precision@50"),
             Column("discrimination", "discrimination"),
+            Column("discrimination_cosine", "by angle"),
         ),
         "Replicates are averaged first. The first three columns score the 50 genes that go up most and the 50 that go"
         " down most: their error, their correlation, and how many of them are found. discrimination asks whether a"
-        " prediction is nearer to its own condition than to the cell line's other conditions: 0.5 is chance, 1 always.",
+        " prediction is nearer to its own condition than to the cell line's other conditions: 0.5 is chance, 1 always."
+        " By angle, the size of a predicted change does not matter.",
     ),
     Section(
         "distribution over wells: only draws can match it",

@@ -32,15 +32,14 @@ class ConditionJudge:
     def score(self, y_hat: np.ndarray) -> dict[str, np.ndarray]:
         """Score predictions for `wells`, (n, n_genes); returns arrays (n_conditions,)."""
         predicted = average(y_hat - self.wells.basal, self.number)
-        return strong_gene_scores(self.effect, predicted) | {"discrimination": self._discrimination(predicted)}
-
-    def _discrimination(self, predicted: np.ndarray) -> np.ndarray:
-        scores = np.full(len(predicted), np.nan)
+        scores = {name: np.full(len(predicted), np.nan) for name in ("discrimination", "discrimination_cosine")}
         for name in np.unique(self.cell):
             rows = np.flatnonzero(self.cell == name)
             if len(rows) > 1:
-                scores[rows] = discrimination(self.effect[rows], predicted[rows])
-        return scores
+                own, said = self.effect[rows], predicted[rows]
+                scores["discrimination"][rows] = discrimination(own, said)
+                scores["discrimination_cosine"][rows] = discrimination_cosine(own, said)
+        return strong_gene_scores(self.effect, predicted) | scores
 
 
 def judge_conditions(wells: Wells) -> ConditionJudge | None:
@@ -111,6 +110,18 @@ def discrimination(effect: np.ndarray, predicted: np.ndarray) -> np.ndarray:
         ties = (np.abs(distance - own) <= tolerance).sum(axis=1) - 1
         scores.append(1 - (nearer + 0.5 * ties) / (len(effect) - 1))
     return np.concatenate(scores)
+
+
+def discrimination_cosine(effect: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    """As `discrimination`, by the angle between changes: how large a prediction is does not matter, (P,).
+
+    By Euclidean distance a prediction that is too small is nearest to the weakest conditions.
+
+    Source: the perturbation discrimination score of Arc Institute's cell-eval2, version 2 (docs/metrics.md, section 3),
+    without the exclusion of a target gene, which compounds do not have; Liu et al. 2025, arXiv:2511.16954, on scale.
+    """
+    length = np.linalg.norm(effect, axis=1, keepdims=True)
+    return discrimination(effect / np.where(length > 0, length, 1.0), predicted)
 
 
 def _extremes(values: np.ndarray, top: int) -> tuple[np.ndarray, np.ndarray]:

@@ -24,6 +24,7 @@ Score = Literal[
     "top50_pcc",
     "precision_at_50",
     "discrimination",
+    "discrimination_cosine",
     "energy_distance",
     "mmd",
     "correlation_error",
@@ -94,6 +95,8 @@ class MetricsRow(DistributionScores, total=False):
     precision_at_50_interval: list[float]
     discrimination: float | None
     discrimination_interval: list[float]
+    discrimination_cosine: float | None
+    discrimination_cosine_interval: list[float]
     mse_gain_over_best_trivial: float
     mse_gain_over_best_trivial_interval: list[float]
     mse_gain_over_best_baseline: float
