@@ -66,7 +66,7 @@ def main() -> None:
     parser.add_argument("--wells", type=Path)
     parser.add_argument("--save", type=Path)
     parser.add_argument("--steps", type=int, action="append")
-    parser.add_argument("--autoencoder-steps", type=int, default=2000)
+    parser.add_argument("--autoencoder-steps", type=int, default=1500)
     parser.add_argument("--estimate", choices=ESTIMATES, action="append")
     parser.add_argument("--seed", type=int, action="append")
     parser.add_argument("--sampler-steps", type=int, action="append")

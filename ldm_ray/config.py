@@ -191,7 +191,7 @@ LITERAL: dict[str, Any] = {
 REPAIRS: dict[str, Any] = {
     "vae": {"standardise": True, "reduction": "sum", "kl_warmup_steps": 400},
     "denoiser": {"head": "v", "loss": "paired_nll", "step_sampling": "importance", "zero_output": True},
-    "train_vae": {"epochs": 20, "min_steps": 2000},
+    "train_vae": {"epochs": 20, "min_steps": 1500},
     "train_ldm": {"min_steps": 12_000, "keep": "last"},
 }
 
