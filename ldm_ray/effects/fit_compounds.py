@@ -64,15 +64,14 @@ def fit_compounds(
     head = replace(head, shape=SHAPES[int(np.argmax(likely))])
 
     folds = compound_folds(dataset)
-    parts: dict[int, NormalEquations] = {}
-    read = 0
+    nothing = NormalEquations.of_none(len(head.landmarks), dataset.n_genes)
+    parts, read = [nothing] * (int(folds.max()) + 1), 0  # a fold may be held out, and then has no training wells
     for wells in train.stream(ROWS_PER_BLOCK):
         fold = folds[wells.frame["compound_id"]]
         for number in np.unique(fold).tolist():
-            own = equations(head, wells.take(np.flatnonzero(fold == number)))
-            parts[number] = parts[number] + own if number in parts else own
+            parts[number] = parts[number] + equations(head, wells.take(np.flatnonzero(fold == number)))
         on_progress(read := read + len(wells))
-    return _solved(head, [parts[number] for number in sorted(parts)])
+    return _solved(head, parts)
 
 
 def conditions_of(head: CompoundEffects, wells: Wells, dataset: PairedDataset) -> Conditions:

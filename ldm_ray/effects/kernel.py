@@ -109,6 +109,11 @@ class NormalEquations:
         """Return those of a block of wells with kernel (n, n_landmarks) and response (n, n_genes)."""
         return cls(kernel.T @ kernel, kernel.T @ response, (response**2).sum(axis=0), len(response))
 
+    @classmethod
+    def of_none(cls, n_landmarks: int, n_genes: int) -> Self:
+        """Return those of no wells."""
+        return cls(np.zeros((n_landmarks, n_landmarks)), np.zeros((n_landmarks, n_genes)), np.zeros(n_genes), 0)
+
     def __add__(self, other: "NormalEquations") -> "NormalEquations":
         gram, cross = self.gram + other.gram, self.cross + other.cross
         return NormalEquations(gram, cross, self.squares + other.squares, self.count + other.count)

@@ -1,6 +1,7 @@
 """The mean model of target `effects`: fitted on a dataset, kept in a bundle, used for wells and for queries alike."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 from ldm_ray.bundle.residuals import Residuals, residual_parts
 from ldm_ray.bundle.stored_effects import WITHOUT_FOLD, restored_effects, stored_effects
 from ldm_ray.chem.similarity import packed, tanimoto, tanimoto_table
+from ldm_ray.data.folds import fold_dataset
 from ldm_ray.data.pairing import batch_name
 from ldm_ray.data.wells import load_wells, open_wells
 from ldm_ray.data_settings import EffectsSettings
@@ -19,6 +21,7 @@ from ldm_ray.effects.wells import NO_COMPOUND, compound_folds
 from ldm_ray.evaluation.baselines.residuals import ResidualClouds
 from ldm_ray.evaluation.predictions import Model, model_inputs
 from ldm_ray.prediction.predictor import Predictor, Query
+from ldm_ray.storage.store import Store
 from tests.bundles import SMILES, random_bundle
 from tests.conftest import World
 
@@ -206,3 +209,14 @@ def test_a_model_is_judged_beside_clouds_around_its_own_mean(world: World) -> No
     assert start is not None
     of_group = mean - start
     assert np.abs(of_group).max() < np.abs(mean - wells.basal).max()
+
+
+def test_a_fold_without_training_wells_leaves_the_others_in_their_places(world: World, tmp_path: Path) -> None:
+    """As in cross-validation, where one fold is the validation side."""
+    dataset = fold_dataset(world.dataset, 1, Store(str(tmp_path / "fold")))
+    model = fit_mean_model(dataset, SETTINGS, 0)
+    effects = model.compounds
+    assert len(effects.without_fold) == 5
+    torch.testing.assert_close(effects.without_fold[1], effects.coefficients)
+    for number in (0, 2, 3, 4):
+        assert not torch.allclose(effects.without_fold[number], effects.coefficients)
