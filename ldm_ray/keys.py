@@ -44,9 +44,9 @@ class Purpose(IntEnum):
     FOREST = 37
     SUGGESTIONS = 38
     CORRELATION_GENES = 39
-    CHOSEN_RESIDUAL = 41
-    GAUSSIAN_SHAPE = 42
-    GAUSSIAN_SIZE = 43
+    CHOSEN_RESIDUAL = 44
+    GAUSSIAN_SHAPE = 45
+    GAUSSIAN_SIZE = 46
 
     HEALTH = 40
     """Steps and noise of the checks after training."""
