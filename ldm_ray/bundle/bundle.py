@@ -103,7 +103,7 @@ class Bundle:
     def residuals(self) -> Residuals | None:
         """Return what the mean model leaves of some training wells, if there is one."""
         groups = self.metadata.get("residual_groups")
-        return None if groups is None else restored_residuals(groups, dict(self.tensors))
+        return None if groups is None else restored_residuals(groups, self.tensors)
 
     def observation_noise(self) -> ObservationNoise:
         """Return the noise that each draw adds to the decoder's mean."""

@@ -7,6 +7,7 @@ best predicts, by least squares, the wells of a plate from the mean change of th
 contains their own shifts, which other plates do not share. With target `effects` the base is that of a `MeanModel`.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -75,10 +76,12 @@ class TargetBase:
 Base = TargetBase | MeanModel
 
 
-def fit_base(dataset: PairedDataset, config: Config) -> Base:
-    """Fit what the target is measured from on training wells."""
+def fit_base(
+    dataset: PairedDataset, config: Config, on_progress: Callable[[int, int], None] = lambda done, total: None
+) -> Base:
+    """Fit what the target is measured from on training wells; a mean model tells of the wells that it has read."""
     if config.target == "effects":
-        return fit_mean_model(dataset, config.effects, config.seed)
+        return fit_mean_model(dataset, config.effects, config.seed, on_progress)
     return fit_target_base(dataset, config.target)
 
 

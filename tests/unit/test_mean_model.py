@@ -10,6 +10,7 @@ import torch
 from ldm_ray.bundle.residuals import Residuals, residual_parts
 from ldm_ray.bundle.stored_effects import WITHOUT_FOLD, restored_effects, stored_effects
 from ldm_ray.chem.similarity import packed, tanimoto, tanimoto_table
+from ldm_ray.cluster.train.run import Run, base_of
 from ldm_ray.data.folds import fold_dataset
 from ldm_ray.data.pairing import batch_name
 from ldm_ray.data.wells import load_wells, open_wells
@@ -23,7 +24,7 @@ from ldm_ray.evaluation.predictions import Model, model_inputs
 from ldm_ray.prediction.predictor import Predictor, Query
 from ldm_ray.storage.store import Store
 from tests.bundles import SMILES, random_bundle
-from tests.conftest import World
+from tests.conftest import World, small_config
 
 SETTINGS = EffectsSettings(landmarks=150)
 
@@ -220,3 +221,9 @@ def test_a_fold_without_training_wells_leaves_the_others_in_their_places(world: 
     torch.testing.assert_close(effects.without_fold[1], effects.coefficients)
     for number in (0, 2, 3, 4):
         assert not torch.allclose(effects.without_fold[number], effects.coefficients)
+
+
+def test_a_rival_takes_no_part_of_its_answer_from_the_mean_model(world: World, tmp_path: Path) -> None:
+    run = Run(kind="prnet", dataset=world.dataset, out=str(tmp_path), config=small_config("target=effects"))
+    assert base_of(run).target == "absolute"
+    assert base_of(replace(run, kind="vae", config=small_config("target=effects", "effects.landmarks=20"))).compounds

@@ -14,7 +14,7 @@ from ldm_ray.bundle.health import Health
 from ldm_ray.bundle.metadata import BundleKind
 from ldm_ray.bundle.presence import bundle_exists
 from ldm_ray.bundle.run_folder import Begin, Share, as_begun, check_out, check_share
-from ldm_ray.bundle.target_base import Base, fit_base
+from ldm_ray.bundle.target_base import Base, fit_base, fit_target_base
 from ldm_ray.chem.embedding import build_encoder, load_embeddings
 from ldm_ray.cluster.connect import connect
 from ldm_ray.cluster.metrics import run_tag
@@ -99,7 +99,7 @@ def train(run: Run) -> Bundle:
     batch = config.optimiser(run.kind).global_batch_size
     cluster = as_begun(config.ray, store) if run.begin == "resume" else config.ray
     placement = run.placement or place(cluster, batch)
-    base = _base(run)
+    base = base_of(run)
     on_dataset = base.on(run.dataset)
     files = _files(run, on_dataset, batch, placement.num_workers)
     resident = is_resident(files, config, batch, placement.num_workers)
@@ -164,13 +164,20 @@ def _require_sound(health: Health, checks: Literal["error", "warn"]) -> None:
     require_passed([f"{line}; {again}" for line in broken], checks)
 
 
-def _base(run: Run) -> Base:
-    """Return what the target is measured from: the autoencoder's under a diffusion model, else fitted anew."""
+def base_of(run: Run) -> Base:
+    """Return what the target is measured from: the autoencoder's under a diffusion model, else fitted anew.
+
+    Rivals predict expression itself, so for them it is nothing.
+    """
     if run.vae is not None:
         return run.vae.target_base()
-    if run.config.target == "effects":
-        say("fitting the effects of plates and compounds")
-    return fit_base(run.dataset, run.config)
+    if run.kind != "vae":
+        return fit_target_base(run.dataset, "absolute")
+
+    def tell(done: int, total: int) -> None:
+        run.on_status({"stage": "fitting plates and compounds", "stage_done": done, "stage_total": total})
+
+    return fit_base(run.dataset, run.config, tell)
 
 
 def _files(run: Run, base: DatasetBase, batch: int, num_workers: int) -> WellFiles:
